@@ -1,0 +1,28 @@
+"""Eight virtual CPU devices, strict ranks and one compilation cache for all tests."""
+
+import os
+import pathlib
+
+CACHE = pathlib.Path(__file__).resolve().parents[1] / ".cache" / "xla"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# grain's worker processes read absl flags, which only an absl main would have parsed.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture
+def x64():
+    """float64 on for one test."""
+    with jax.enable_x64(True):
+        yield
