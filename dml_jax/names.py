@@ -42,3 +42,14 @@ def check_hyper(owner: str, accepted: Mapping[str, Any], given: Mapping[str, Any
     missing = [n for n, d in accepted.items() if d is inspect.Parameter.empty and n not in given]
     if missing:
         raise ValueError(f"{owner} needs a value for {', '.join(map(repr, missing))}")
+
+
+def build(kind: str, get: Callable[..., Any], type_: type | tuple[type, ...], spec: Any) -> Any:
+    """An object from what a user may write for it: the object, its name, or a dict with a name."""
+    if spec is None or isinstance(spec, type_):
+        return spec
+    if isinstance(spec, str):
+        return get(spec)
+    if isinstance(spec, Mapping) and "name" in spec:
+        return get(**spec)
+    raise ValueError(f"{kind} is {spec!r}; accepted: a name, a dict with a 'name', or None")

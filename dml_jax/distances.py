@@ -1,0 +1,119 @@
+"""Distances and similarities of every anchor to every reference."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dml_jax import names
+
+
+def normalize(x: Float[Array, "n d"], p: float = 2.0) -> Float[Array, "n d"]:
+    """x / ||x||_p row by row; a row whose norm is under 1e-12 becomes zero, with a zero gradient.
+
+    (torch's `normalize` divides such a row by 1e-12, so that its gradient is of order 1e12.)
+    """
+    size = jnp.sum(jnp.abs(x) ** p if p != 2 else x * x, axis=-1, keepdims=True)
+    some = size > 1e-12**p
+    norm = jnp.where(some, size, 1) ** (1 / p)
+    return jnp.where(some, x / norm, 0)
+
+
+def _gram(a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]:
+    # Mining compares these numbers: reduced matmul precision (TF32, bfloat16 passes) flips choices.
+    return jnp.matmul(a, r.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _root(size: Array, p: float, floor: Array | float) -> Array:
+    """size^(1/p), where what is not above `floor` is 0 with a zero gradient."""
+    some = size > floor
+    return jnp.where(some, jnp.where(some, size, 1) ** (1 / p), 0)
+
+
+def cosine(a, r, *, normalize_embeddings: bool = True):
+    """a.r / (||a|| ||r||); 0 for a zero vector. `normalize_embeddings=False` trusts unit vectors."""
+    return _gram(normalize(a), normalize(r)) if normalize_embeddings else _gram(a, r)
+
+
+def dot_product(a, r, *, normalize_embeddings: bool = True):
+    """a.r, of normalised vectors unless told otherwise (PML's default, and so ours)."""
+    return cosine(a, r, normalize_embeddings=normalize_embeddings)
+
+
+def lp(a, r, *, p: float = 2.0, power: float = 1.0, normalize_embeddings: bool = True):
+    """||a - r||_p ^ power, of vectors normalised in the same norm unless told otherwise.
+
+    p = 2 comes from the Gram matrix, ||a||^2 + ||r||^2 - 2 a.r, whose rounding error is of the order
+    of eps (||a||^2 + ||r||^2): squared distances under that count as 0 and have a zero gradient, so
+    that duplicates are coincident and not noise. Other p go over the coordinates.
+    """
+    if normalize_embeddings:
+        a, r = normalize(a, p), normalize(r, p)
+    floor: Array | float
+    if p == 2:
+        scale = jnp.sum(a * a, -1)[:, None] + jnp.sum(r * r, -1)[None, :]
+        size = scale - 2 * _gram(a, r)
+        floor = 2 * jnp.finfo(size.dtype).eps * scale
+    else:
+        difference = jnp.abs(a[:, None, :] - r[None, :, :])
+        size = jnp.sum(_root(difference, 1 / p, 0.0), -1)
+        floor = 0.0
+    return _root(size, p / power, floor)
+
+
+def snr(a, r, *, normalize_embeddings: bool = True):
+    """Var(a - r) / Var(a), the noise-to-signal ratio (Yuan et al., CVPR 2019, eq. 4).
+
+    Variances are over the coordinates (unbiased). Not symmetric: the anchor's variance divides. An
+    anchor without variance has distance 0 to everything, with a zero gradient.
+    """
+    if normalize_embeddings:
+        a, r = normalize(a), normalize(r)
+    a = a - jnp.mean(a, -1, keepdims=True)
+    r = r - jnp.mean(r, -1, keepdims=True)
+    signal = jnp.sum(a * a, -1)[:, None]
+    noise = signal + jnp.sum(r * r, -1)[None, :] - 2 * _gram(a, r)
+    some = signal > 0
+    return jnp.where(some, jnp.maximum(noise, 0) / jnp.where(some, signal, 1), 0)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A named distance with its hyper-parameters.
+
+    Attributes:
+      similarity: whether larger means closer (PML: `is_inverted`).
+    """
+
+    name: str
+    similarity: bool
+    hyper: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]:
+        """The matrix [anchors, references], in float32 or wider."""
+        dtype = jnp.promote_types(jnp.promote_types(a.dtype, r.dtype), jnp.float32)
+        return DISTANCES[self.name](a.astype(dtype), r.astype(dtype), **dict(self.hyper))
+
+
+DISTANCES: dict[str, Callable[..., Array]] = {
+    "cosine": cosine,
+    "dot_product": dot_product,
+    "lp": lp,
+    "snr": snr,
+}
+SIMILARITIES = ("cosine", "dot_product")
+
+
+def available() -> list[str]:
+    """The names that `get` takes."""
+    return sorted(DISTANCES)
+
+
+def get(name: str, **hyper: Any) -> Distance:
+    """The distance called `name`; ValueError for an unknown name or hyper-parameter."""
+    function = names.resolve("distance", DISTANCES, name)
+    names.check_hyper(f"distance {name!r}", names.keywords(function), hyper)
+    return Distance(name, name in SIMILARITIES, tuple(sorted(hyper.items())))

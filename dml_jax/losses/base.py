@@ -1,0 +1,260 @@
+"""What `losses.get` returns: a kernel with its distance, miner, reducer and relation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dml_jax import classwise, names
+from dml_jax import pairwise as driver
+from dml_jax.distances import Distance
+from dml_jax.miners.base import Miner
+from dml_jax.reducers import Reducer
+from dml_jax.relations import SAME_LABEL, Relation
+from dml_jax.selection import Selection
+from dml_jax.types import Mean
+
+Variables = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loss(ABC):
+    """A loss with its settings: pure functions `init` and `apply`, hashable, free of arrays.
+
+    Attributes:
+      pairwise: whether it compares samples with samples, so that it needs the whole batch at once.
+    """
+
+    name: str
+    kernel: Callable[..., Any]
+    hyper: tuple[tuple[str, Any], ...]
+    distance: Distance
+    reducer: Reducer
+    relation: Relation
+    miner: Miner | None
+
+    pairwise = True
+
+    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+        """{"params": learned arrays, "state": arrays that steps update}; {} for a stateless loss."""
+        del key, num_classes, dim
+        return {}
+
+    def apply(
+        self,
+        variables: Variables,
+        embeddings: Float[Array, "b d"],
+        labels: Array,
+        *,
+        ref_embeddings: Float[Array, "m d"] | None = None,
+        ref_labels: Array | None = None,
+        valid: Bool[Array, " b"] | None = None,
+        key: Array | None = None,
+        block: int | None = None,
+    ) -> tuple[Mean, dict[str, Array]]:
+        """The loss of a batch, over the `data` axis of the mesh in context, and the new state.
+
+        Args:
+          variables: what `init` made.
+          embeddings: `[B, D]`, not normalised (the distance does that), any float type.
+          labels: `[B]` integers, or what the relation takes (`[B, M]` for "matrix").
+          ref_embeddings, ref_labels: compare the batch with these instead of with itself; then no
+            pair is left out as a sample with itself.
+          valid: False for rows that are padding: as if they were not there.
+          key: for miners that draw.
+          block: anchors (for a loss against class weights: classes) at a time; None: all at once. The
+            value and the gradient are the same.
+
+        Raises:
+          ValueError: shapes that do not belong together, references where the loss takes none.
+        """
+        check_batch(self, embeddings, labels, ref_embeddings, ref_labels, valid)
+        driver.check_block(block)
+        if valid is None:
+            valid = jnp.ones(embeddings.shape[0], bool)
+        refs = None if ref_embeddings is None else (ref_embeddings, ref_labels)
+        return self._apply(variables, embeddings, labels, refs, valid, key, block)
+
+    # Compiled once per loss, shapes and mesh: eager calls cost what a jitted one costs.
+    @partial(jax.jit, static_argnums=(0, 7))
+    def _apply(self, variables, embeddings, labels, refs, valid, key, block):
+        dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
+        embeddings = embeddings.astype(dtype)
+        if refs is not None:
+            refs = (refs[0].astype(dtype), refs[1])
+        mean = self._mean(variables, (embeddings, labels, valid), refs, key, block)
+        return mean, variables.get("state", {})
+
+    @abstractmethod
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        """The loss of anchors (embeddings, labels, valid) against refs (embeddings, labels)."""
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """The kernel's keywords: hyper-parameters and what follows from the other settings."""
+        accepted = names.keywords(self.kernel)
+        derived = {
+            "similarity": self.distance.similarity,
+            "low": self.reducer.low,
+            "high": self.reducer.high,
+        }
+        return dict(self.hyper) | {k: v for k, v in derived.items() if k in accepted}
+
+    def _mine(self) -> driver.Mine | None:
+        return (
+            None if self.miner is None else partial(self.miner.select, loss_distance=self.distance)
+        )
+
+
+def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> None:
+    """One-line errors for arrays that do not belong together."""
+    if embeddings.ndim != 2:
+        raise ValueError(f"embeddings have shape {embeddings.shape}; accepted: [batch, dim]")
+    if not jnp.issubdtype(embeddings.dtype, jnp.floating):
+        raise ValueError(f"embeddings are {embeddings.dtype}; accepted: a float type")
+    batch, rank = embeddings.shape[0], loss.relation.rank
+    columns = batch if ref_embeddings is None else ref_embeddings.shape[0]
+    wanted = (batch,) if rank == 1 else (batch, columns)
+    if tuple(labels.shape) != wanted:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}; relation {loss.relation.name!r} takes {wanted} "
+            f"for {batch} embeddings"
+        )
+    if valid is not None and tuple(valid.shape) != (batch,):
+        raise ValueError(f"valid has shape {tuple(valid.shape)}; accepted: {(batch,)}")
+    if ref_embeddings is None:
+        if ref_labels is not None:
+            raise ValueError("ref_labels were given without ref_embeddings")
+        return
+    if not loss.takes_references:
+        raise ValueError(
+            f"loss {loss.name!r} takes no ref_embeddings: it compares with class weights"
+        )
+    if ref_embeddings.ndim != 2 or ref_embeddings.shape[1] != embeddings.shape[1]:
+        raise ValueError(
+            f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
+        )
+    if rank == 1 and (ref_labels is None or tuple(ref_labels.shape) != (columns,)):
+        shape = None if ref_labels is None else tuple(ref_labels.shape)
+        raise ValueError(f"ref_labels have shape {shape}; accepted: {(columns,)}")
+
+
+@dataclass(frozen=True)
+class PairLoss(Loss):
+    """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`."""
+
+    needs_negatives: bool = False
+    takes_references = True
+
+    def _terms(self, sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
+        result = self.kernel(sims, *kept.pairs(), **self._settings)
+        return result if isinstance(result, dict) else {self.name: result}
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        if refs is None:
+            others = anchors if self.relation.rank == 1 else (anchors[0], None, anchors[2])
+        else:
+            others = (*refs, jnp.ones(refs[0].shape[0], bool))
+        return driver.pairwise(
+            self._terms,
+            anchors,
+            others,
+            distance=self.distance,
+            relation=self.relation,
+            reducer=self.reducer,
+            exclude_self=refs is None,
+            mine=self._mine(),
+            key=key,
+            block=block,
+            needs_negatives=self.needs_negatives,
+        )
+
+
+@dataclass(frozen=True)
+class TripletLoss(PairLoss):
+    """A loss whose kernel reads triplets: `rows(sims, pos, neg, triplets=..., ...)`."""
+
+    def _terms(self, sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
+        return {
+            self.name: self.kernel(
+                sims, kept.pos, kept.neg, triplets=kept.triplets, **self._settings
+            )
+        }
+
+
+@dataclass(frozen=True)
+class ClassLoss(Loss):
+    """A loss with learned vectors of the classes, `params["weights"]` `[num_classes, dim]`."""
+
+    init_weights: Callable[[Array, int, int], Array] | None = None
+    takes_references = False
+
+    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+        """{"params": {"weights": [num_classes, dim]}}, float32."""
+        assert self.init_weights is not None  # set for every entry of losses.LOSSES
+        return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
+
+    def _sample_weights(self, anchors, key, block) -> Array:
+        """What a miner makes each sample weigh; 1 without one. Padding weighs 0."""
+        embeddings, _, valid = anchors
+        weights = valid.astype(embeddings.dtype)
+        if self.miner is None:
+            return weights
+        mined = driver.sample_weights(
+            anchors, relation=self.relation, mine=self._mine(), key=key, block=block
+        )
+        return weights * mined.astype(embeddings.dtype)
+
+
+@dataclass(frozen=True)
+class SoftmaxLoss(ClassLoss):
+    """Cross entropy over logits of all classes; the kernel makes the logits of a chunk."""
+
+    pairwise = False
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        embeddings, labels, valid = anchors
+        weights = variables["params"]["weights"].astype(embeddings.dtype)
+
+        def logits(embeddings: Array, weights: Array, target: Array) -> Array:
+            return self.kernel(self.distance(embeddings, weights), target, **self._settings)
+
+        values = classwise.cross_entropy(
+            logits, embeddings, weights, jnp.where(valid, labels, 0), block=block
+        )
+        values = values * self._sample_weights(anchors, key, block)
+        sums = self.reducer.sums(values, valid, None)
+        return Mean(*driver.combine({self.name: sums}, self.reducer))
+
+
+@dataclass(frozen=True)
+class ProxyLoss(ClassLoss):
+    """A loss whose sums run over the batch: proxies are the anchors of the pairwise driver."""
+
+    pairwise = True
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        embeddings, labels, valid = anchors
+        proxies = variables["params"]["weights"].astype(embeddings.dtype)
+        classes = jnp.arange(proxies.shape[0], dtype=labels.dtype)
+        weights = valid if self.miner is None else self._sample_weights(anchors, key, None)
+
+        def kernel(sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
+            return self.kernel(sims, kept.pos, kept.neg, **self._settings)
+
+        mean = driver.pairwise(
+            kernel,
+            (proxies, classes, jnp.ones(classes.shape, bool)),
+            (embeddings, labels, weights),
+            distance=self.distance,
+            relation=SAME_LABEL,
+            reducer=self.reducer,
+            exclude_self=False,
+            block=block,
+        )
+        return Mean(mean.total, mean.weight)

@@ -1,0 +1,152 @@
+"""What is in play on a block of anchors: pairs and triplets, in static shapes.
+
+A miner narrows the relation to a `Selection`. Any loss can read any selection: pair losses take
+`pairs()`, triplet losses the triplets, with PML's conversions (pairs join on the anchor; a triplet
+(a, p, n) gives the pairs (a, p) and (a, n), and counts as often as it occurs).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["order"],
+    meta_fields=["low", "high", "own_order"],
+)
+@dataclass(frozen=True)
+class Within:
+    """Of the triplets of a row, those with low < order_an - order_ap <= high.
+
+    Attributes:
+      order: distances of the anchors to the references by which the miner chose (a similarity is
+        negated, so that smaller is always closer).
+      own_order: whether that is the very distance by which the loss is computed.
+    """
+
+    order: Float[Array, "a n"]
+    low: float
+    high: float
+    own_order: bool = False
+
+    def negatives(self, order_ap: Float[Array, " a"], neg: Array) -> Array:
+        """The weights of the negatives that form a triplet with the given positive of each row."""
+        gap = self.order - order_ap[:, None]
+        return jnp.where((gap > self.low) & (gap <= self.high), neg, jnp.zeros_like(neg))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Listed:
+    """Up to k triplets of each anchor, by index; weight 0 marks an empty slot."""
+
+    positive: Int[Array, "a k"]
+    negative: Int[Array, "a k"]
+    weight: Float[Array, "a k"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Selection:
+    """Pairs (and triplets) in play.
+
+    Attributes:
+      pos, neg: weights `[a, n]` of the pairs; 0 where a pair is out of play.
+      triplets: None if every pair of a positive and a negative of the row is a triplet.
+    """
+
+    pos: Array
+    neg: Array
+    triplets: Within | Listed | None = None
+
+    def pairs(self) -> tuple[Array, Array]:
+        """(pos, neg) weights of pairs; what a pair weighs is how many triplets hold it."""
+        if self.triplets is None:
+            return self.pos, self.neg
+        if isinstance(self.triplets, Listed):
+            rows = jnp.arange(self.pos.shape[0])[:, None]
+            none = jnp.zeros(self.pos.shape, self.triplets.weight.dtype)
+            weight = self.triplets.weight
+            return (
+                none.at[rows, self.triplets.positive].add(weight),
+                none.at[rows, self.triplets.negative].add(weight),
+            )
+        within, dtype = self.triplets, self.triplets.order.dtype
+        neg = self.neg.astype(dtype)
+
+        def count(one: Array, weight: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+            partners = within.negatives(pick(one, within.order), neg) * weight[:, None]
+            return sums[0] + jnp.where(one, jnp.sum(partners, -1)[:, None], 0), sums[1] + partners
+
+        zeros = jnp.zeros(self.pos.shape, dtype)
+        return each_positive(count, self.pos, (zeros, zeros))
+
+
+def pick(one: Array, values: Array) -> Array:
+    """The value under the row's only True, `[a, n] -> [a]`; 0 in a row without one."""
+    return jnp.sum(jnp.where(one, values, 0), axis=-1)
+
+
+def each_positive(body: Callable[[Array, Array, Any], Any], pos: Array, init: Any) -> Any:
+    """A loop over the positives of all rows at once: the k-th positive of every row, k = 0, 1, ...
+
+    `body(one, weight, carry)` gets the mask of the k-th positive, `[a, n]`, and its weight, `[a]`, 0 in
+    rows that have no k-th. It runs as often as the row with most positives has any: O(a n) a turn,
+    no sort and no `[a, n, n]` array.
+    """
+    some = pos > 0
+    rank = jnp.cumsum(some, axis=-1) - 1
+
+    def turn(k: Array, carry: Any) -> Any:
+        one = some & (rank == k)
+        return body(one, pick(one, pos), carry)
+
+    return jax.lax.fori_loop(0, jnp.max(rank[:, -1]) + 1, turn, init)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def sum_over_positives(
+    term: Callable[..., tuple[Array, Array]], sims: Array, pos: Array, rest
+) -> tuple[Array, Array]:
+    """(sum_p w_p term_p, sum_p w_p count_p) of each row, streamed over its positives.
+
+    `term(s_p [a], sims [a, n], one [a, n], rest)` is one positive's (value, count), `[a]` each, given
+    its similarity and its mask. A loop of dynamic length has no reverse mode in JAX; since the result
+    is one number a row, the derivative with respect to the row of `sims` is accumulated in the same
+    loop instead. Only the value has a derivative, and only with respect to `sims`.
+    """
+
+    def body(one, weight, carry):
+        value, count = term(pick(one, sims), sims, one, rest)
+        return carry[0] + weight * value, carry[1] + weight * count
+
+    zeros = jnp.zeros(sims.shape[0], sims.dtype)
+    return each_positive(body, pos, (zeros, zeros))
+
+
+def _stream_fwd(term, sims, pos, rest):
+    def body(one, weight, carry):
+        def value(s_p, sims):
+            return term(s_p, sims, one, rest)
+
+        result, pull, count = jax.vjp(value, pick(one, sims), sims, has_aux=True)
+        d_p, d_sims = pull(weight.astype(sims.dtype))
+        slope = d_sims + jnp.where(one, d_p[:, None], 0)
+        return carry[0] + weight * result, carry[1] + weight * count, carry[2] + slope
+
+    zeros = jnp.zeros(sims.shape[0], sims.dtype)
+    value, count, slope = each_positive(body, pos, (zeros, zeros, jnp.zeros_like(sims)))
+    return (value, count), slope
+
+
+def _stream_bwd(term, slope, cotangents):
+    return cotangents[0][:, None] * slope, None, None
+
+
+sum_over_positives.defvjp(_stream_fwd, _stream_bwd)
