@@ -1,0 +1,20 @@
+"""Data: sources by name, augmentation, and the pipelines that turn plans into batches."""
+
+from dml_jax.data import augment
+from dml_jax.data.base import DecodeError, Images, Source, Subset, hold_out, subset
+from dml_jax.data.pipeline import eval_batches, train_batches
+from dml_jax.data.sources import available, load
+
+__all__ = [
+    "DecodeError",
+    "Images",
+    "Source",
+    "Subset",
+    "augment",
+    "available",
+    "eval_batches",
+    "hold_out",
+    "load",
+    "subset",
+    "train_batches",
+]

@@ -1,0 +1,305 @@
+"""From a plan to batches: grain loads whole steps in threads or processes, ahead of the consumer.
+
+One element of the grain data set is one step's batch, so that batches never mix however many threads or
+processes work on them, and a step number is all there is to resume from. The random numbers of an image hang
+on (seed, epoch, step, place in the whole batch) alone.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int32
+
+from dml_jax import names
+from dml_jax.data.base import DecodeError, Source
+
+Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Batch = dict[str, np.ndarray]
+
+ON_ERROR = ("raise", "skip")
+# Streams under one key of Philox; the samplers use 0, the division of classes 3.
+_AUGMENT, _REPLACE = 1, 2
+
+
+def train_batches(
+    source: Source,
+    plan: Int32[np.ndarray, "steps batch"],
+    *,
+    transform: Transform | None,
+    seed: int,
+    epoch: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    workers: int = 0,
+    prefetch: int = 4,
+    on_error: str = "raise",
+    skipped: Counter[str] | None = None,
+) -> Iterator[Batch]:
+    """The batches of an epoch from `start_step` on, the same however many threads and processes.
+
+    A batch is `{"image": uint8 [b, H, W, C], "label": int32 [b], "id": int32 [b]}`; b is the batch size of
+    the plan divided by `process_count`, and a process gets the columns from process_index * b on.
+
+    An image that cannot be decoded is an error (`on_error="raise"`), or another of its class takes its place
+    (`"skip"`): the others of the class in an order drawn by (seed, epoch, step, place), those that the step
+    does not hold yet first, until one decodes. Two bad images of one class in one step may get the same
+    substitute. The shape of a batch never changes.
+
+    Args:
+      source: where the images come from.
+      plan: a sampler's plan for this epoch, positions in `source`.
+      transform: (image, generator) -> image, all of one shape; None leaves the images as they are.
+      seed, epoch: as given to the sampler.
+      start_step: the first step to yield.
+      process_index, process_count: which share of every batch.
+      threads: in each process that loads (this one, or each worker).
+      workers: processes that load; 0 loads in threads of this one.
+      prefetch: batches loaded ahead.
+      on_error: "raise" or "skip".
+      skipped: counts the images passed over, by name, as their batches are delivered.
+
+    Raises:
+      ValueError: an option out of range; while iterating, images of different shapes.
+      DecodeError: while iterating, an image that cannot be decoded, or a class of which none can.
+    """
+    if on_error not in ON_ERROR:
+        raise names.unknown("on_error:", on_error, ON_ERROR)
+    steps, size = plan.shape
+    if not 0 <= start_step <= steps:
+        raise ValueError(f"start_step={start_step} of a plan of {steps} steps")
+    part = _part(size, process_index, process_count)
+    load = _LoadTrain(source, plan, transform, seed, epoch, part, on_error == "skip")
+    return _iterate(load, range(start_step, steps), threads, workers, prefetch, skipped)
+
+
+def eval_batches(
+    source: Source,
+    batch_size: int,
+    *,
+    transform: Transform | None,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 2,
+    workers: int = 0,
+    prefetch: int = 4,
+    on_error: str = "raise",
+    skipped: Counter[str] | None = None,
+) -> Iterator[Batch]:
+    """Every image once, in the order of the source, in batches of one shape.
+
+    A batch is as in `train_batches` with `"valid": bool [b]`. Batch k covers the images from k * batch_size
+    on, and a process gets a contiguous share of each, so that all processes see equally many batches. Places
+    beyond the end are zeros with id and label -1 and not valid; so are images that cannot be decoded under
+    `on_error="skip"`, but for their id and label. The transform gets a generator that depends on the image's
+    id alone.
+
+    Raises:
+      ValueError: an option out of range; while iterating, images of different shapes.
+      DecodeError: while iterating, an image that cannot be decoded under `on_error="raise"`, or none that
+        can.
+    """
+    if on_error not in ON_ERROR:
+        raise names.unknown("on_error:", on_error, ON_ERROR)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; at least 1 is accepted")
+    part = _part(batch_size, process_index, process_count)
+    load = _LoadEval(source, batch_size, transform, part, on_error == "skip")
+    steps = range(-(-len(source) // batch_size))
+    return _iterate(load, steps, threads, workers, prefetch, skipped)
+
+
+def _part(batch_size: int, index: int, count: int) -> slice:
+    if count < 1 or not 0 <= index < count:
+        raise ValueError(f"process_index={index} of process_count={count}")
+    if batch_size % count:
+        raise ValueError(
+            f"batch_size={batch_size} does not divide among {count} processes; "
+            f"a multiple of {count} is accepted"
+        )
+    share = batch_size // count
+    return slice(index * share, (index + 1) * share)
+
+
+def _generator(seed: int, epoch: int, stream: int, step: int, place: int) -> np.random.Generator:
+    """Streams that never meet: the first word of the counter has 2^64 draws to itself."""
+    counter = np.array([0, stream, step, place], np.uint64)
+    return np.random.Generator(
+        np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _LoadTrain:
+    """Step -> this process's part of its batch."""
+
+    source: Source
+    plan: np.ndarray
+    transform: Transform | None
+    seed: int
+    epoch: int
+    part: slice
+    skip: bool
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        row = self.plan[step]
+        items: list[tuple[np.ndarray, dict[str, Any]]] = []
+        bad: list[str] = []
+        for place in range(self.part.start, self.part.stop):
+            item = self._item(row, step, place, bad)
+            rng = _generator(self.seed, self.epoch, _AUGMENT, step, place)
+            items.append((_transformed(self.transform, item["image"], rng), item))
+        return {
+            "image": _stack(
+                [image for image, _ in items], self.source, [i["id"] for _, i in items]
+            ),
+            "label": np.array([item["label"] for _, item in items], np.int32),
+            "id": np.array([item["id"] for _, item in items], np.int32),
+            "bad": bad,
+        }
+
+    def _item(self, row: np.ndarray, step: int, place: int, bad: list[str]) -> dict[str, Any]:
+        index = int(row[place])
+        try:
+            return self.source[index]
+        except DecodeError:
+            if not self.skip:
+                raise
+        bad.append(self.source.name(index))
+        label = self.source.labels[index]
+        others = np.setdiff1d(np.flatnonzero(self.source.labels == label), [index])
+        rng = _generator(self.seed, self.epoch, _REPLACE, step, place)
+        others = rng.permutation(others)
+        others = others[np.argsort(np.isin(others, row), kind="stable")]
+        for other in others:
+            try:
+                return self.source[int(other)]
+            except DecodeError:
+                bad.append(self.source.name(int(other)))
+        raise DecodeError(
+            f"none of the {len(others) + 1} images of class {self.source.class_names[label]!r} can be "
+            f"decoded; one of them is {self.source.name(index)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _LoadEval:
+    """Step -> this process's part of that batch, padded."""
+
+    source: Source
+    batch_size: int
+    transform: Transform | None
+    part: slice
+    skip: bool
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        first = step * self.batch_size
+        ids = np.arange(first + self.part.start, first + self.part.stop, dtype=np.int32)
+        inside = ids < len(self.source)
+        images: list[np.ndarray | None] = []
+        bad = []
+        for i, there in zip(ids.tolist(), inside, strict=True):
+            try:
+                images.append(self._image(i) if there else None)
+            except DecodeError:
+                if not self.skip:
+                    raise
+                images.append(None)
+                bad.append(self.source.name(i))
+        good = [image for image in images if image is not None]
+        blank = np.zeros_like(good[0] if good else self._any())
+        labels = np.append(self.source.labels, -1).astype(np.int32)
+        return {
+            "image": _stack([blank if x is None else x for x in images], self.source, ids.tolist()),
+            "label": labels[np.where(inside, ids, -1)],
+            "id": np.where(inside, ids, np.int32(-1)),
+            "valid": np.array([image is not None for image in images]),
+            "bad": bad,
+        }
+
+    def _image(self, index: int) -> np.ndarray:
+        rng = _generator(0, 0, _AUGMENT, 0, index)
+        return _transformed(self.transform, self.source[index]["image"], rng)
+
+    def _any(self) -> np.ndarray:
+        """The first image that decodes: for the shape of a part that has none of its own."""
+        for i in range(len(self.source)):
+            try:
+                return self._image(i)
+            except DecodeError:
+                continue
+        raise DecodeError(f"none of the {len(self.source)} images can be decoded")
+
+
+def _transformed(
+    transform: Transform | None, image: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    return image if transform is None else transform(image, rng)
+
+
+def _stack(images: list[np.ndarray], source: Source, ids: list[int]) -> np.ndarray:
+    for image, i in zip(images, ids, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"images of one batch have shapes {images[0].shape} ({source.name(ids[0])}) and "
+                f"{image.shape} ({source.name(i)}); a transform that ends in one size is needed"
+            )
+    return np.stack(images)
+
+
+def _iterate(
+    load: Callable[[int], dict[str, Any]],
+    steps: range,
+    threads: int,
+    workers: int,
+    prefetch: int,
+    skipped: Counter[str] | None,
+) -> Iterator[Batch]:
+    for name, value, least in (
+        ("threads", threads, 1),
+        ("workers", workers, 0),
+        ("prefetch", prefetch, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value}; at least {least} is accepted")
+    return _running(load, steps, threads, workers, prefetch, skipped)
+
+
+def _running(
+    load: Callable[[int], dict[str, Any]],
+    steps: range,
+    threads: int,
+    workers: int,
+    prefetch: int,
+    skipped: Counter[str] | None,
+) -> Iterator[Batch]:
+    if not steps:
+        return
+    dataset = (
+        grain.MapDataset.source(steps)
+        .map(load)
+        # grain's own default keeps 500 elements, and an element is a whole batch here.
+        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            # grain asks for a flag of its own, which nobody parsed outside an absl main.
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        )
+    batches = iter(dataset)
+    try:
+        for batch in batches:
+            bad = batch.pop("bad")
+            if skipped is not None:
+                skipped.update(bad)
+            yield batch
+    finally:
+        batches.close()
