@@ -1,0 +1,144 @@
+"""Values and gradients of PyTorch Metric Learning 2.9 in float64, for tests/losses and tests/miners.
+
+    python tests/golden/make_losses.py
+
+in an environment with torch and pytorch-metric-learning==2.9.0; the tests need neither. The batch is
+unbalanced: classes of 6, 5, 4, 3, 2 and two single samples, two of them exact duplicates.
+"""
+
+import pathlib
+
+import numpy as np
+import pytorch_metric_learning as pml
+import torch
+from pytorch_metric_learning import distances, losses, miners, reducers
+
+LABELS = np.array([3, 0, 1, 0, 2, 4, 0, 1, 5, 2, 0, 1, 3, 0, 2, 1, 0, 4, 1, 3, 2, 6])
+CLASSES, DIM = 8, 12  # class 7 does not occur
+
+
+def batch() -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings that cluster loosely, one pair of duplicates within a class, and class weights."""
+    rng = np.random.default_rng(7)
+    centers = rng.normal(size=(CLASSES, DIM))
+    x = centers[LABELS] + 1.2 * rng.normal(size=(len(LABELS), DIM))
+    x[3] = x[1]
+    return x, rng.normal(size=(CLASSES, DIM))
+
+
+def pairs(name, **hyper):
+    return lambda **kw: getattr(losses, name)(**hyper, **kw)
+
+
+def classes(name, weights, **hyper):
+    def make(**kw):
+        loss = getattr(losses, name)(num_classes=CLASSES, embedding_size=DIM, **hyper, **kw)
+        parameter = loss.proxies if hasattr(loss, "proxies") else loss.W
+        value = torch.tensor(weights) if hasattr(loss, "proxies") else torch.tensor(weights).T
+        parameter.data = value.clone()
+        return loss
+
+    return make
+
+
+def cases(weights):
+    """name -> (loss, the miners it also runs with)."""
+    lp = dict(distance=distances.LpDistance(power=2))
+    cosine = dict(distance=distances.CosineSimilarity())
+    low = reducers.ThresholdReducer(low=0.1, high=0.5)
+    return {
+        "contrastive": (pairs("ContrastiveLoss"), tuple(MINERS)),
+        "contrastive/cosine": (
+            pairs("ContrastiveLoss", pos_margin=0.9, neg_margin=0.3, **cosine),
+            (),
+        ),
+        "contrastive/mean": (pairs("ContrastiveLoss", reducer=reducers.MeanReducer()), ()),
+        "contrastive/threshold": (pairs("ContrastiveLoss", reducer=low), ()),
+        "multi_similarity": (pairs("MultiSimilarityLoss"), tuple(MINERS)),
+        "multi_similarity/lp": (
+            pairs("MultiSimilarityLoss", distance=distances.LpDistance(), beta=10.0),
+            (),
+        ),
+        "nt_xent": (pairs("NTXentLoss"), tuple(MINERS)),
+        "nt_xent/lp": (pairs("NTXentLoss", temperature=0.5, distance=distances.LpDistance()), ()),
+        "sup_con": (pairs("SupConLoss"), tuple(MINERS)),
+        "threshold_consistent_margin": (pairs("ThresholdConsistentMarginLoss"), tuple(MINERS)),
+        "triplet_margin": (pairs("TripletMarginLoss"), tuple(MINERS)),
+        "triplet_margin/squared": (pairs("TripletMarginLoss", margin=0.3, **lp), ()),
+        "triplet_margin/cosine": (
+            pairs("TripletMarginLoss", margin=0.2, **cosine),
+            ("triplet_margin",),
+        ),
+        "triplet_margin/mean": (pairs("TripletMarginLoss", reducer=reducers.MeanReducer()), SOME),
+        "triplet_margin/threshold": (pairs("TripletMarginLoss", margin=0.3, reducer=low), SOME),
+        "arc_face": (classes("ArcFaceLoss", weights), tuple(MINERS)),
+        "cos_face": (classes("CosFaceLoss", weights), tuple(MINERS)),
+        "normalized_softmax": (classes("NormalizedSoftmaxLoss", weights), tuple(MINERS)),
+        "proxy_anchor": (classes("ProxyAnchorLoss", weights), ()),
+        "proxy_anchor/mean": (
+            classes("ProxyAnchorLoss", weights, reducer=reducers.MeanReducer()),
+            (),
+        ),
+    }
+
+
+MINERS = {
+    "multi_similarity": lambda: miners.MultiSimilarityMiner(),
+    "batch_hard": lambda: miners.BatchHardMiner(),
+    "triplet_margin": lambda: miners.TripletMarginMiner(),
+    "triplet_margin/semihard": lambda: miners.TripletMarginMiner(type_of_triplets="semihard"),
+    "triplet_margin/hard": lambda: miners.TripletMarginMiner(type_of_triplets="hard"),
+    "triplet_margin/easy": lambda: miners.TripletMarginMiner(type_of_triplets="easy"),
+}
+
+
+SOME = ("batch_hard", "triplet_margin/semihard", "triplet_margin/easy")
+
+
+def main() -> None:
+    assert pml.__version__ == "2.9.0", pml.__version__
+    torch.manual_seed(0)
+    x, weights = batch()
+    labels = torch.tensor(LABELS)
+    refs, ref_labels = x[::-1][:9] + 0.3, LABELS[::-1][:9].copy()
+    out = {"x": x, "labels": LABELS, "weights": weights, "refs": refs, "ref_labels": ref_labels}
+    for name, make in MINERS.items():
+        chosen = make()(torch.tensor(x), labels)
+        parts = {"": chosen} if len(chosen) == 3 else {"/pos": chosen[:2], "/neg": chosen[2:]}
+        for side, part in parts.items():
+            rows = np.stack([np.asarray(index) for index in part], 1)
+            out[f"miner/{name}{side}"] = rows[np.lexsort(rows.T[::-1])].astype(np.int16)
+
+    def record(key, loss, indices, with_refs=False):
+        e = torch.tensor(x, requires_grad=True)
+        extra = (
+            dict(ref_emb=torch.tensor(refs), ref_labels=torch.tensor(ref_labels))
+            if with_refs
+            else {}
+        )
+        value = loss(e, labels, indices, **extra)
+        value.backward()
+        out[f"loss/{key}/value"] = value.detach().numpy()
+        out[f"loss/{key}/gradient"] = e.grad.numpy()
+        for parameter in loss.parameters():
+            gradient = parameter.grad.numpy()
+            out[f"loss/{key}/weights"] = gradient if gradient.shape[0] == CLASSES else gradient.T
+
+    for name, (make, mined) in cases(weights).items():
+        record(f"{name}/none", make(), None)
+        if name.partition("/")[0] in (
+            "contrastive",
+            "multi_similarity",
+            "nt_xent",
+            "sup_con",
+        ) or name in ("triplet_margin",):
+            record(f"{name}/refs", make(), None, with_refs=True)
+        for miner in mined:
+            record(f"{name}/{miner}", make(), MINERS[miner]()(torch.tensor(x), labels))
+    path = pathlib.Path(__file__).with_name("losses.npz")
+    np.savez_compressed(path, **out)
+    print(f"{path.name}: {len(out)} arrays, {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Bad input to losses, miners, distances and reducers: one line that says what is accepted."""
+
+import jax.numpy as jnp
+import pytest
+
+from dml_jax import distances, losses, miners, reducers
+
+X, Y = jnp.ones((4, 3)), jnp.asarray([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: losses.get("multi_similarty"), "did you mean 'multi_similarity'"),
+        (lambda: losses.get("zzz"), "accepted: arc_face"),
+        (lambda: losses.get("nt_xent", temprature=0.1), "did you mean 'temperature'"),
+        (lambda: losses.get("nt_xent", miner="batch_hrd"), "did you mean 'batch_hard'"),
+        (lambda: losses.get("nt_xent", miner=3), "miner is 3; accepted: a name"),
+        (lambda: losses.get("nt_xent", reducer="divisor"), "accepted: avg_non_zero, mean, sum"),
+        (lambda: losses.get("cos_face", distance="lp"), "accepted: cosine"),
+        (lambda: losses.get("cos_face", relation="matrix"), "takes relation 'label'"),
+        (lambda: miners.get("triplet_margin", type_of_triplets="semi"), "'semihard'"),
+        (
+            lambda: miners.get("batch_hard", distance="euclid"),
+            "accepted: cosine, dot_product, lp, snr",
+        ),
+        (lambda: distances.get("lp", pow=2), "did you mean 'power'"),
+        (lambda: reducers.get("threshold"), "'low' or 'high'"),
+        (lambda: reducers.get("threshold", low=2, high=1), "low must be smaller"),
+    ],
+)
+def test_names(make, words):
+    with pytest.raises(ValueError, match=words) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(embeddings=X[0]), r"accepted: \[batch, dim\]"),
+        (dict(embeddings=X.astype(int)), "accepted: a float type"),
+        (dict(labels=Y[:3]), r"takes \(4,\)"),
+        (dict(ref_labels=Y), "without ref_embeddings"),
+        (dict(ref_embeddings=X), r"ref_labels have shape None; accepted: \(4,\)"),
+        (dict(ref_embeddings=X[:, :2], ref_labels=Y), r"accepted: \[m, 3\]"),
+        (dict(valid=Y[:2] > 0), r"accepted: \(4,\)"),
+        (dict(block=0), "accepted: a positive integer"),
+        (dict(block=2.0), "accepted: a positive integer"),
+    ],
+)
+def test_arrays(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        losses.get("contrastive").apply({}, **(dict(embeddings=X, labels=Y) | arguments))
+
+
+def test_class_weights_take_no_references():
+    with pytest.raises(ValueError, match="takes no ref_embeddings"):
+        losses.get("cos_face").apply({}, X, Y, ref_embeddings=X, ref_labels=Y)

@@ -1,0 +1,127 @@
+"""Every loss and miner against PyTorch Metric Learning 2.9 in float64 (tests/golden/make_losses.py)."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dml_jax import distances, losses, miners
+from dml_jax.losses import triplet
+
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "losses.npz")
+KEYS = sorted(k[5:-6] for k in GOLDEN.files if k.startswith("loss/") and k.endswith("/value"))
+THRESHOLD = {"name": "threshold", "low": 0.1, "high": 0.5}
+VARIANTS = {
+    "contrastive/cosine": dict(distance="cosine", pos_margin=0.9, neg_margin=0.3),
+    "multi_similarity/lp": dict(distance="lp", beta=10.0),
+    "nt_xent/lp": dict(distance="lp", temperature=0.5),
+    "triplet_margin/squared": dict(distance={"name": "lp", "power": 2}, margin=0.3),
+    "triplet_margin/cosine": dict(distance="cosine", margin=0.2),
+    "triplet_margin/threshold": dict(reducer=THRESHOLD, margin=0.3),
+    "contrastive/threshold": dict(reducer=THRESHOLD),
+    "contrastive/mean": dict(reducer="mean"),
+    "triplet_margin/mean": dict(reducer="mean"),
+    "proxy_anchor/mean": dict(reducer="mean"),
+}
+
+
+def miner(name):
+    name, _, kind = name.partition("/")
+    return miners.get(name, **({"type_of_triplets": kind} if kind else {}))
+
+
+def split(key):
+    """'loss[/variant]/miner[/kind]' -> (loss[/variant], miner[/kind])."""
+    parts = key.split("/")
+    at = 2 if "/".join(parts[:2]) in VARIANTS else 1
+    return "/".join(parts[:at]), "/".join(parts[at:])
+
+
+def evaluate(key, **changes):
+    name, mined = split(key)
+    spec = VARIANTS.get(name, {}) | changes
+    if mined not in ("none", "refs"):
+        spec["miner"] = miner(mined)
+    loss = losses.get(name.partition("/")[0], **spec)
+    refs = {}
+    if mined == "refs":
+        refs = dict(ref_embeddings=GOLDEN["refs"], ref_labels=GOLDEN["ref_labels"])
+
+    @jax.jit
+    def value(embeddings, weights):
+        variables = {"params": {"weights": weights}}
+        return loss.apply(variables, embeddings, GOLDEN["labels"], **refs)[0].compute()
+
+    arrays = jnp.asarray(GOLDEN["x"]), jnp.asarray(GOLDEN["weights"])
+    result, (gradient, weights) = jax.value_and_grad(value, argnums=(0, 1))(*arrays)
+    return {"value": result, "gradient": gradient, "weights": weights}
+
+
+def error(got, key, what):
+    want = GOLDEN[f"loss/{key}/{what}"]
+    return np.abs(np.asarray(got[what]) - want).max() / max(np.abs(want).max(), 1e-6)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_value_and_gradient(key, x64):
+    got = evaluate(key)
+    parts = ["value", "gradient"] + ["weights"] * (f"loss/{key}/weights" in GOLDEN)
+    assert got["value"].dtype == jnp.float64
+    for part in parts:
+        assert error(got, key, part) < 1e-10, part
+
+
+def test_a_wrong_formula_fails(x64):
+    """The tolerance tells the right reducer from its nearest relatives."""
+    assert (
+        error(evaluate("triplet_margin/none", reducer="mean"), "triplet_margin/none", "value") > 0.1
+    )
+    assert error(evaluate("sup_con/none", reducer="mean"), "sup_con/none", "value") > 0.01
+    assert error(evaluate("nt_xent/none", temperature=0.0701), "nt_xent/none", "gradient") > 1e-4
+
+
+@pytest.mark.parametrize(
+    "key", [k for k in KEYS if k.startswith("triplet_margin") and split(k)[1] != "batch_hard"]
+)
+def test_sorting(key, x64, monkeypatch):
+    """The other evaluation of triplet_margin, which rows of many positives take, gives the same."""
+    monkeypatch.setattr(triplet, "STREAM_LIMIT", 0)
+    jax.clear_caches()
+    got = evaluate(key)
+    for part in ("value", "gradient"):
+        assert error(got, key, part) < 1e-10, part
+
+
+NAMES = sorted(
+    {
+        k.split("/", 1)[1].removesuffix("/pos").removesuffix("/neg")
+        for k in GOLDEN.files
+        if k.startswith("miner/")
+    }
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_miners_choose_alike(name, x64):
+    chosen = miner(name)(jnp.asarray(GOLDEN["x"]), jnp.asarray(GOLDEN["labels"])).indices()
+    parts = {"": chosen} if len(chosen) == 3 else {"/pos": chosen[:2], "/neg": chosen[2:]}
+    for side, part in parts.items():
+        want = GOLDEN[f"miner/{name}{side}"]
+        assert len(want)
+        np.testing.assert_array_equal(np.stack(part, 1), want)
+
+
+def test_distances_by_hand(x64):
+    a, r = jnp.asarray([[3.0, 4.0], [0.0, 0.0]]), jnp.asarray([[3.0, 4.0], [0.0, 5.0]])
+    raw = dict(normalize_embeddings=False)
+    np.testing.assert_allclose(distances.get("cosine")(a, r), [[1, 0.8], [0, 0]])
+    np.testing.assert_allclose(distances.get("dot_product", **raw)(a, r), [[25, 20], [0, 0]])
+    root10 = np.sqrt(10)
+    np.testing.assert_allclose(distances.get("lp", **raw)(a, r), [[0, root10], [5, 5]])
+    np.testing.assert_allclose(distances.get("lp", power=2, **raw)(a, r), [[0, 10], [25, 25]])
+    np.testing.assert_allclose(distances.get("lp", p=1, **raw)(a, r), [[0, 4], [7, 5]])
+    np.testing.assert_allclose(distances.get("lp", p=3, **raw)(a, r)[0], [0, 28 ** (1 / 3)])
+    # Var(a - r) / Var(a): the difference (3, -1) has variance 8, a has 1/2; a zero vector has none.
+    np.testing.assert_allclose(distances.get("snr", **raw)(a, r), [[0, 16], [0, 0]], atol=1e-12)

@@ -1,0 +1,255 @@
+"""The laws of every loss: DESIGN's contract, over the table in tests/losses/table.py."""
+
+import functools
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from dml_jax import losses
+
+SPEC = importlib.util.spec_from_file_location(
+    "loss_table", pathlib.Path(__file__).with_name("table.py")
+)
+table = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(table)
+
+ALL = sorted(table.LOSSES)
+# One miner of each kind of selection: pairs, listed triplets, intervals of triplets.
+MINED = [
+    ("multi_similarity", "multi_similarity"),
+    ("contrastive", "batch_hard"),
+    ("nt_xent", "triplet_margin"),
+    ("triplet_margin", "multi_similarity"),
+    ("triplet_margin", "batch_hard"),
+    ("triplet_margin", "triplet_margin"),
+    ("cos_face", "batch_hard"),
+    ("proxy_anchor", "multi_similarity"),
+]
+CASES = [(name, None) for name in ALL] + MINED
+LABELS = jnp.asarray(table.LABELS)
+
+
+def batch(dtype=np.float32, seed=0):
+    """Loosely clustered embeddings, so that every loss has active and inactive terms."""
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(table.CLASSES, table.DIM))
+    return (centers[table.LABELS] + rng.normal(size=(len(table.LABELS), table.DIM))).astype(dtype)
+
+
+def make(name, miner=None):
+    return losses.get(name, miner=miner, **table.LOSSES[name][0])
+
+
+def variables(loss, seed=1):
+    return loss.init(jax.random.key(seed), table.CLASSES, table.DIM)
+
+
+@functools.cache
+def graded(name, miner=None, block=None):
+    """value_and_grad with respect to (embeddings, variables), compiled once for all tests."""
+    loss = make(name, miner)
+
+    def value(embeddings, variables, labels, valid):
+        mean, _ = loss.apply(variables, embeddings, labels, valid=valid, block=block)
+        return mean.compute()
+
+    return jax.jit(jax.value_and_grad(value, argnums=(0, 1)))
+
+
+def evaluate(name, embeddings, labels=LABELS, miner=None, block=None, valid=None):
+    loss = make(name, miner)
+    valid = jnp.ones(len(labels), bool) if valid is None else valid
+    return graded(name, miner, block)(embeddings, variables(loss), labels, valid)
+
+
+def assert_same(got, want, rtol=1e-5):
+    """Value and every gradient, relative to the largest entry of each."""
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        g, w = np.asarray(g, np.float64), np.asarray(w, np.float64)
+        np.testing.assert_allclose(g, w, rtol=0, atol=rtol * max(np.abs(w).max(), 1e-3))
+
+
+def assert_finite(result):
+    for leaf in jax.tree.leaves(result):
+        assert np.isfinite(np.asarray(leaf)).all()
+
+
+@functools.cache
+def mesh(devices):
+    return jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+
+
+def test_the_table_has_every_loss():
+    assert losses.available() == ALL
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_equals_the_double_loop(name):
+    x = batch()
+    weights = variables(make(name)).get("params", {}).get("weights", np.zeros((1, table.DIM)))
+    want = table.LOSSES[name][1](x.astype(np.float64), table.LABELS, np.asarray(weights, float))
+    got, _ = evaluate(name, x)
+    assert want > 0.05
+    np.testing.assert_allclose(got, want, rtol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "miner"), CASES)
+def test_blocks_equal_dense(name, miner):
+    x = batch()
+    assert_same(evaluate(name, x, miner=miner, block=5), evaluate(name, x, miner=miner))
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize(("name", "miner"), CASES)
+def test_devices_equal_one(name, miner, devices):
+    """22 anchors and 11 classes divide by none of the device counts but 2: padding is at work, too."""
+    x, block = batch(), 2 if devices == 4 else None
+    want = evaluate(name, x, miner=miner)
+    with jax.set_mesh(mesh(devices)):
+        got = evaluate(name, x, miner=miner, block=block)
+    assert_same(got, want)
+
+
+def test_devices_negative_control():
+    """What the law above rules out: the mean of per-device losses is another number."""
+    x = batch()
+    want, _ = evaluate("multi_similarity", x)
+    parts = [evaluate("multi_similarity", x[i : i + 11], LABELS[i : i + 11])[0] for i in (0, 11)]
+    assert abs(np.mean(parts) - want) > 0.05 * want
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_order_of_the_batch_does_not_matter(name):
+    x, order = batch(), np.random.default_rng(3).permutation(len(LABELS))
+    value, (gradient, rest) = evaluate(name, x)
+    got, (got_gradient, got_rest) = evaluate(name, x[order], LABELS[order])
+    assert_same((got, got_gradient, got_rest), (value, gradient[order], rest), rtol=2e-5)
+
+
+@pytest.mark.parametrize(("name", "miner"), CASES)
+def test_padding_equals_dropping_rows(name, miner):
+    """Padding of either label, with values that would show; its gradient is exactly 0."""
+    x, keep = batch(), np.arange(len(LABELS)) % 5 != 2
+    padded = jnp.where(keep[:, None], x, 7.0 * x[::-1])
+    value, (gradient, rest) = evaluate(name, padded, miner=miner, valid=jnp.asarray(keep))
+    want, (want_gradient, want_rest) = evaluate(name, x[keep], LABELS[keep], miner=miner)
+    assert_same((value, gradient[keep], rest), (want, want_gradient, want_rest))
+    assert not np.asarray(gradient)[~keep].any()
+
+
+EDGES = {
+    "no positives": (np.arange(22) % 11, lambda x: x),  # labels made unique below
+    "one class": (np.zeros(22), lambda x: x),
+    "duplicates": (table.LABELS, lambda x: x[np.arange(22) // 2]),
+    "all equal": (table.LABELS, lambda x: np.ones_like(x)),
+    "a zero vector": (table.LABELS, lambda x: x * (np.arange(22) != 4)[:, None]),
+    "opposite vectors": (table.LABELS, lambda x: np.concatenate([x[:11], -x[:11]])),
+    "huge": (table.LABELS, lambda x: 1e15 * x),
+    "tiny": (table.LABELS, lambda x: 1e-15 * x),
+}
+
+
+@pytest.mark.parametrize(("name", "miner"), CASES)
+def test_edge_cases_are_finite(name, miner):
+    for edge, (labels, change) in EDGES.items():
+        result = evaluate(name, change(batch()), jnp.asarray(labels, jnp.int32), miner=miner)
+        try:
+            assert_finite(result)
+        except AssertionError:
+            raise AssertionError(f"{name} with {miner} is not finite: {edge}") from None
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_perfect_alignment_is_finite(name):
+    """Embeddings that point where their class weights point (where arccos has no derivative)."""
+    weights = variables(make(name)).get("params", {}).get("weights")
+    if weights is None:
+        weights = batch()[:11]
+    assert_finite(evaluate(name, np.asarray(weights)[table.LABELS]))
+
+
+PAIR = [n for n in ALL if not isinstance(make(n), losses.ClassLoss)]
+
+
+@pytest.mark.parametrize("name", PAIR)
+def test_a_sample_alone_has_no_loss(name):
+    value, (gradient, _) = evaluate(name, batch()[:1], LABELS[:1])
+    assert float(value) == 0
+    assert not np.asarray(gradient).any()
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "sup_con", "triplet_margin"])
+@pytest.mark.parametrize("labels", [np.arange(22), np.zeros(22)], ids=["unique", "one class"])
+def test_nothing_to_compare_is_zero(name, labels):
+    value, (gradient, _) = evaluate(name, batch(), jnp.asarray(labels, jnp.int32))
+    assert float(value) == 0
+    assert not np.asarray(gradient).any()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bfloat16_in_float32_inside(name):
+    """The loss of bfloat16 embeddings is the float32 loss of the same (rounded) numbers."""
+    x = jnp.asarray(batch(), jnp.bfloat16)
+    loss = make(name)
+    mean, _ = loss.apply(variables(loss), x, LABELS)
+    assert mean.total.dtype == jnp.float32
+    np.testing.assert_allclose(mean.compute(), evaluate(name, x.astype(jnp.float32))[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["multi_similarity", "cos_face"])
+def test_traced_once(name):
+    loss, traces = make(name), []
+
+    @jax.jit
+    def value(embeddings):
+        traces.append(1)
+        return loss.apply(variables(loss), embeddings, LABELS)[0].compute()
+
+    for seed in range(3):
+        value(batch(seed=seed))
+    assert len(traces) == 1
+    before = type(loss)._apply._cache_size()
+    for seed in range(3):
+        losses.get(name).apply(variables(loss), batch(seed=seed), LABELS)
+    assert type(loss)._apply._cache_size() <= before + 1
+
+
+@pytest.mark.parametrize("name", PAIR)
+def test_the_batch_as_matrix_of_positives(name):
+    """The same positives as labels and as a boolean matrix; on devices, too."""
+    x, matrix = batch(), LABELS[:, None] == LABELS[None, :]
+    loss = losses.get(name, relation="matrix")
+    want, _ = evaluate(name, x)
+    np.testing.assert_allclose(loss.apply({}, x, matrix)[0].compute(), want, rtol=1e-6)
+    if name == "multi_similarity":
+        with jax.set_mesh(mesh(8)):
+            got = loss.apply({}, x, matrix, block=2)[0].compute()
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_references_keep_a_sample_beside_its_copy():
+    """Against separate references nothing is 'self': the batch's own copy is a positive."""
+    x, loss = batch(), losses.get("contrastive", reducer="sum")
+    alone = loss.apply({}, x, LABELS)[0]
+    again = loss.apply({}, x, LABELS, ref_embeddings=x, ref_labels=LABELS)[0]
+    np.testing.assert_allclose(alone.compute(), again.compute(), rtol=1e-5)
+    mean = losses.get("contrastive", reducer="mean")
+    assert mean.apply({}, x, LABELS)[0].compute() > 1.2 * (
+        mean.apply({}, x, LABELS, ref_embeddings=x, ref_labels=LABELS)[0].compute()
+    )
+
+
+def test_the_stats_count_what_the_miner_left():
+    x = batch()
+    mean, _ = losses.get("multi_similarity", miner="batch_hard").apply({}, x, LABELS)
+    pairs = (table.LABELS[:, None] == table.LABELS[None, :]) & ~np.eye(22, dtype=bool)
+    anchors = pairs.any(1).sum()
+    np.testing.assert_allclose(mean.stats["in_play/anchors"], 1)
+    np.testing.assert_allclose(mean.stats["in_play/positives"], anchors / pairs.sum(), rtol=1e-6)
