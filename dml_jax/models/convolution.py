@@ -1,0 +1,144 @@
+"""Convolutions with SAME padding, in the form that is fast on the backend at hand.
+
+On CPU, XLA's convolutions and above all their gradients are slower, some of them ten times, than
+the products of shifted slices that they can be written as. Both forms give the same numbers.
+"""
+
+import functools
+import operator
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+TAPS = [(i, j) for i in range(3) for j in range(3)]
+
+
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], *, stride: int = 1
+) -> Float[Array, "b p q d"]:
+    """y[b, p, q, d] = sum_ijc x[b, p s + i - a, q s + j - a', c] kernel[i, j, c, d].
+
+    TensorFlow's SAME padding: ceil(h / s) rows, and the odd row of padding at the bottom.
+    """
+    if kernel.shape[:2] == (1, 1) and stride == 1:
+        # On two axes: on CPU that is faster than a product over the last of four.
+        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+    return (by_patches if _on_cpu() else by_xla)(x, kernel, stride)
+
+
+def depthwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], *, stride: int = 1
+) -> Float[Array, "b p q c"]:
+    """y[b, p, q, c] = sum_ij x[b, p s + i - a, q s + j - a', c] kernel[i, j, 0, c].
+
+    Padding as in `convolve`.
+    """
+    return (depthwise_by_shifts if _on_cpu() else depthwise_by_xla)(x, kernel, stride)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def by_xla(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k e d"], stride: int, groups: int = 1
+) -> Float[Array, "b p q d"]:
+    """`convolve` as XLA's own operation; `groups` as it defines them."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@functools.partial(jax.checkpoint, static_argnums=(2,))
+def by_patches(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int
+) -> Float[Array, "b p q d"]:
+    """`convolve` as one product of patches [b p q, k k c] and the kernel.
+
+    The patches, k k / s s times the size of x, are made again for the gradient.
+    """
+    size = kernel.shape[0]
+    x = _pad(x, size, stride)
+    shape = _outputs(x, size, stride)
+    taps = [_tap(x, i, j, stride, shape) for i in range(size) for j in range(size)]
+    patches = jnp.concatenate(taps, -1)
+    flat = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return flat.reshape(*patches.shape[:-1], -1)
+
+
+def depthwise_by_xla(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], stride: int
+) -> Float[Array, "b p q c"]:
+    """`depthwise` as XLA's convolution with a group for each channel."""
+    return by_xla(x, kernel, stride, groups=x.shape[-1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise_by_shifts(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], stride: int
+) -> Float[Array, "b p q c"]:
+    """`depthwise` as a sum of nine strided slices times a row of the kernel, which XLA fuses."""
+    x = _pad(x, 3, stride)
+    shape = _outputs(x, 3, stride)
+    return _sum(_tap(x, i, j, stride, shape) * kernel[i : i + 1, j : j + 1] for i, j in TAPS)
+
+
+def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return depthwise_by_shifts(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    # The input's gradient: the flipped kernel over g with stride - 1 zeros between its rows.
+    edges = []
+    for size, outputs in zip(x.shape[1:3], g.shape[1:3], strict=True):
+        before, _ = _padding(size, 3, stride)
+        low = 2 - before
+        edges.append((low, size + 2 - low - (outputs - 1) * stride - 1, stride - 1))
+    wide = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    dx = _sum(
+        _tap(wide, i, j, 1, x.shape[1:3]) * kernel[2 - i : 3 - i, 2 - j : 3 - j] for i, j in TAPS
+    )
+    # The kernel's: one pass that carries nine sums. Nine separate ones would each write a
+    # shifted copy of x to memory first.
+    x = _pad(x, 3, stride)
+    products = [(_tap(x, i, j, stride, g.shape[1:3]) * g).astype(jnp.float32) for i, j in TAPS]
+    zeros = [jnp.zeros((), jnp.float32)] * len(TAPS)
+    sums = lax.reduce(products, zeros, lambda a, b: list(map(operator.add, a, b)), (1, 2))
+    dkernel = jnp.stack(sums).sum(1).reshape(kernel.shape).astype(kernel.dtype)
+    return dx, dkernel
+
+
+depthwise_by_shifts.defvjp(_forward, _backward)
+
+
+def _padding(inputs: int, size: int, stride: int) -> tuple[int, int]:
+    total = max((-(-inputs // stride) - 1) * stride + size - inputs, 0)
+    return total // 2, total - total // 2
+
+
+def _pad(x: Array, size: int, stride: int) -> Array:
+    rows, columns = (_padding(n, size, stride) for n in x.shape[1:3])
+    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+
+
+def _outputs(padded: Array, size: int, stride: int) -> tuple[int, ...]:
+    return tuple((n - size) // stride + 1 for n in padded.shape[1:3])
+
+
+def _tap(x: Array, i: int, j: int, stride: int, shape: tuple[int, ...]) -> Array:
+    """Every `stride`-th row and column of x from (i, j), to the number `shape`."""
+    last = (i + (shape[0] - 1) * stride + 1, j + (shape[1] - 1) * stride + 1)
+    return lax.slice(x, (0, i, j, 0), (x.shape[0], *last, x.shape[3]), (1, stride, stride, 1))
+
+
+def _sum(arrays: Iterable[Array]) -> Array:
+    return functools.reduce(operator.add, arrays)

@@ -1,0 +1,114 @@
+"""MobileNetV2 1.0 with its batch normalisation folded into the convolutions.
+
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from dml_jax.models.base import Family, uniform
+from dml_jax.models.convolution import convolve, depthwise
+
+# Expansion, output channels, repeats and stride of the first block: table 2 of the paper.
+STAGES = [
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+]
+
+
+class _Conv(nnx.Module):
+    """A kernel (HWIO) and a bias: 1x1, or depthwise, or any other convolution. SAME padding."""
+
+    def __init__(
+        self, size: int, inputs: int, outputs: int, *, stride=1, depthwise=False, dtype, rngs
+    ):
+        shape = (size, size, 1 if depthwise else inputs, outputs)
+        init = uniform((6 / math.prod(shape[:3])) ** 0.5)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+        self.stride = stride
+        self.depthwise = depthwise
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        convolution = depthwise if self.depthwise else convolve
+        x = convolution(x, kernel, stride=self.stride)
+        return x + bias.reshape(1, 1, 1, -1)
+
+
+class _Block(nnx.Module):
+    """Expand, filter, project; the input is added where it has the output's shape."""
+
+    def __init__(self, inputs: int, outputs: int, *, expansion, stride, dtype, rngs):
+        wide = inputs * expansion
+        if expansion != 1:
+            self.expand = _Conv(1, inputs, wide, dtype=dtype, rngs=rngs)
+        self.depthwise = _Conv(3, wide, wide, stride=stride, depthwise=True, dtype=dtype, rngs=rngs)
+        self.project = _Conv(1, wide, outputs, dtype=dtype, rngs=rngs)
+        self.expands = expansion != 1
+        self.residual = stride == 1 and inputs == outputs
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b p q d"]:
+        y = jax.nn.relu6(self.expand(x)) if self.expands else x
+        y = self.project(jax.nn.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class MobileNetV2(nnx.Module):
+    """Features [B, 1280]: the mean over positions of the last ReLU6.
+
+    It has no normalisation layers, so it is meant to start from `weights`: drawn at random
+    (He et al., 2015) it trains slowly.
+    """
+
+    features = 1280
+    channels = 3
+    stochastic = False
+
+    def __init__(self, *, image_size: int, dtype: Any, rngs: nnx.Rngs):
+        self.stem = _Conv(3, 3, 32, stride=2, dtype=dtype, rngs=rngs)
+        inputs = 32
+        blocks: list[str] = []
+        for expansion, outputs, repeats, stride in STAGES:
+            for i in range(repeats):
+                block = _Block(
+                    inputs,
+                    outputs,
+                    expansion=expansion,
+                    stride=stride if i == 0 else 1,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                name = f"block_{len(blocks):02d}"
+                setattr(self, name, block)
+                blocks.append(name)
+                inputs = outputs
+        self.blocks = tuple(blocks)
+        self.head_conv = _Conv(1, inputs, self.features, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b h w 3"], *, train: bool, key: Array | None
+    ) -> Float[Array, "b 1280"]:
+        x = jax.nn.relu6(self.stem(x))
+        for name in self.blocks:
+            x = getattr(self, name)(x)
+        return jax.nn.relu6(self.head_conv(x)).mean((1, 2), dtype=jnp.float32)
+
+
+def _without_classifier(flat: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    return {k: v for k, v in flat.items() if not k.startswith("classifier/")}
+
+
+FAMILY = Family(MobileNetV2, 224, (0.5,), (0.5,), _without_classifier)

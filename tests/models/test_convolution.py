@@ -1,0 +1,56 @@
+"""The forms for CPU give XLA's values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dml_jax.models import convolution
+
+SHAPES = [(2, 8, 7), (1, 5, 4), (3, 9, 10)]
+
+
+def compare(form, reference, x, kernel, stride):
+    value = jax.jit(form, static_argnums=2)(x, kernel, stride)
+    expected = reference(x, kernel, stride)
+    assert value.shape == expected.shape
+    np.testing.assert_allclose(value, expected, atol=1e-5)
+    # A cotangent that differs everywhere, so that a gradient at a wrong place shows.
+    weights = jax.random.normal(jax.random.key(9), expected.shape)
+
+    def gradients(f):
+        return jax.jit(jax.grad(lambda a, k: jnp.sum(f(a, k, stride) * weights), (0, 1)))(x, kernel)
+
+    for got, wanted in zip(gradients(form), gradients(reference), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize(("stride", "height", "width"), SHAPES)
+def test_depthwise(stride, height, width):
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 4))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 4))
+    compare(convolution.depthwise_by_shifts, convolution.depthwise_by_xla, x, kernel, stride)
+
+
+@pytest.mark.parametrize(("stride", "height", "width"), SHAPES[:2])
+def test_patches(stride, height, width):
+    size = 2 + stride
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 3))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5))
+    compare(convolution.by_patches, convolution.by_xla, x, kernel, stride)
+
+
+def test_one_by_one():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    kernel = jax.random.normal(jax.random.key(1), (1, 1, 5, 6))
+    expected = convolution.by_xla(x, kernel, 1)
+    np.testing.assert_allclose(convolution.convolve(x, kernel), expected, atol=1e-5)
+
+
+def test_gradient_of_the_kernel_is_summed_in_float32():
+    """65 x 65 ones: bfloat16 sums stop at 256."""
+    x, kernel = jnp.ones((1, 65, 65, 1), jnp.bfloat16), jnp.ones((3, 3, 1, 1), jnp.bfloat16)
+    loss = lambda k: convolution.depthwise_by_shifts(x, k, 1).sum(dtype=jnp.float32)
+    gradient = jax.grad(loss)(kernel)
+    assert gradient.dtype == jnp.bfloat16
+    assert gradient[1, 1, 0, 0] == jnp.bfloat16(65 * 65)
