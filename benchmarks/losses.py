@@ -76,7 +76,9 @@ def main() -> None:
     if args.one:
         print(json.dumps(one(args.one, *settings)))
         return
-    print(f"batch {args.batch}, dimension {args.dim}, {args.per_class} per class, block {args.block}")
+    print(
+        f"batch {args.batch}, dimension {args.dim}, {args.per_class} per class, block {args.block}"
+    )
     print(f"{'loss':<30}{'value':>10}{'peak MiB':>10}{'seconds':>10}{'compile s':>11}  device")
     for name in args.losses.split(","):
         command = [sys.executable, *sys.argv, "--one", name]

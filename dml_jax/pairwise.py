@@ -185,9 +185,10 @@ def pairwise(
 ) -> Mean:
     """The loss of a batch of anchors against references.
 
-    `anchors` are (vectors, labels, valid), `refs` (vectors, labels, valid or weight). `exclude_self` removes the pair of an anchor with
-    the reference of the same position. `needs_negatives` makes the loss 0 where no negative is in play
-    in the whole batch. Sums are in float32 or wider whatever the embeddings are in.
+    `anchors` are (vectors, labels, valid), `refs` (vectors, labels, valid or weight). `exclude_self`
+    removes the pair of an anchor with the reference of the same position. `needs_negatives` makes the
+    loss 0 where no negative is in play in the whole batch. Sums are in float32 or wider, whatever the
+    embeddings are in.
     """
 
     def one_block(ids: Array, valid: Array, anchors: Any, refs: Any) -> tuple[Any, tuple[()]]:
@@ -236,7 +237,7 @@ def sample_weights(
         _, kept = select(
             ids, valid, anchors, refs, relation=relation, exclude_self=True, mine=mine, key=key
         )
-        pos, neg = (x.astype(jnp.float32) for x in kept.pairs())
+        pos, neg = (x.astype(anchors[0].dtype) for x in kept.pairs())
         as_anchor = jnp.sum(pos, -1)  # a triplet names its anchor once, two pairs name it twice
         if kept.triplets is None:
             as_anchor += jnp.sum(neg, -1)

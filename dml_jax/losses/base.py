@@ -203,12 +203,12 @@ class ClassLoss(Loss):
         """What a miner makes each sample weigh; 1 without one. Padding weighs 0."""
         embeddings, _, valid = anchors
         weights = valid.astype(embeddings.dtype)
-        if self.miner is None:
+        mine = self._mine()
+        if mine is None:
             return weights
-        mined = driver.sample_weights(
-            anchors, relation=self.relation, mine=self._mine(), key=key, block=block
+        return weights * driver.sample_weights(
+            anchors, relation=self.relation, mine=mine, key=key, block=block
         )
-        return weights * mined.astype(embeddings.dtype)
 
 
 @dataclass(frozen=True)

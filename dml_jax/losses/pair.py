@@ -124,9 +124,9 @@ def nt_xent_rows(
     l_ap = -log( e^{s_ap/T} / (e^{s_ap/T} + sum_n e^{s_an/T}) ) = softplus( LSE_n(s_an/T) - s_ap/T )
 
     The mean is over the positive pairs; other positives are not in the denominator. A pair whose anchor
-    has no negatives has value 0. Distances (`similarity=False`) are negated. Differs from PML: PML adds the smallest float inside the log, which
-    caps the loss near 87 (float32) with a gradient of exactly 0 for the hardest pairs; this form does
-    not saturate.
+    has no negatives has value 0. Distances (`similarity=False`) are negated. Differs from PML: PML adds
+    the smallest float inside the log, which caps the loss near 87 (float32) with a gradient of exactly 0
+    for the hardest pairs; this form does not saturate.
     """
     scaled = (sims if similarity else -sims) / temperature
     log_negatives = log_sum_exp(scaled, neg)

@@ -1,0 +1,97 @@
+"""The embeddings of a split, on every device, in the order of the ids."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from dml_jax.evaluation.mesh import data_mesh
+
+Embedded = tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
+
+
+def embed(
+    apply: Callable[[Any, Array], Array], variables: Any, batches: Iterable[dict[str, np.ndarray]]
+) -> Embedded:
+    """`(embeddings float32 [n, d], labels int64 [n], ids int64 [n])` of valid rows, by ascending id.
+
+    Each batch is split over the `data` axis of the mesh in context. With several processes each
+    gives its own rows, in as many batches as the others, and all of them return everything.
+
+    Args:
+      apply: `(variables, images [b, ...]) -> embeddings [b, d]`; compiled once for a given function
+        and batch shape, so pass the same function each time.
+      variables: its first argument.
+      batches: `{"image", "label", "id", "valid"}`, all of one size; rows that are not valid are
+        dropped.
+    Raises: ValueError for no batch at all, no valid row, an id that occurs twice.
+    """
+    step = jax.jit(apply)
+    parts: list[tuple[np.ndarray, ...]] = []
+    waiting = None
+    for batch in batches:
+        # One batch is computed while the one before is brought back and the next one decoded.
+        images, about = _place(batch)
+        found = step(variables, images)
+        if waiting is not None:
+            parts.append(_collect(*waiting))
+        waiting = (found, about)
+    if waiting is None:
+        raise ValueError("no batch to embed; accepted: at least one")
+    parts.append(_collect(*waiting))
+    embeddings, labels, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    if not len(ids):
+        raise ValueError("no valid row to embed; accepted: at least one")
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    twice = ids[1:][ids[1:] == ids[:-1]]
+    if len(twice):
+        raise ValueError(f"id {twice[0]} occurs more than once among the batches; ids must differ")
+    return embeddings[order], labels[order], ids
+
+
+def pixels(batches: Iterable[dict[str, np.ndarray]]) -> Embedded:
+    """The images themselves: flattened, divided by 255, L2-normalised (black: zero); as `embed`."""
+    return embed(_pixels, {}, batches)
+
+
+def _pixels(variables: dict, images: Array) -> Float[Array, "b d"]:
+    flat = images.reshape(len(images), -1).astype(jnp.float32) / 255
+    norms = jnp.sqrt(jnp.sum(flat * flat, axis=1, keepdims=True))
+    return flat / jnp.where(norms == 0, 1, norms)
+
+
+def _place(batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
+    """The images, and (label, id, valid) as pairs of int32, with their rows split over the mesh.
+
+    Where the rows do not divide by the devices, rows that are not valid are added.
+    """
+    images = np.asarray(batch["image"])
+    about = np.stack([batch["label"], batch["id"], batch["valid"]], axis=1)
+    # Devices hold no int64 by default.
+    about = np.ascontiguousarray(about, np.int64).view(np.int32)
+    mesh = data_mesh()
+    if mesh is None:
+        return images, about
+    missing = -len(images) % max(1, mesh.shape["data"] // jax.process_count())
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+
+    def place(array: np.ndarray) -> Array:
+        filled = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+        return jax.make_array_from_process_local_data(sharding, filled)
+
+    return place(images), place(about)
+
+
+def _collect(found: Array, about: Any) -> tuple[np.ndarray, ...]:
+    """Embeddings, labels and ids of the valid rows of all processes."""
+    if jax.process_count() > 1:
+        found, about = multihost_utils.process_allgather((found, about), tiled=True)
+    labels, ids, valid = np.ascontiguousarray(about).view(np.int64).T
+    keep = valid != 0
+    return np.asarray(found, np.float32)[keep], labels[keep], ids[keep]

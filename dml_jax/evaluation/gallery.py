@@ -1,0 +1,159 @@
+"""A picture of what was retrieved: queries, their nearest neighbours, right and wrong."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+
+QUERY, RIGHT, WRONG = "#444444", "#1a9641", "#d7191c"
+# Inches: a picture's square and the margin in it, the room for its caption and for the heading, the
+# space between query and neighbours and at the sides, the radius of the marks.
+SIDE, MARGIN, CAPTION, HEAD, GAP, EDGE, BADGE = 0.96, 0.07, 0.17, 0.28, 0.14, 0.04, 0.085
+LETTERS = 16
+# The strokes of the marks in a circle of radius 1. Drawn, not written: not every font has them.
+TICK = (((-0.45, 0.0), (-0.12, -0.38), (0.48, 0.38)),)
+CROSS = (((-0.36, -0.36), (0.36, 0.36)), ((-0.36, 0.36), (0.36, -0.36)))
+
+
+def retrieval_gallery(
+    image: Callable[[int], np.ndarray],
+    labels: Int[np.ndarray, " n"],
+    neighbour_ids: Int[np.ndarray, "q k"],
+    path: str | os.PathLike,
+    *,
+    query_ids: Int[np.ndarray, " q"] | None = None,
+    queries: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+    rows: int = 8,
+    columns: int = 8,
+    seed: int = 0,
+) -> Path:
+    """Draws rows of a query and its nearest neighbours to a PNG; returns its path.
+
+    A neighbour of the query's class has a solid green frame and a tick, another a dashed red frame
+    and a cross, so that right and wrong are told apart without colour too. Under each picture
+    stands its class.
+
+    Args:
+      image: `image(i)`, uint8 [height, width, 1, 3 or none], for a position i in `labels`.
+      labels: the class of each item.
+      neighbour_ids: positions in `labels`, nearest first, one row for each query.
+      path: where the picture goes; missing folders are made.
+      query_ids: the position in `labels` of each query; 0, 1, ... by default.
+      queries: which rows of `neighbour_ids` to show, in this order; by default `rows` of them drawn
+        at random.
+      class_names: by label; the label itself by default.
+      rows: how many queries are drawn, at most.
+      columns: how many neighbours are shown, at most.
+      seed: of the draw.
+    Raises: ValueError for neighbours that are not [q, k] positions in `labels`, query_ids of
+      another length, queries that do not exist, no query at all.
+    """
+    labels, found = np.asarray(labels), np.asarray(neighbour_ids)
+    if found.ndim != 2 or 0 in found.shape or found.dtype.kind not in "iu":
+        raise ValueError(
+            f"neighbour_ids have shape {found.shape} and type {found.dtype}; "
+            "accepted: integers [queries, neighbours]"
+        )
+    origin = np.arange(len(found)) if query_ids is None else np.asarray(query_ids)
+    if origin.shape != found.shape[:1]:
+        raise ValueError(f"query_ids have shape {origin.shape}; accepted: ({len(found)},)")
+    for name, ids in (("query_ids", origin), ("neighbour_ids", found)):
+        if ids.min() < 0 or ids.max() >= len(labels):
+            raise ValueError(
+                f"{name} run from {ids.min()} to {ids.max()}; accepted: 0 to {len(labels) - 1}"
+            )
+    if queries is None:
+        shown = np.random.default_rng(seed).permutation(len(found))[:rows]
+    else:
+        shown = np.asarray(queries, dtype=np.int64)[:rows]
+        if any(not 0 <= i < len(found) for i in shown):
+            raise ValueError(f"queries={list(queries)}; accepted: 0 to {len(found) - 1}")
+    if not len(shown) or columns < 1:
+        raise ValueError(f"{len(shown)} queries by {columns} columns: there is nothing to draw")
+    found = found[:, :columns]
+
+    width = SIDE * (found.shape[1] + 1) + GAP
+    height = (SIDE + CAPTION) * len(shown) + HEAD
+    figure = Figure(figsize=(width + 2 * EDGE, height), dpi=200)
+    FigureCanvasAgg(figure)
+    page = figure.add_axes((0, 0, 1, 1), xlim=(-EDGE, width + EDGE), ylim=(0, height))
+    page.set_axis_off()
+    head: dict[str, Any] = {"fontsize": 8, "color": "#444444", "va": "center", "ha": "center"}
+    page.text(SIDE / 2, height - HEAD / 2, "query", **head)
+    page.text(
+        SIDE + GAP + SIDE * found.shape[1] / 2,
+        height - HEAD / 2,
+        "nearest neighbours, nearest first",
+        **head,
+    )
+    for row, i in enumerate(shown):
+        bottom = height - HEAD - (row + 1) * (SIDE + CAPTION) + CAPTION
+        for column, item in enumerate((origin[i], *found[i])):
+            left = column * SIDE + GAP * (column > 0)
+            right = None if column == 0 else bool(labels[item] == labels[origin[i]])
+            _draw_image(page, image(int(item)), left, bottom, right)
+            label = labels[item]
+            page.text(
+                left + SIDE / 2,
+                bottom - 0.02,
+                _shortened(str(label if class_names is None else class_names[label])),
+                fontsize=6.5,
+                color="black",
+                ha="center",
+                va="top",
+                parse_math=False,
+            )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return path
+
+
+def _draw_image(
+    page: Axes, pixels: np.ndarray, left: float, bottom: float, right: bool | None
+) -> None:
+    """One picture, fitted into its square, framed and marked as right, wrong or query (None)."""
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    tall, wide = pixels.shape[:2]
+    room = SIDE - 2 * MARGIN
+    x, y = (room * side / max(tall, wide) / 2 for side in (wide, tall))
+    middle = left + SIDE / 2, bottom + SIDE / 2
+    box = (middle[0] - x, middle[0] + x, middle[1] - y, middle[1] + y)
+    page.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=box, aspect="auto", zorder=1)
+    colour = QUERY if right is None else RIGHT if right else WRONG
+    frame = Rectangle(
+        (box[0], box[2]),
+        2 * x,
+        2 * y,
+        fill=False,
+        edgecolor=colour,
+        linewidth=1.0 if right is None else 2.2,
+        linestyle=(0, (3, 1.2)) if right is False else "solid",
+        zorder=2,
+    )
+    page.add_patch(frame)
+    if right is None:
+        return
+    centre = box[1] - BADGE * 0.6, box[3] - BADGE * 0.6
+    page.add_patch(
+        Circle(centre, BADGE, facecolor=colour, edgecolor="white", linewidth=0.8, zorder=3)
+    )
+    for line in TICK if right else CROSS:
+        points = np.array(centre) + BADGE * np.array(line)
+        page.plot(*points.T, color="white", linewidth=1.3, solid_capstyle="round", zorder=4)
+
+
+def _shortened(caption: str) -> str:
+    """Without its middle where it is too long: names of classes often differ at the end."""
+    if len(caption) <= LETTERS:
+        return caption
+    return caption[: LETTERS // 2 - 1].rstrip() + "\u2026" + caption[-LETTERS // 2 :].lstrip()

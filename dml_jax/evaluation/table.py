@@ -1,0 +1,64 @@
+"""Tables of results, for the terminal and for a README."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from dml_jax import names
+from dml_jax.evaluation import metrics as known
+
+STYLES = ("text", "markdown")
+
+
+def format_table(
+    rows: Mapping[str, Mapping[str, float]], metrics: Sequence[str], *, style: str = "text"
+) -> str:
+    """A table with a line per row and a column per metric, four decimals, aligned in both styles.
+
+    Metrics that the library knows are headed by their short titles, others by the names given. What
+    a row lacks is a dash. `text` is for the terminal; `markdown` prints the largest value of each
+    metric that the library knows in bold where there are rows to compare (all that are equal as
+    printed).
+
+    Raises: ValueError for no rows or an unknown style.
+    """
+    names.resolve("style", dict.fromkeys(STYLES), style)
+    if not rows:
+        raise ValueError("a table of no rows; accepted: at least one")
+    head = ["", *(_title(metric) for metric in metrics)]
+    body = [[name, *(_cell(row.get(m)) for m in metrics)] for name, row in rows.items()]
+    if style == "markdown":
+        head[0] = " "
+        for column, metric in enumerate(metrics, start=1):
+            if len(body) == 1 or _title(metric) == metric:
+                continue
+            numbers = [line[column] for line in body if line[column] not in ("-", "nan")]
+            best = max(numbers, key=float, default=None)
+            for line in body:
+                line[column] = f"**{best}**" if line[column] == best else line[column]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    # At least three: a Markdown column's rule is "---" or longer.
+    widths = [max(3, width) for width in widths]
+
+    def aligned(line: Sequence[str]) -> list[str]:
+        return [line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]
+
+    if style == "text":
+        lines = ["  ".join(aligned(line)) for line in [head, *body]]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in [aligned(head), rule, *map(aligned, body)]
+    )
+
+
+def _title(metric: str) -> str:
+    try:
+        return known.get(metric).title
+    except ValueError:
+        return metric
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return "nan" if math.isnan(value) else f"{value:.4f}"

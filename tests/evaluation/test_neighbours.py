@@ -1,0 +1,251 @@
+"""Neighbours: every backend, block and number of devices against a brute force in float64."""
+
+import contextlib
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from dml_jax.evaluation import neighbours
+from dml_jax.evaluation.candidates import faiss_search, jax_search
+from dml_jax.evaluation.neighbours import Index
+
+BACKENDS = ("jax", "faiss")
+
+
+def brute(queries, gallery, k, *, query_ids=None, gallery_ids=None, distance="euclidean"):
+    """The k nearest by (float64 distance, id), the item with the query's id left out."""
+    ids = np.arange(len(gallery)) if gallery_ids is None else gallery_ids
+    queries, gallery = (np.float32(a).astype(np.float64) for a in (queries, gallery))
+    if distance == "cosine":
+        queries, gallery = (
+            np.float32(a / np.linalg.norm(a, axis=1, keepdims=True)).astype(np.float64)
+            for a in (queries, gallery)
+        )
+    distances, found = [], []
+    for i, query in enumerate(queries):
+        squared = ((gallery - query) ** 2).sum(axis=1)
+        order = np.lexsort((ids, squared))
+        if query_ids is not None:
+            order = order[ids[order] != query_ids[i]]
+        order = order[:k]
+        near = squared[order]
+        distances.append(near / 2 if distance == "cosine" else np.sqrt(near))
+        found.append(ids[order])
+    return np.float32(distances), np.array(found)
+
+
+def clustered(seed, size, dim):
+    """Embeddings with duplicates: pairs, and one that occurs forty times."""
+    rng = np.random.default_rng(seed)
+    found = rng.normal(size=(size, dim)).astype(np.float32)
+    found[size // 2 : size // 2 + 60] = found[:60]
+    found[-40:] = found[5]
+    return found, rng.permutation(10 * size)[:size]
+
+
+def grid(seed, size, dim):
+    """Embeddings in {0, 1}^dim: nearly every neighbour is tied with many others."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 2, (size, dim)).astype(np.float32), rng.permutation(size)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("make", [clustered, grid])
+@pytest.mark.parametrize("k", [1, 40, 399])
+def test_equals_brute_force_with_duplicates_and_ties(backend, make, k):
+    items, ids = make(0, 400, 10)
+    distances, found = neighbours(items, items, k, query_ids=ids, gallery_ids=ids, backend=backend)
+    expected = brute(items, items, k, query_ids=ids, gallery_ids=ids)
+    np.testing.assert_array_equal(found, expected[1])
+    np.testing.assert_allclose(distances, expected[0], rtol=1e-6)
+    assert distances.dtype == np.float32 and found.dtype == np.int64
+    # Control: rows in place of ids break the ties the other way.
+    by_row = brute(items, items, k, query_ids=np.arange(400))[1]
+    assert (ids[by_row] != found).any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_separate_gallery(backend, distance):
+    rng = np.random.default_rng(3)
+    queries = rng.normal(size=(37, 6)) * rng.uniform(0.1, 9, (37, 1))
+    gallery = rng.normal(size=(301, 6)) * rng.uniform(0.1, 9, (301, 1))
+    distances, found = neighbours(queries, gallery, 20, distance=distance, backend=backend)
+    expected = brute(queries, gallery, 20, distance=distance)
+    np.testing.assert_array_equal(found, expected[1])
+    np.testing.assert_allclose(distances, expected[0], rtol=1e-6)
+    other = {"euclidean": "cosine", "cosine": "euclidean"}[distance]
+    assert (brute(queries, gallery, 20, distance=other)[1] != found).any()
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_blocks_change_nothing(block):
+    items, ids = clustered(1, 300, 5)
+    expected = neighbours(items[:9], items, 30, query_ids=ids[:9], gallery_ids=ids)
+    found = neighbours(items[:9], items, 30, query_ids=ids[:9], gallery_ids=ids, block=block)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("make", [clustered, grid])
+def test_devices_change_nothing(count, make):
+    """Also where the gallery does not divide by the devices, and k is more than a device holds."""
+    items, ids = make(2, 403, 9)
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    for k in (3, 70):
+        expected = neighbours(items, items, k, query_ids=ids, gallery_ids=ids)
+        with jax.set_mesh(mesh):
+            found = neighbours(items, items, k, query_ids=ids, gallery_ids=ids, block=32)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("devices", [None, 4])
+def test_candidates_are_the_nearest(devices):
+    """The searches themselves, before anything is computed again; the mesh's other axes do not matter."""
+    rng = np.random.default_rng(4)
+    items, queries = (rng.normal(size=(n, 4)).astype(np.float32) for n in (130, 8))
+    squared = ((queries[:, None] - items[None]) ** 2).sum(axis=2)
+    expected = np.argsort(squared, axis=1)[:, :50]
+    context = contextlib.nullcontext()
+    if devices:
+        axes = (jax.sharding.AxisType.Auto,) * 2
+        context = jax.set_mesh(jax.make_mesh((devices, 2), ("data", "model"), axis_types=axes))
+    with context:
+        for make in (jax_search, faiss_search):
+            near, rows = map(np.asarray, make(items, 16)(queries, 50))
+            np.testing.assert_array_equal(np.sort(rows, axis=1), np.sort(expected, axis=1))
+            np.testing.assert_allclose(near, np.take_along_axis(squared, rows, axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_self_is_excluded_by_id(backend):
+    items = np.zeros((70, 3), np.float32)
+    items[0] = 1
+    ids = np.arange(100, 170)
+    _, found = neighbours(items, items, 68, query_ids=ids, gallery_ids=ids, backend=backend)
+    for row, own in zip(found[1:], ids[1:], strict=True):
+        np.testing.assert_array_equal(row, [i for i in ids[1:] if i != own])
+    np.testing.assert_array_equal(found[0], ids[1:-1])
+    # Queries of ids that the gallery lacks lose nothing, nor does anyone where it is not asked for.
+    _, found = neighbours(
+        items[1:3], items, 3, query_ids=[101, 7], gallery_ids=ids, backend=backend
+    )
+    np.testing.assert_array_equal(found, [[102, 103, 104], [101, 102, 103]])
+    _, found = neighbours(items[1:2], items, 2, gallery_ids=ids, backend=backend)
+    np.testing.assert_array_equal(found, [[101, 102]])
+    off = {"query_ids": [101], "exclude_self": False}
+    _, found = neighbours(items[1:2], items, 2, gallery_ids=ids, backend=backend, **off)
+    np.testing.assert_array_equal(found, [[101, 102]])
+    _, found = neighbours(items[:2], items, 2, exclude_self=True, backend=backend)
+    np.testing.assert_array_equal(found, [[1, 2], [2, 3]])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scale, shift", [(1e-25, 0), (1e25, 0), (1e-5, 1)])
+def test_hard_numbers(backend, scale, shift):
+    """Squares that float32 cannot hold, and a collapsed model: all embeddings close to one point."""
+    rng = np.random.default_rng(5)
+    items = (scale * rng.normal(size=(300, 4)) + shift).astype(np.float32)
+    expected = brute(items, items, 10, query_ids=np.arange(300))[1]
+    np.testing.assert_array_equal(
+        neighbours(items, items, 10, exclude_self=True, backend=backend)[1], expected
+    )
+    # Control: what float32 makes of it is another order.
+    with np.errstate(all="ignore"):
+        norms = (items * items).sum(axis=1)
+        squared = norms[:, None] + norms[None, :] - 2 * items @ items.T
+    np.fill_diagonal(squared, np.inf)
+    assert (np.argsort(squared, axis=1, kind="stable")[:, :10] != expected).any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_queries_far_from_the_gallery(backend):
+    """Their squared distances overflow float32 next to the gallery's; all are tied in float64."""
+    rng = np.random.default_rng(7)
+    queries = np.full((2, 3), 1e25) * np.array([[1], [-1]])
+    _, found = neighbours(queries, rng.normal(size=(200, 3)), 4, backend=backend)
+    np.testing.assert_array_equal(found, [[0, 1, 2, 3]] * 2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_near_ties_beyond_float32(backend):
+    """Unit vectors as seen from the origin: only their rounding tells their distances apart."""
+    items = np.random.default_rng(9).normal(size=(400, 24))
+    items = (items / np.linalg.norm(items, axis=1, keepdims=True)).astype(np.float32)
+    queries = np.zeros((2, 24), np.float32)
+    distances, found = neighbours(queries, items, 5, backend=backend)
+    np.testing.assert_array_equal(found, brute(queries, items, 5)[1])
+    assert len(np.unique(distances)) < 5
+
+
+@pytest.mark.parametrize("case", ["collapsed", "outlier"])
+def test_one_pass_is_enough(case):
+    """The bound on rounding follows the neighbourhood: not the mean, nor the largest embedding."""
+    items = np.random.default_rng(8).normal(size=(300, 4))
+    if case == "collapsed":
+        items = 1 + 1e-4 * items
+    else:
+        items[7] *= 1e3
+    index = Index.build(items)
+    counts = []
+
+    def search(queries, count):
+        counts.append(count)
+        return index.search(queries, count)
+
+    rows = [i for i in range(300) if i != 7]
+    for _ in dataclasses.replace(index, search=search).nearest(np.float32(items[rows]), 5):
+        pass
+    assert set(counts) == {32}
+
+
+def test_cosine_of_zero_vectors():
+    items = np.array([[0, 0], [2, 0], [-1, 0], [0, 0]], np.float32)
+    distances, found = neighbours(items, items, 3, exclude_self=True, distance="cosine")
+    np.testing.assert_array_equal(found, [[1, 2, 3], [0, 3, 2], [0, 3, 1], [0, 1, 2]])
+    np.testing.assert_allclose(distances, [[1, 1, 1], [1, 1, 2], [1, 1, 2], [1, 1, 1]], rtol=1e-6)
+
+
+def test_few_programs_are_compiled():
+    from dml_jax.evaluation import candidates
+
+    rng = np.random.default_rng(6)
+    items = rng.normal(size=(200, 3)).astype(np.float32)
+    before = candidates._nearest._cache_size()
+    for count, k in ((200, 3), (190, 5), (130, 9), (129, 20)):
+        neighbours(items[:count], items, k)
+    assert candidates._nearest._cache_size() - before == 1
+
+
+def test_places_of_unknown_ids():
+    index = Index.build(np.eye(3), ids=np.array([30, 10, 20]))
+    np.testing.assert_array_equal(index.places(np.array([10, 30, 5, 15, 99])), [0, 2, -1, -1, -1])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"k": 6}, "k=6; possible: 1 to 5"),
+        ({"k": 5, "exclude_self": True}, "k=5; possible: 1 to 4 .* less the query itself"),
+        ({"k": 0}, "k=0; possible"),
+        ({"k": 1.5}, "k=1.5; possible"),
+        ({"distance": "cosin"}, "unknown distance 'cosin'; did you mean 'cosine'"),
+        ({"backend": "torch"}, "unknown backend 'torch'; accepted: faiss, jax"),
+        ({"block": 0}, "block=0; accepted"),
+        ({"gallery_ids": [1, 2, 3, 2, 5]}, "gallery_ids: 2 occurs more than once"),
+        ({"gallery_ids": [1, 2]}, "gallery_ids have shape .* accepted: 5 integers"),
+        ({"query_ids": [0.0, 1.0, 2.0]}, "query_ids have .* type float64"),
+        ({"queries": np.ones((3, 7))}, "queries have 7 dimensions, the gallery has 2"),
+        ({"queries": np.ones(3)}, r"queries have shape \(3,\)"),
+        ({"gallery": np.full((5, 2), np.nan)}, "gallery: row 0 has values that are not finite"),
+        ({"queries": np.ones((9, 2)), "exclude_self": True}, "exclude_self needs query_ids"),
+    ],
+)
+def test_errors(change, message):
+    arguments = {"queries": np.ones((3, 2)), "gallery": np.arange(10.0).reshape(5, 2), "k": 2}
+    with pytest.raises(ValueError, match=message):
+        neighbours(**(arguments | change))
