@@ -16,6 +16,7 @@ from dml_jax.evaluation import metrics as known
 # Okabe and Ito's colours, told apart by colour-blind readers, each with a mark of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
+SPLITS = {"val": "validation", "test": "test"}
 # The smoothed loss is the mean over this share of the steps.
 WINDOW = 0.03
 
@@ -27,8 +28,8 @@ def training_curves(
 
     Args:
       rows: dicts, or a CSV file of them. `step` and `loss` make the left panel (thin: each step;
-        thick: a running mean); `epoch` with columns `val/NAME` make the right one. A row may hold
-        one or both; empty cells are passed over. Without validation there is one panel.
+        thick: a running mean); `epoch` with columns `val/NAME` or `test/NAME` make the right one. A
+        row may hold one or both; empty cells are passed over. Without metrics there is one panel.
       path: where the picture goes; missing folders are made.
     Raises: ValueError where no row has a step and a loss.
     """
@@ -41,7 +42,9 @@ def training_curves(
     losses = _series(table, "step", "loss")
     if not len(losses):
         raise ValueError(f"{origin}: no row has both 'step' and 'loss'; nothing to draw")
-    columns = dict.fromkeys(name for row in table for name in row if str(name).startswith("val/"))
+    columns = dict.fromkeys(
+        name for row in table for name in row if str(name).partition("/")[0] in SPLITS
+    )
     curves = {name: _series(table, "epoch", name) for name in columns}
     curves = {name: points for name, points in curves.items() if len(points)}
 
@@ -84,17 +87,19 @@ def _draw_loss(panel, losses: np.ndarray) -> None:
 
 
 def _draw_metrics(panel, curves: Mapping[str, np.ndarray]) -> None:
+    splits = list(dict.fromkeys(name.partition("/")[0] for name in curves))
     for i, (name, points) in enumerate(curves.items()):
+        split, _, metric = name.partition("/")
         panel.plot(
             *points.T,
             color=COLOURS[i % len(COLOURS)],
             marker=MARKS[i % len(MARKS)],
             markersize=3.5,
             linewidth=1.3,
-            label=_title(name.removeprefix("val/")),
+            label=_title(metric) + (f", {split}" if len(splits) > 1 else ""),
         )
     panel.set_xlabel("epoch", fontsize=9)
-    panel.set_ylabel("validation", fontsize=9)
+    panel.set_ylabel(" and ".join(SPLITS[s] for s in splits), fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panel.margins(y=0.08)
     # Beside the panel: inside, it would lie on one of the curves.
