@@ -10,6 +10,7 @@ from dml_jax.evaluation.neighbours import Index, identifiers, matrix
 
 DEFAULT_METRICS = (
     "precision_at_1",
+    "recall_at_1",
     "recall_at_2",
     "recall_at_4",
     "recall_at_8",

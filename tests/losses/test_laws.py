@@ -1,8 +1,6 @@
 """The laws of every loss: DESIGN's contract, over the table in tests/losses/table.py."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dml_jax import losses
-
-SPEC = importlib.util.spec_from_file_location(
-    "loss_table", pathlib.Path(__file__).with_name("table.py")
-)
-table = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(table)
+from tests.losses import table
 
 ALL = sorted(table.LOSSES)
 # One miner of each kind of selection: pairs, listed triplets, intervals of triplets.

@@ -1,0 +1,38 @@
+"""Grocery Store: photographs of 41 kinds of groceries to learn from, 40 others to retrieve.
+
+Method: multi-similarity loss and miner (Wang et al., CVPR 2019), 16 classes x 4 images a batch, 47 steps an epoch, from
+MobileNetV2 trained on ImageNet; every weight is trained, the 1280-d mean pool is the embedding.
+Split: fine classes 0..40 to train, 41..80 to test; nothing is held out and nothing chosen by the test classes: the last
+epoch is the result. Those settings are the ones of a PyTorch run to compare with: MAP@R 0.3835 before training, then
+0.504, 0.556, 0.558 after epochs 1, 2, 3.
+
+    python -m dml_jax.train --config=configs/grocery_store_multi_similarity.py \\
+        --config.data.path=grocery_store_256.tar --config.model.weights=mobilenet_v2_imagenet_float32.npz \\
+        --workdir=runs/grocery_ms
+
+Arguments after the colon: `runlocal` shrinks it to a few steps.
+"""
+
+from configs import common
+from dml_jax import config as configs
+
+
+def get_config(arg=None):
+    arg = configs.arguments(arg, runlocal=False)
+    config = configs.new()
+    config.seed = 0
+    config.data = common.grocery_store()
+    config.sampler = {"name": "m_per_class", "m": 4}
+    config.model = common.mobilenet_v2()
+    config.loss = {"name": "multi_similarity", "alpha": 2.0, "beta": 50.0, "base": 0.5}
+    config.miner = {"name": "multi_similarity", "epsilon": 0.1}
+    config.optim = configs.optim(backbone={"name": "adam", "lr": 1e-4})
+    config.train.epochs = 3
+    config.train.batch_size = 64
+    config.train.monitor = ""
+    config.evaluation.splits = ("test",)
+    config.evaluation.before_training = True
+    config.evaluation.batch_size = 64
+    if arg.runlocal:
+        common.runlocal(config)
+    return config

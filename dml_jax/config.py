@@ -1,0 +1,298 @@
+"""Configurations: every field with its default, the command line, and what may change when a run goes on."""
+
+import importlib.util
+import json
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_dict, config_flags
+
+from dml_jax import names
+from dml_jax.evaluation import DEFAULT_METRICS
+
+# A run that goes on may change these: they do not decide what is computed, or they only say for how long.
+MAY_CHANGE = (
+    r"data\.(path|threads|workers|prefetch)",
+    r"model\.weights",
+    r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|wandb)",
+    r"evaluation\.(batch_size|backend)",
+)
+
+
+def new() -> ConfigDict:
+    """A configuration of every section in order, with the defaults; the sections' comments are their reference.
+
+    Unknown fields are errors from here on. `data`, `sampler`, `model`, `loss` and `miner` also take the options of
+    what they name: replace them as a whole, as in `config.loss = dict(name="cos_face", margin=0.35, scale=64.0)`.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.data = data(name="glyphs")
+    config.sampler = dict(name="m_per_class", m=4)
+    config.model = dict(name="convnet")
+    # `distance`, `reducer` and `relation` by name, beside the hyper-parameters of the loss.
+    config.loss = dict(name="multi_similarity")
+    # None for a loss without one.
+    config.miner = config_dict.placeholder(object)
+    config.optim = optim()
+    config.train = dict(
+        epochs=10,
+        batch_size=64,
+        # Images through the backbone at a time, and anchors in the loss; None: all at once.
+        micro_batch=config_dict.placeholder(int),
+        block=config_dict.placeholder(int),
+        # Devices of this machine that are used; None: all.
+        devices=config_dict.placeholder(int),
+        # What chooses the best checkpoint and stops early, as `val/map_at_r`; "" for neither.
+        monitor="val/map_at_r",
+        # Epochs without a better value before training stops; None: never.
+        patience=3,
+        # A checkpoint is written at every epoch's end, and so often in between; 0: not.
+        checkpoint_steps=0,
+        checkpoint_minutes=10.0,
+        # Steps between rows of metrics; seconds between lines where there is no progress bar.
+        log_steps=10,
+        log_seconds=15.0,
+        # The project to report to; "": none.
+        wandb="",
+    )
+    config.evaluation = dict(
+        # Evaluated after every epoch, and, where asked for, before the first.
+        splits=("val",),
+        before_training=False,
+        metrics=tuple(DEFAULT_METRICS),
+        batch_size=256,
+        backend="jax",
+    )
+    return config.lock()
+
+
+def data(name: str, **options: Any) -> ConfigDict:
+    """The data section: what to load, how it becomes batches, and the options of the data set."""
+    section = dict(
+        name=name,
+        # Applied in turn to training images, and to images that are evaluated.
+        augment=(),
+        prepare=(),
+        # The share of the training classes that is held out as `val`; 0 where the set has its own, or for none.
+        validation=0.0,
+        # Threads, or processes of so many threads each; batches loaded ahead.
+        threads=2,
+        workers=0,
+        prefetch=4,
+        # "raise", or "skip" with a count in the log.
+        on_error="raise",
+    )
+    return ConfigDict({**section, **options})
+
+
+# The fields of the data section that are not options of the data set.
+DATA_FIELDS = tuple(k for k in data("") if k != "name")
+
+
+def optim(**groups: Mapping[str, Any]) -> ConfigDict:
+    """The optim section: `backbone`, `head` and `loss`, each Adam at 1e-3 but for what is given."""
+    default = dict(
+        name="adam", lr=1e-3, weight_decay=0.0, schedule=dict(name="constant"), warmup_steps=0
+    )
+    matches = {
+        "backbone": "model/backbone/.*",
+        "head": "model/head/.*",
+        "loss": "loss/.*",
+    }
+    unknown = [g for g in groups if g not in matches]
+    if unknown:
+        raise names.unknown("group of optim:", unknown[0], matches)
+    return ConfigDict({g: {"match": m, **default, **groups.get(g, {})} for g, m in matches.items()})
+
+
+def arguments(text: str | None, **defaults: Any) -> ConfigDict:
+    """What follows the colon in `--config=FILE:a=3,b`, over typed defaults; a name alone means True.
+
+    Raises ValueError for an unknown name or a value of another type.
+    """
+    found = dict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        name, given, value = part.partition("=")
+        if name not in defaults:
+            raise names.unknown("argument of the config:", name, defaults)
+        kind = type(defaults[name])
+        try:
+            found[name] = _to_bool(value) if kind is bool and given else kind(value or 1)
+        except ValueError:
+            raise ValueError(
+                f"argument {name}={value!r} of the config; a value of type {kind.__name__} is accepted"
+            ) from None
+    return ConfigDict(found)
+
+
+def _to_bool(value: str) -> bool:
+    if value.lower() not in ("true", "false", "1", "0"):
+        raise ValueError(value)
+    return value.lower() in ("true", "1")
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as JSON has it."""
+    return json.loads(config.to_json())
+
+
+def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
+    """The configuration that `to_dict` made a dict of."""
+    return ConfigDict(json.loads(json.dumps(stored), object_hook=_tuples)).lock()
+
+
+def _tuples(section: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+
+
+def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
+    """Raises ValueError that names the fields in which a run's config differs, but for `MAY_CHANGE`."""
+    old, now = _flat(stored), _flat(given)
+    differ = [
+        f"{k} ({_show(old, k)} there, {_show(now, k)} given)"
+        for k in sorted({*old, *now})
+        if _show(old, k) != _show(now, k) and not any(re.fullmatch(p, k) for p in MAY_CHANGE)
+    ]
+    if differ:
+        raise ValueError(
+            f"{workdir} holds a run of another config: {'; '.join(differ)}. Its own config, or another "
+            "--workdir, is accepted"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "absent"
+
+
+def define_flags(*, config: str | None = None) -> None:
+    """`--config` and `--workdir`, which every command has."""
+    config_flags.DEFINE_config_file("config", config, "FILE.py[:arguments]", lock_config=True)
+    flags.DEFINE_string("workdir", None, "The folder of the run.")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the command line and calls `main`; what a user can put right becomes one line and exit status 1 or 2.
+
+    A ValueError raised in this package is such an error. Others keep their traceback.
+    """
+    if {"--help", "-help", "-h"} & set(sys.argv):
+        print(sys.modules["__main__"].__doc__)
+        return
+    try:
+        _parse(sys.argv)
+    except (flags.Error, ValueError) as error:
+        _fail(error, 2)
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        if not _ours(error):
+            raise
+        _fail(error, 1)
+
+
+def _fail(error: Exception, status: int) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether the error was raised by a line of this package: then its message is meant for the user."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return pathlib.Path(__file__).parent in pathlib.Path(frames[-1].filename).parents
+
+
+def _parse(argv: list[str]) -> None:
+    config = _argument(argv, "config")
+    if config is not None:
+        _check_fields(argv, load(config))
+    rest = flags.FLAGS(argv)[1:]
+    if rest:
+        raise ValueError(f"{rest[0]!r} is not an option; --name=value is accepted")
+    if not flags.FLAGS.workdir:
+        raise ValueError("--workdir is missing: the folder of the run")
+
+
+def _argument(argv: Sequence[str], name: str) -> str | None:
+    for i, arg in enumerate(argv):
+        flag, equals, value = arg.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            return value if equals else next(iter(argv[i + 1 : i + 2]), None)
+    return None
+
+
+def load(spec: str) -> ConfigDict:
+    """The configuration of `FILE.py[:arguments]`, locked.
+
+    Raises ValueError where there is no such file, or it does not make a configuration.
+    """
+    file, _, text = spec.partition(":")
+    path = pathlib.Path(file)
+    if not path.is_file():
+        near = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        raise names.unknown("config file", file, near)
+    found = importlib.util.spec_from_file_location("dml_jax_config", path)
+    assert found is not None and found.loader is not None  # a .py file that exists has both
+    module = importlib.util.module_from_spec(found)
+    try:
+        found.loader.exec_module(module)
+        config = module.get_config(text) if text else module.get_config()
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"config {file}: {_words(error)}") from error
+    _check_sections(file, config)
+    return config.lock()
+
+
+def _words(error: Exception) -> str:
+    """The gist: ml_collections prints the whole section before the near miss."""
+    text = str(error)
+    found = re.search(r'Did you mean "(.*)" instead of "(.*)"', text)
+    if found:
+        return f"unknown field {found[2]!r}; did you mean {found[1]!r}?"
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _check_sections(file: str, config: ConfigDict) -> None:
+    """Raises ValueError unless the sections are all there and those of fixed fields have these and no others."""
+    default = new()
+    try:
+        for name in config:
+            if name not in default:
+                raise names.unknown("section", name, default)
+        for name in default:
+            if name not in config:
+                raise ValueError(f"section {name!r} is missing")
+        for section in ("train", "evaluation"):
+            names.check_hyper(section, dict.fromkeys(default[section]), dict(config[section]))
+            missing = [k for k in default[section] if k not in config[section]]
+            if missing:
+                raise ValueError(f"{section} lacks {missing[0]!r}: set its fields one by one")
+    except ValueError as error:
+        raise ValueError(f"config {file}: {error}") from None
+
+
+def _check_fields(argv: Sequence[str], config: ConfigDict) -> None:
+    """Raises ValueError for the first `--config.a.b` that is no field, with the near misses of its level."""
+    for arg in argv:
+        found = re.match(r"--?(?:no)?config\.([^=]+)", arg)
+        if not found:
+            continue
+        level: Any = config
+        for key in found[1].split("."):
+            if not isinstance(level, ConfigDict) or key not in level:
+                accepted = list(level) if isinstance(level, ConfigDict) else []
+                raise ValueError(f"--config.{found[1]}: {names.unknown('field', key, accepted)}")
+            level = level[key]

@@ -1,0 +1,1 @@
+"""Training: optimizer groups, the state, the step, the loop."""

@@ -1,0 +1,75 @@
+"""From the sections of a configuration to the parts of a run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dml_jax import data, losses, miners, models, samplers
+from dml_jax.config import DATA_FIELDS
+
+
+def source(config: Any, split: str) -> data.Source:
+    """A split of the configured data; with `data.validation` the training classes make train and val.
+
+    Raises ValueError where the data are not there.
+    """
+    section = config.data.to_dict()
+    options = {k: v for k, v in section.items() if k not in ("name", *DATA_FIELDS)}
+    if "path" in options and options["path"] is None:
+        raise ValueError(
+            f"data.path of {section['name']} is not set; --config.data.path=PATH is accepted"
+        )
+    fraction = section["validation"]
+    if split == "test" or not fraction:
+        return data.load(section["name"], split, **options)
+    train, val = data.hold_out(
+        data.load(section["name"], "train", **options), fraction, config.seed
+    )
+    return {"train": train, "val": val}[split]
+
+
+def model(section: Mapping[str, Any]) -> Any:
+    """The model of the section `model`; `weights` that are "" are drawn.
+
+    Raises ValueError where a configuration has the field and it is not set: a run from random weights in place of
+    trained ones would be taken for the method's failure.
+    """
+    section = dict(section)
+    if "weights" in section and section["weights"] is None:
+        raise ValueError(
+            f"model.weights of {section['name']} is not set; --config.model.weights=FILE is accepted, and "
+            "--config.model.weights= (empty) for random ones"
+        )
+    return models.get(**{**section, "weights": section.get("weights") or None})
+
+
+def loss(config: Any) -> Any:
+    """The loss of the section `loss` with the miner of the section `miner`."""
+    miner = None if config.miner is None else miners.get(**config.miner)
+    return losses.get(miner=miner, **config.loss)
+
+
+def sampler(section: Mapping[str, Any]) -> samplers.Sampler:
+    """The sampler of the section `sampler`."""
+    return samplers.get(**section)
+
+
+def transform(steps: Any) -> Any:
+    """What `data.augment` and `data.prepare` describe; None where that is nothing."""
+    return data.augment.build(steps) if len(steps) else None
+
+
+def pipeline(section: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the data section that batches of training and evaluation share."""
+    return {k: section[k] for k in ("threads", "workers", "prefetch", "on_error")}
+
+
+def check_pairs(loss: Any, labels: np.ndarray) -> None:
+    """Raises ValueError where a loss on pairs of samples can find no two of a class."""
+    _, counts = np.unique(labels, return_counts=True)
+    if loss.pairwise and loss.takes_references and counts.max(initial=0) < 2:
+        raise ValueError(
+            f"each of the {len(counts)} training classes has a single image, and loss {loss.name!r} compares "
+            "images of a class; a class with two or more, or a loss against class weights, is accepted"
+        )

@@ -1,0 +1,128 @@
+"""The training step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+
+from dml_jax.training.state import State
+
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    model: Any,
+    loss: Any,
+    tx: optax.GradientTransformation,
+    *,
+    micro_batch: int | None = None,
+    block: int | None = None,
+) -> Callable[[State, dict[str, jax.Array]], tuple[State, Metrics]]:
+    """step(state, batch) -> (state, metrics), compiled once, with the old state's memory given up.
+
+    A function of global arrays: over the `data` axis of the mesh in context (`jax.set_mesh`) the batch is split,
+    the state is whole everywhere, and the result is that of one device.
+
+    With `micro_batch` = n the backbone sees n images at a time, and the gradient is still the whole batch's: the
+    forward pass keeps no activations, the loss is differentiated with respect to all embeddings, and the backward
+    pass runs the backbone again, n images after n images (GradCache: Gao et al., RepL4NLP 2021). That is what the
+    derivative of a loop with a rematerialised body does. Each of the n images draws from its own key in both
+    passes. State that the model updates (running statistics) becomes the average over the micro-batches.
+
+    Args:
+      model, loss: what `dml_jax.models.get` and `dml_jax.losses.get` return.
+      tx: the optimizer of `{"model": ..., "loss": ...}`.
+      micro_batch: images at a time through the backbone; all at once if None.
+      block: anchors at a time in the loss; all at once if None.
+
+    The metrics are scalars: `loss`, `finite`, `grad_norm`, `param_norm` (before the step) and `update_norm`, each
+    of these also for `/backbone`, `/head` and `/loss`, and what the loss wants logged.
+    """
+
+    def forward(params: Any, state: Any, images: jax.Array, key: jax.Array) -> tuple[Any, Any]:
+        return model.apply({"params": params, "state": state}, images, train=True, key=key)
+
+    def embed(params: Any, state: Any, images: jax.Array, key: jax.Array) -> tuple[Any, Any]:
+        if micro_batch is None or micro_batch == len(images):
+            return forward(params, state, images, key)
+        split, join = spread(len(images), micro_batch)
+        keys = jax.random.split(key, len(images) // micro_batch)
+        body = jax.checkpoint(lambda x: forward(params, state, *x), prevent_cse=False)
+        embeddings, states = jax.lax.map(body, (split(images), keys))
+        return join(embeddings), jax.tree.map(lambda s: s.mean(0).astype(s.dtype), states)
+
+    @jax.jit(donate_argnums=0, out_shardings=P())
+    def step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+        of_model, of_loss = jax.random.split(key)
+
+        def objective(params: Any) -> tuple[jax.Array, Any]:
+            embeddings, of_m = embed(
+                params["model"], state["state"]["model"], batch["image"], of_model
+            )
+            variables = {"params": params["loss"], "state": state["state"]["loss"]}
+            mean, of_l = loss.apply(variables, embeddings, batch["label"], key=of_loss, block=block)
+            return mean.compute(), ({"model": of_m, "loss": of_l}, mean.stats)
+
+        (value, (new_state, stats)), grads = jax.value_and_grad(objective, has_aux=True)(
+            state["params"]
+        )
+        updates, opt = tx.update(grads, state["opt"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        metrics = {"loss": value, **norms("grad_norm", grads), **norms("update_norm", updates)}
+        metrics |= norms("param_norm", state["params"]) | stats
+        metrics["finite"] = jnp.isfinite(value) & jnp.isfinite(metrics["update_norm"])
+        new = {"params": params, "state": new_state, "opt": opt}
+        return {**new, "key": state["key"], "step": state["step"] + 1}, metrics
+
+    return step
+
+
+def spread(batch: int, size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The way from [batch, ...] to [batch / size, size, ...] and back.
+
+    Every device holds a stretch of the batch and gives size / devices images of it to every micro-batch, so
+    that none is idle and no image moves.
+
+    Raises ValueError where `size` does not divide the batch, or the devices do not divide `size`.
+    """
+    devices = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+    if size < 1 or batch % size:
+        near = [n for n in range(devices, batch + 1, devices) if batch % n == 0]
+        raise ValueError(
+            f"train.micro_batch={size} does not divide the batch of {batch}; accepted: "
+            f"{', '.join(map(str, near)) or 'none'}"
+        )
+    if size % devices:
+        raise ValueError(
+            f"train.micro_batch={size} is not a multiple of the {devices} devices that share it"
+        )
+    count = batch // size
+
+    def split(x: jax.Array) -> jax.Array:
+        x = x.reshape(devices, count, size // devices, *x.shape[1:]).swapaxes(0, 1)
+        return _over_devices(x.reshape(count, size, *x.shape[3:]), P(None, "data"))
+
+    def join(x: jax.Array) -> jax.Array:
+        x = x.reshape(count, devices, size // devices, *x.shape[2:]).swapaxes(0, 1)
+        return _over_devices(x.reshape(batch, *x.shape[3:]), P("data"))
+
+    return split, join
+
+
+def _over_devices(x: jax.Array, spec: P) -> jax.Array:
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.lax.with_sharding_constraint(x, spec) if "data" in mesh.shape else x
+
+
+def norms(name: str, tree: Any) -> Metrics:
+    """The L2 norm of `{"model": {"backbone", "head"}, "loss"}` and of its parts that have parameters."""
+    parts = {**tree["model"], "loss": tree["loss"]}
+    return {name: optax.tree.norm(tree)} | {
+        f"{name}/{part}": optax.tree.norm(sub)
+        for part, sub in parts.items()
+        if jax.tree.leaves(sub)
+    }

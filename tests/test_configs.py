@@ -1,0 +1,133 @@
+"""Every configuration loads, is whole, builds, and runs a step; and how configurations are read."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from dml_jax import config as configs
+from dml_jax import data
+from dml_jax.training import build, optim
+from dml_jax.training import state as states
+from dml_jax.training.step import make_train_step
+
+FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
+FILES = sorted(p for p in FOLDER.glob("*.py") if p.name != "common.py")
+SECTIONS = {"seed", "data", "sampler", "model", "loss", "miner", "optim", "train", "evaluation"}
+
+
+def parts(config):
+    if "weights" in config.model:
+        config.model.weights = ""
+    model, loss = build.model(config.model), build.loss(config)
+    tx = optim.build(config.optim.to_dict(), total_steps=10, epoch_steps=5)
+    return model, loss, tx
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_config(path):
+    config = configs.load(str(path))
+    assert set(config) == SECTIONS
+    assert "python -m dml_jax." in path.read_text().split('"""')[1]
+    stored = configs.to_dict(config)
+    assert configs.to_dict(configs.from_dict(stored)) == stored
+    assert set(
+        build.sampler(config.sampler)
+        .plan(np.arange(9999) // 9, config.train.batch_size, seed=0, epoch=0)
+        .ravel()
+    )
+
+    # The whole thing in the abstract: state, step, and images as the transforms leave them.
+    model, loss, tx = parts(config)
+    size, channels = config.train.batch_size, model.channels
+    picture = np.zeros((model.image_size + 32, model.image_size + 40, channels), np.uint8)
+    rng = np.random.Generator(np.random.Philox(key=0))
+    for steps in (config.data.augment, config.data.prepare):
+        if len(steps):
+            image = build.transform(steps)(picture, rng)
+            assert image.shape == (model.image_size, model.image_size, channels)
+    shape = (size, model.image_size, model.image_size, channels)
+    batch = {
+        "image": jax.ShapeDtypeStruct(shape, np.uint8),
+        "label": jax.ShapeDtypeStruct((size,), np.int32),
+    }
+    with jax.set_mesh(states.make_mesh(1)):
+        state = jax.eval_shape(lambda: states.init(model, loss, tx, config.seed, 40))
+        after, metrics = jax.eval_shape(make_train_step(model, loss, tx), state, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_one_step(path):
+    config = configs.load(f"{path}:runlocal")
+    config.model.image_size = 32
+    model, loss, tx = parts(config)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 32, 32, model.channels), dtype=np.uint8)
+    batch = {"image": images, "label": np.arange(8, dtype=np.int32) // 2}
+    with jax.set_mesh(states.make_mesh(1)):
+        state = states.init(model, loss, tx, config.seed, 4)
+        before = jax.device_get(state["params"])
+        after, metrics = make_train_step(model, loss, tx)(state, batch)
+    assert metrics["finite"] and metrics["update_norm"] > 0
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(after["params"]))
+    assert moved["model"] and all(jax.tree.leaves(moved["loss"]))
+
+
+def test_arguments():
+    read = lambda text: dict(configs.arguments(text, runlocal=False, size=32, name="a"))
+    assert read(None) == {"runlocal": False, "size": 32, "name": "a"}
+    assert read("runlocal,size=64,name=b") == {"runlocal": True, "size": 64, "name": "b"}
+    assert read("runlocal=false")["runlocal"] is False
+    with pytest.raises(ValueError, match=r"'runloacl'.*'runlocal'"):
+        read("runloacl")
+    with pytest.raises(ValueError, match=r"size='x'.*int"):
+        read("size=x")
+    with pytest.raises(ValueError, match="'maybe'"):
+        read("runlocal=maybe")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("c.train.epoch = 3", "unknown field 'epoch'; did you mean 'epochs'"),
+        ("c.train = {'epochs': 3}", "train lacks 'batch_size'"),
+        ("c.optim = configs.optim(classifier={})", "unknown group of optim.*accepted: backbone"),
+    ],
+)
+def test_files_that_are_wrong(tmp_path, text, message):
+    path = tmp_path / "wrong.py"
+    path.write_text(
+        f"from dml_jax import config as configs\ndef get_config():\n  c = configs.new()\n  {text}\n  return c\n"
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        configs.load(str(path))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_may_change():
+    old = configs.to_dict(configs.new())
+    new = configs.new()
+    new.train.epochs = 99
+    new.data.threads = 7
+    configs.check_same(old, configs.to_dict(new), "run")
+    new.seed = 1
+    new.optim.head.lr = 0.5
+    with pytest.raises(
+        ValueError, match=r"optim.head.lr \(0.001 there, 0.5 given\); seed"
+    ) as error:
+        configs.check_same(old, configs.to_dict(new), "run")
+    assert "epochs" not in str(error.value).split("Its own")[0]
+
+
+def test_splits_of_the_training_classes():
+    config = configs.new()
+    config.data = configs.data(name="glyphs", size=8, classes=20, validation=0.25)
+    train, val, test = (build.source(config, s) for s in ("train", "val", "test"))
+    assert (len(train.class_names), len(val.class_names)) == (15, 5)
+    assert not {*train.class_names} & {*val.class_names}
+    whole = data.load("glyphs", "train", size=8, classes=20)
+    assert {*train.class_names, *val.class_names} == {*whole.class_names}
+    assert len(test.class_names) == 20

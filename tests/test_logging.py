@@ -1,0 +1,104 @@
+"""Metrics files and progress."""
+
+import csv
+import io
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from dml_jax.logging import CsvTable, Progress, Reports
+
+
+def read(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_and_new_columns(tmp_path):
+    table = CsvTable(tmp_path / "m.csv")
+    table.write({"step": 1, "loss": 0.5})
+    table.write({"step": 1, "val/map": 0.25})
+    table.write({"step": 2, "loss": 0.125})
+    assert read(tmp_path / "m.csv") == [
+        {"step": "1", "loss": "0.5", "val/map": ""},
+        {"step": "1", "loss": "", "val/map": "0.25"},
+        {"step": "2", "loss": "0.125", "val/map": ""},
+    ]
+
+
+def test_going_on_drops_what_will_come_again(tmp_path):
+    path = tmp_path / "m.csv"
+    table = CsvTable(path)
+    for step in (1, 2, 3):
+        table.write({"step": step, "loss": step / 8})
+        table.write({"step": step, "val/map": step / 4})
+    with path.open("a") as file:
+        file.write("4,0.")  # killed while it wrote
+    CsvTable(path, step=2).write({"step": 3, "loss": 1.0})
+    assert [(r["step"], r["loss"], r["val/map"]) for r in read(path)] == [
+        ("1", "0.125", ""),
+        ("1", "", "0.25"),
+        ("2", "0.25", ""),
+        ("3", "1.0", ""),
+    ]
+    assert not list(tmp_path.glob("*.new"))
+
+
+def scalars(path):
+    """The scalars of a TensorBoard file: records of a length, its checksum, the event, its checksum."""
+    data, found = path.read_bytes(), {}
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event = Event.FromString(data[12 : 12 + length])
+        found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+        data = data[16 + length :]
+    return found
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_bar_on_a_terminal():
+    stream = Terminal()
+    bar = Progress(800, 80, stream=stream)
+    bar.update(80, 1, 10, 0.25)
+    bar.close()
+    shown = stream.getvalue()
+    assert "160/800" in shown and "loss 0.2500" in shown and "images/s" in shown
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_lines_elsewhere(capsys, show):
+    stream = io.StringIO()
+    bar = Progress(800, 0, show=show, seconds=0.0, stream=stream)
+    assert bar.rate() == 0
+    for step in (1, 2):
+        bar.update(80, 1, step, 0.25)
+    assert bar.rate() > 0
+    bar.pause()
+    assert bar.rate() == 0
+    bar.close()
+    out = capsys.readouterr().out
+    assert stream.getvalue() == ""
+    assert ("loss 0.2500" in out and "left" in out) == show
+    if not show:
+        assert out == ""
+
+
+def test_tensorboard_and_csv(tmp_path):
+    reports = Reports(str(tmp_path), 0, {})
+    reports.write({"step": 3, "epoch": 1, "loss": 0.5})
+    reports.close()
+    assert read(tmp_path / "metrics.csv") == [{"step": "3", "epoch": "1", "loss": "0.5"}]
+    files = list((tmp_path / "tensorboard").iterdir())
+    assert scalars(files[0]) == {("loss", 3): 0.5, ("epoch", 3): 1.0}
+
+
+def test_wandb_is_optional(tmp_path):
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match=r"pip install 'dml_jax\[wandb\]'"):
+            Reports(str(tmp_path), 0, {}, "project")

@@ -1,0 +1,36 @@
+"""The quickstart on a few letters: its table, and every file that it says it wrote."""
+
+import csv
+import json
+
+from dml_jax import config as configs
+from dml_jax.quickstart import CONFIG, quickstart
+
+
+def test_quickstart(tmp_path, capsys):
+    config = configs.load(f"{CONFIG}:runlocal")
+    with config.unlocked():
+        config.data.classes = 12
+    config.train.devices = 1
+    rows = quickstart(config, tmp_path)
+    assert list(rows) == ["raw pixels", "untrained network", "trained network"]
+    assert all(set(row) == set(config.evaluation.metrics) for row in rows.values())
+    # Pixels of letters that training never saw do say something; that chance would give is 1 / 12.
+    assert 0.2 < rows["raw pixels"]["precision_at_1"] < 1
+    out = capsys.readouterr().out
+    for word in ("P@1", "R@8", "MAP@R", "raw pixels", "trained network", "Next:", str(tmp_path)):
+        assert word in out
+    for name in (
+        "config.json",
+        "metrics.csv",
+        "curves.png",
+        "evaluation/quickstart.csv",
+        "evaluation/quickstart.json",
+        "evaluation/quickstart.png",
+    ):
+        assert (tmp_path / name).stat().st_size > 0
+    assert json.loads((tmp_path / "evaluation/quickstart.json").read_text()) == rows
+    with (tmp_path / "evaluation/quickstart.csv").open(newline="") as file:
+        assert [r["row"] for r in csv.DictReader(file)] == list(rows)
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert list((tmp_path / "checkpoints" / "best").iterdir())

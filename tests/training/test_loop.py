@@ -1,0 +1,104 @@
+"""The loop's decisions: when it stops, what it keeps, what it reports."""
+
+import json
+
+import pytest
+
+from dml_jax import checkpoints, evaluate
+from dml_jax import config as configs
+from dml_jax.training import loop
+from tests.training.commands import CONFIG, losses, pictures, rows
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+def config_of(data, arguments="steps=3,epochs=9"):
+    config = configs.load(f"{CONFIG}:{arguments}")
+    config.data.path = str(data)
+    config.train.devices = 1
+    return config
+
+
+def test_early_stopping(data, tmp_path, capsys):
+    config = config_of(data)
+    # Nothing moves, so no epoch is better than the first.
+    for group in config.optim.values():
+        group.lr = 0.0
+    config.train.patience = 2
+    loop.train(config, str(tmp_path))
+    assert "stopping early" in capsys.readouterr().out
+    assert max(losses(tmp_path)) == 9
+    assert checkpoints.find(str(tmp_path)) == ("best", 3)
+    assert checkpoints.find(str(tmp_path), "last") == ("last", 9)
+    # Started again, it comes to the same end at once.
+    loop.train(config, str(tmp_path))
+    assert "stopping early" in capsys.readouterr().out
+    assert list(losses(tmp_path)) == list(range(1, 10))
+
+
+def test_patience_none_and_no_monitor(data, tmp_path):
+    config = config_of(data, "steps=2,epochs=3")
+    for group in config.optim.values():
+        group.lr = 0.0
+    config.train.patience = None
+    loop.train(config, str(tmp_path / "a"))
+    assert max(losses(tmp_path / "a")) == 6
+    config.train.monitor = ""
+    config.train.patience = 0
+    loop.train(config, str(tmp_path / "b"))
+    assert max(losses(tmp_path / "b")) == 6
+    assert checkpoints.find(str(tmp_path / "b"), "best") == ("last", 6)
+
+
+def test_judged():
+    progress = {"epoch": 0, "step": 3, "best": None, "waited": 0}
+    waited = []
+    for step, value in enumerate([0.3, 0.2, 0.3, 0.4, 0.39, 0.1]):
+        progress = loop._judged(progress, value, step)
+        waited.append(progress["waited"])
+    assert waited == [0, 1, 2, 0, 1, 2]
+    assert progress["best"] == {"value": 0.4, "step": 3}
+
+
+def test_reports(data, tmp_path, capsys):
+    config = config_of(data, "steps=4,epochs=2")
+    config.evaluation.before_training = True
+    config.evaluation.splits = ("val", "test")
+    config.train.log_steps = 3
+    result = loop.train(config, str(tmp_path))
+    table = rows(tmp_path)
+    # Every third step and every epoch's last; evaluation before and after every epoch.
+    assert [int(r["step"]) for r in table if r["loss"]] == [3, 4, 6, 8]
+    assert [int(r["epoch"]) for r in table if r["val/map_at_r"]] == [0, 1, 2]
+    assert result["test/map_at_r"] == float(table[-1]["test/map_at_r"])
+    assert "1 of 14 classes have fewer than m=2" in capsys.readouterr().out
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert json.loads((tmp_path / "config.json").read_text()) == configs.to_dict(config)
+    # What evaluation restores is what training measured last.
+    found, files = evaluate.evaluate(
+        config, evaluate.build.model(config.model), str(tmp_path), "last", "test", "x"
+    )
+    assert found["last, step 8"]["map_at_r"] == pytest.approx(result["test/map_at_r"], abs=1e-6)
+    assert all(f.stat().st_size for f in files) and len(files) == 3
+
+
+def test_micro_batches_and_blocks_train_the_same(data, tmp_path):
+    config = config_of(data, "loss=multi_similarity,steps=4,epochs=1")
+    loop.train(config, str(tmp_path / "whole"))
+    config.train.micro_batch = 4
+    config.train.block = 2
+    loop.train(config, str(tmp_path / "parts"))
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+def test_a_split_that_cannot_be_scored(data, tmp_path):
+    config = config_of(data, "steps=2,epochs=1")
+    singles = pictures(tmp_path / "pictures" / "val", images=1)
+    (tmp_path / "pictures" / "train").symlink_to(data)
+    config.data.path = str(singles.parent)
+    with pytest.raises(ValueError, match="val/map_at_r is not a number"):
+        loop.train(config, str(tmp_path / "run"))

@@ -1,0 +1,135 @@
+"""The optimizers against steps worked by hand from PyTorch's definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dml_jax.training import optim
+
+GROUPS = {
+    "backbone": {"match": "model/backbone/.*", "name": "sgd", "lr": 0.1},
+    "head": {"match": "model/head/.*", "name": "sgd", "lr": 0.01},
+    "loss": {"match": "loss/.*", "name": "sgd", "lr": 1.0},
+}
+PARAMS = {
+    "model": {"backbone": {"a": np.float32(1.0), "b": np.float32(2.0)}, "head": {}},
+    "loss": {"weights": np.float32(3.0)},
+}
+
+
+def run(spec, grads, start=1.0, *, total_steps=10, epoch_steps=2):
+    tx = optim.group("x", spec, total_steps=total_steps, epoch_steps=epoch_steps)
+    p = jnp.float32(start)
+    state = tx.init(p)
+    out = []
+    for g in grads:
+        update, state = tx.update(jnp.float32(g), state, p)
+        p = optax.apply_updates(p, update)
+        out.append(float(p))
+    return out
+
+
+def adam_by_hand(p, grads, lr, wd, coupled):
+    m = v = 0.0
+    out = []
+    for t, g in enumerate(grads, 1):
+        if coupled:
+            g = g + wd * p
+        else:
+            p = p * (1 - lr * wd)
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        p = p - lr * (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)) ** 0.5 + 1e-8)
+        out.append(p)
+    return out
+
+
+@pytest.mark.parametrize(("name", "coupled"), [("adam", True), ("adamw", False)])
+def test_adam(name, coupled):
+    grads = [0.5, -1.0, 2.0]
+    spec = {"name": name, "lr": 0.1, "weight_decay": 0.3}
+    np.testing.assert_allclose(
+        run(spec, grads), adam_by_hand(1.0, grads, 0.1, 0.3, coupled), rtol=1e-5
+    )
+    wrong = adam_by_hand(1.0, grads, 0.1, 0.3, not coupled)
+    assert not np.allclose(run(spec, grads), wrong, rtol=1e-3)
+
+
+def test_sgd():
+    # buf = 1, then .9 + 2 = 2.9: p = 1 - .1 = .9, then .9 - .29 = .61
+    assert run({"name": "sgd", "lr": 0.1, "momentum": 0.9}, [1, 2]) == pytest.approx([0.9, 0.61])
+    # Nesterov adds .9 buf once more: 1.9, then 2 + .9 * 2.9 = 4.61
+    nesterov = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True}
+    assert run(nesterov, [1, 2]) == pytest.approx([0.81, 0.349])
+    # decay .5: gradient 1 + .5 * 1
+    assert run({"name": "sgd", "lr": 0.1, "weight_decay": 0.5}, [1]) == pytest.approx([0.85])
+
+
+def test_rmsprop():
+    # average = .01 * 4, step 2 / .2 = 10; then .99 * .04 + .01 * 1 = .0496, 1 / sqrt(.0496)
+    first = 1 - 0.1 * 10
+    second = first - 0.1 / 0.0496**0.5
+    assert run({"name": "rmsprop", "lr": 0.1}, [2, 1]) == pytest.approx(
+        [first, second], rel=1e-4, abs=1e-5
+    )
+    # The rate is applied after the buffer: a new rate takes hold of the old momentum as well.
+    spec = {
+        "name": "rmsprop",
+        "lr": 0.1,
+        "momentum": 0.5,
+        "schedule": {"name": "step", "milestones": (1,), "gamma": 0.1},
+    }
+    second = first - 0.01 * (0.5 * 10 + 1 / 0.0496**0.5)
+    assert run(spec, [2, 1], epoch_steps=1) == pytest.approx([first, second], rel=1e-4, abs=1e-5)
+
+
+def test_schedules():
+    rate = lambda spec, warmup=0: [
+        float(f(jnp.int32(i)))
+        for f in [optim.schedule(spec, 2.0, warmup, total_steps=4, epoch_steps=2)]
+        for i in range(5)
+    ]
+    assert rate({"name": "constant"}) == [2] * 5
+    assert rate({"name": "cosine"}) == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0])
+    step = {"name": "step", "milestones": (1, 2), "gamma": 0.5}
+    assert rate(step) == pytest.approx([2, 2, 1, 1, 0.5])
+    assert rate(step, 4) == pytest.approx([0.5, 1, 0.75, 1, 0.5])
+
+
+def test_groups():
+    tx = optim.build(GROUPS, total_steps=1, epoch_steps=1)
+    updates, _ = tx.update(jax.tree.map(np.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
+    assert updates["model"]["backbone"] == {"a": pytest.approx(-0.1), "b": pytest.approx(-0.1)}
+    assert updates["loss"]["weights"] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("change", [{"lr": 0}, {"freeze": True}])
+def test_frozen_group_does_not_move(change):
+    groups = {**GROUPS, "backbone": {**GROUPS["backbone"], **change, "weight_decay": 0.1}}
+    tx = optim.build(groups, total_steps=1, epoch_steps=1)
+    updates, _ = tx.update(jax.tree.map(np.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
+    assert updates["model"]["backbone"] == {"a": 0, "b": 0}
+    assert updates["loss"]["weights"] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({k: GROUPS[k] for k in ("head", "loss")}, "model/backbone/a is matched by 0 groups"),
+        (
+            {**GROUPS, "more": {**GROUPS["head"], "match": ".*/b"}},
+            r"model/backbone/b is matched by 2 groups of optim \(backbone, more\)",
+        ),
+        ({**GROUPS, "loss": {**GROUPS["loss"], "name": "adm"}}, "unknown optimizer 'adm'.*'adam'"),
+        ({**GROUPS, "loss": {**GROUPS["loss"], "wight_decay": 1}}, "optim.loss.*'weight_decay'"),
+        ({**GROUPS, "loss": {**GROUPS["loss"], "lr": -1}}, "optim.loss.lr=-1"),
+        (
+            {**GROUPS, "loss": {**GROUPS["loss"], "schedule": {"name": "cos"}}},
+            "unknown schedule 'cos'.*'cosine'",
+        ),
+    ],
+)
+def test_bad_groups(groups, message):
+    with pytest.raises(ValueError, match=message):
+        optim.build(groups, total_steps=1, epoch_steps=1).init(PARAMS)

@@ -1,0 +1,94 @@
+"""A run that is killed and started again ends with the bits of a run that was not."""
+
+import random
+import signal
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.training.commands import interrupt, losses, pictures, rows, run, train_command
+
+STEPS, EPOCHS = 50, 2
+LAST = STEPS * EPOCHS
+ARGUMENTS = f"steps={STEPS},epochs={EPOCHS}"
+
+
+def command(data, workdir, *options):
+    return train_command(data, workdir, *options, arguments=ARGUMENTS)
+
+
+def arrays(workdir, step=LAST):
+    """Every array of a checkpoint."""
+    last = workdir / "checkpoints" / "last" / str(step)
+    reader = ocp.StandardCheckpointer()
+    return {
+        f"{item}/{k}": v
+        for item in ("model", "rest")
+        for k, v in reader.restore(last / item).items()
+    }
+
+
+def same_bits(a, b):
+    assert a.keys() == b.keys()
+    different = [k for k in a if np.asarray(a[k]).tobytes() != np.asarray(b[k]).tobytes()]
+    assert not different
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    status, _, err = run(command(data, workdir))
+    assert status == 0, err
+    return workdir
+
+
+def test_sigkill(data, whole, tmp_path):
+    # Twice: before the first epoch is over, and after. The steps differ from run to run of this test.
+    first = random.randint(16, STEPS - 10)
+    second = random.randint(first + 10, LAST - 10)
+    print(f"killed at {first} and {second}")
+    for step in (first, second):
+        status, _, err = interrupt(command(data, tmp_path), tmp_path, step)
+        assert status == -signal.SIGKILL, err
+    status, out, err = run(command(data, tmp_path))
+    assert status == 0, err
+    assert "going on from" in out
+    same_bits(arrays(tmp_path), arrays(whole))
+    # No row twice, none missing, and the same numbers.
+    assert [int(r["step"]) for r in rows(tmp_path)] == [int(r["step"]) for r in rows(whole)]
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_sigterm(data, whole, tmp_path):
+    status, out, err = interrupt(command(data, tmp_path), tmp_path, 18, signal.SIGTERM)
+    assert status == 0, err
+    assert "SIGTERM" in out
+    step = int(out.split("checkpoints/last/")[1].split()[0])
+    assert 18 <= step < LAST
+    assert max(losses(tmp_path)) == step
+    status, _, err = run(command(data, tmp_path))
+    assert status == 0, err
+    same_bits(arrays(tmp_path), arrays(whole))
+
+
+def test_the_comparison_can_fail(whole):
+    """The negative control: the checkpoint before the last has other bits."""
+    before = max(
+        int(p.name) for p in (whole / "checkpoints" / "last").iterdir() if int(p.name) < LAST
+    )
+    with pytest.raises(AssertionError):
+        same_bits(arrays(whole, before), arrays(whole))
+
+
+def test_a_finished_run_stays_as_it_is(data, whole):
+    before = arrays(whole)
+    status, _, err = run(command(data, whole))
+    assert status == 0, err
+    same_bits(arrays(whole), before)
+    assert losses(whole).keys() == set(range(1, LAST + 1))
