@@ -10,10 +10,9 @@ def unknown(kind: str, name: object, accepted: Iterable[str]) -> ValueError:
     """The error for a name that is not among `accepted`: near misses first, else all of them."""
     accepted = sorted(accepted)
     near = difflib.get_close_matches(str(name), accepted, n=3, cutoff=0.5)
+    hint = f"accepted: {', '.join(accepted) or 'none'}"
     if near:
         hint = f"did you mean {' or '.join(map(repr, near))}?"
-    else:
-        hint = f"accepted: {', '.join(accepted) or 'none'}"
     return ValueError(f"unknown {kind} {name!r}; {hint}")
 
 
