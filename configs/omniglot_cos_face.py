@@ -3,6 +3,7 @@
 Method: CosFace (Wang et al., CVPR 2018), random batches of 128, a small convolutional network from scratch, 128-d; the
 classifier learns ten times as fast as the network.
 Split: images_background to train (a tenth of its characters held out as val), images_evaluation to test.
+Expected on test (seed 0): P@1 0.6808, R-precision 0.4176, MAP@R 0.3214.
 
     python -m dml_jax.train --config=configs/omniglot_cos_face.py \\
         --config.data.path=omniglot_full.zip --workdir=runs/omniglot_cos_face

@@ -3,6 +3,7 @@
 Method: multi-similarity loss and miner (Wang et al., CVPR 2019), 32 characters x 4 drawings a batch, a small
 convolutional network from scratch, 128-d.
 Split: images_background to train (a tenth of its characters held out as val), images_evaluation to test.
+Expected on test (seed 0): P@1 0.7687, R-precision 0.5057, MAP@R 0.4107.
 
     python -m dml_jax.train --config=configs/omniglot_multi_similarity.py \\
         --config.data.path=omniglot_full.zip --workdir=runs/omniglot_ms
