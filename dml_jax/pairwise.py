@@ -6,6 +6,7 @@ leave a block or a device, so all of these give the value and the gradient of th
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -21,10 +22,34 @@ from dml_jax.types import Mean
 
 AXIS = "data"
 
-# kernel(sims, selection) -> {term: (values, weights) or (values, weights, divisor)}
-Kernel = Callable[[Array, Selection], dict[str, tuple[Array, ...]]]
+# kernel(block) -> {term: (values, weights) or (values, weights, divisor)}
+Kernel = Callable[["Block"], dict[str, tuple[Array, ...]]]
+# first(block) -> (sums over all anchors, one value or more for each anchor)
+First = Callable[["Block"], tuple[Any, Any]]
 # mine(anchors, refs, pos, neg, keys) -> Selection
 Mine = Callable[[Array, Array, Array, Array, Array | None], Selection]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a kernel may look at: some anchors against all references.
+
+    Attributes:
+      anchors, refs: vectors `[a, d]`, `[n, d]`.
+      sims: what the distance gives for them, `[a, n]`.
+      kept: the pairs and triplets in play.
+      extra: arrays `[a, ...]` that belong to the anchors, by name (a margin of their class, say).
+      sums: what the first phase added up over all anchors; None without one.
+      columns: what the first phase gave for each reference as an anchor, `[n, ...]`; None without one.
+    """
+
+    anchors: Array
+    refs: Array
+    sims: Array
+    kept: Selection
+    extra: dict[str, Array]
+    sums: Any = None
+    columns: Any = None
 
 
 def data_devices() -> int:
@@ -49,19 +74,21 @@ def check_block(block: int | None) -> None:
 
 
 def map_anchors(
-    fn: Callable[[Array, Array, Any, Any], tuple[Any, Any]],
+    fn: Callable[[Array, Array, Any, Any, Any], tuple[Any, Any]],
     anchors: Any,
     refs: Any,
     *,
+    everywhere: Any = None,
     block: int | None = None,
 ) -> tuple[Any, Any]:
     """Evaluates `fn` on blocks of anchors against all references: (summed results, results by row).
 
-    `fn(ids [a], valid [a], anchors [a, ...], refs [M, ...]) -> (sums, rows)`: the tree `sums` is added
-    up over blocks and devices, the tree `rows` (leading axis a) is put together again. `ids` are the
-    positions of the anchors in the whole batch and `valid` is False where rows were added to fill a
-    block. Each device of the mesh's `data` axis owns a share of the anchors and gathers the references
-    once; a block is recomputed in the backward pass, so memory is O(block x M).
+    `fn(ids [a], valid [a], anchors [a, ...], refs [M, ...], everywhere) -> (sums, rows)`: the tree `sums`
+    is added up over blocks and devices, the tree `rows` (leading axis a) is put together again. `ids` are
+    the positions of the anchors in the whole batch, `valid` is False where rows were added to fill a
+    block, and `everywhere` is what every block gets whole. Each device of the mesh's `data` axis owns a
+    share of the anchors and gathers the references once; a block is recomputed in the backward pass, so
+    memory is O(block x M).
     """
     check_block(block)
     total = jax.tree.leaves(anchors)[0].shape[0]
@@ -73,9 +100,9 @@ def map_anchors(
     anchors = pad_rows(anchors, share * devices - total)
     ids = jnp.arange(share * devices)
 
-    def one_device(ids: Array, anchors: Any, refs: Any) -> tuple[Any, Any]:
+    def one_device(ids: Array, anchors: Any, refs: Any, everywhere: Any) -> tuple[Any, Any]:
         def one_block(ids: Array, anchors: Any) -> tuple[Any, Any]:
-            return fn(ids, ids < total, anchors, refs)
+            return fn(ids, ids < total, anchors, refs, everywhere)
 
         if block == share:
             return one_block(ids, anchors)
@@ -94,20 +121,23 @@ def map_anchors(
         return sums, jax.tree.map(lambda x: x.reshape(share, *x.shape[2:]), rows)
 
     if devices == 1:
-        sums, rows = one_device(ids, anchors, refs)
+        sums, rows = one_device(ids, anchors, refs, everywhere)
     else:
 
-        def one_share(ids: Array, anchors: Any, refs: Any) -> tuple[Any, Any]:
+        def one_share(ids: Array, anchors: Any, refs: Any, everywhere: Any) -> tuple[Any, Any]:
             # The transpose of this gather is a reduce-scatter: each device gets the gradient of its rows.
             gather = lambda x: jax.lax.all_gather(x, AXIS, tiled=True)[:ref_total]
-            sums, rows = one_device(ids, anchors, jax.tree.map(gather, refs))
+            sums, rows = one_device(ids, anchors, jax.tree.map(gather, refs), everywhere)
             return jax.lax.psum(sums, AXIS), rows
 
         # Gradients are taken outside of this shard_map, where they are exact with or without check_vma
         # (which custom_vjp in a loop does not support). Inside they would not be.
         sums, rows = jax.shard_map(
-            one_share, in_specs=P(AXIS), out_specs=(P(), P(AXIS)), check_vma=False
-        )(ids, anchors, pad_rows(refs, -ref_total % devices))
+            one_share,
+            in_specs=(P(AXIS), P(AXIS), P(AXIS), P()),
+            out_specs=(P(), P(AXIS)),
+            check_vma=False,
+        )(ids, anchors, pad_rows(refs, -ref_total % devices), everywhere)
     return sums, jax.tree.map(lambda x: x[:total], rows)
 
 
@@ -163,9 +193,12 @@ def fractions(counts: dict[str, Array]) -> dict[str, Array]:
 def combine(terms: dict[str, Sums], reducer: Reducer) -> tuple[Array, Array]:
     """(total, weight) of a loss; where it has several terms, each is divided and the means add up."""
     if len(terms) == 1:
-        (sums,) = terms.values()
-        return sums.total, reducer.denominator(sums)
-    means = [Mean(sums.total, reducer.denominator(sums)).compute() for sums in terms.values()]
+        ((name, sums),) = terms.items()
+        return sums.total, reducer.of(name).denominator(sums)
+    means = [
+        Mean(sums.total, reducer.of(name).denominator(sums)).compute()
+        for name, sums in terms.items()
+    ]
     return sum(means[1:], means[0]), jnp.ones_like(means[0])
 
 
@@ -182,36 +215,56 @@ def pairwise(
     key: Array | None = None,
     block: int | None = None,
     needs_negatives: bool = False,
+    extra: dict[str, Array] | None = None,
+    first: First | None = None,
 ) -> Mean:
     """The loss of a batch of anchors against references.
 
     `anchors` are (vectors, labels, valid), `refs` (vectors, labels, valid or weight). `exclude_self`
     removes the pair of an anchor with the reference of the same position. `needs_negatives` makes the
-    loss 0 where no negative is in play in the whole batch. Sums are in float32 or wider, whatever the
-    embeddings are in.
+    loss 0 where no negative is in play in the whole batch. `first` is evaluated over all anchors before
+    the kernel sees any. Sums are in float32 or wider, whatever the embeddings are in.
     """
+    extra = extra or {}
 
-    def one_block(ids: Array, valid: Array, anchors: Any, refs: Any) -> tuple[Any, tuple[()]]:
+    def look(ids, valid, anchors, refs, sums, columns) -> tuple[Selection, Block]:
+        vectors, extra = anchors
         related, kept = select(
             ids,
             valid,
-            anchors,
+            vectors,
             refs,
             relation=relation,
             exclude_self=exclude_self,
             mine=mine,
             key=key,
         )
-        terms = kernel(distance(anchors[0], refs[0]), kept)
-        real = valid & anchors[2]
-        sums = {}
-        for name, (values, weights, *divisor) in terms.items():
-            mask = real if values.ndim == 1 else real[:, None]
-            divisor_rows = jnp.where(real, divisor[0], 0) if divisor else None
-            sums[name] = reducer.sums(values, jnp.where(mask, weights, 0), divisor_rows)
-        return (sums, in_play(related, kept)), ()
+        sims = distance(vectors[0], refs[0])
+        return related, Block(vectors[0], refs[0], sims, kept, extra, sums, columns)
 
-    (terms, counts), _ = map_anchors(one_block, anchors, refs, block=block)
+    sums = columns = None
+    if first is not None:
+
+        def first_block(ids, valid, anchors, refs, everywhere):
+            return first(look(ids, valid, anchors, refs, None, None)[1])
+
+        sums, columns = map_anchors(first_block, (anchors, extra), refs, block=block)
+
+    def one_block(ids, valid, anchors, refs, sums):
+        refs, columns = refs
+        related, seen = look(ids, valid, anchors, refs, sums, columns)
+        _, labels, real = anchors[0]
+        real &= valid
+        parts = {}
+        for name, (values, weights, *divisor) in kernel(seen).items():
+            mask = real if values.ndim == 1 else real[:, None]
+            rows = jnp.where(real, divisor[0], 0) if divisor else None
+            parts[name] = reducer.of(name).sums(values, jnp.where(mask, weights, 0), rows, labels)
+        return (parts, in_play(related, seen.kept)), ()
+
+    (terms, counts), _ = map_anchors(
+        one_block, (anchors, extra), (refs, columns), everywhere=sums, block=block
+    )
     total, weight = combine(terms, reducer)
     if needs_negatives:
         total = jnp.where(counts["after"][2] > 0, total, 0)
@@ -233,7 +286,7 @@ def sample_weights(
     the loss (PML: all are 1).
     """
 
-    def one_block(ids: Array, valid: Array, anchors: Any, refs: Any) -> tuple[Array, Array]:
+    def one_block(ids, valid, anchors, refs, everywhere) -> tuple[Array, Array]:
         _, kept = select(
             ids, valid, anchors, refs, relation=relation, exclude_self=True, mine=mine, key=key
         )

@@ -112,41 +112,40 @@ def each_positive(body: Callable[[Array, Array, Any], Any], pos: Array, init: An
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sum_over_positives(
-    term: Callable[..., tuple[Array, Array]], sims: Array, pos: Array, rest
+    term: Callable[[Array, Any, Any], tuple[Array, Array]], operands: Any, rest: Any, pos: Array
 ) -> tuple[Array, Array]:
-    """(sum_p w_p term_p, sum_p w_p count_p) of each row, streamed over its positives.
+    """(sum_p w_p value_p, sum_p w_p count_p) of each row, streamed over its positives.
 
-    `term(s_p [a], sims [a, n], one [a, n], rest)` is one positive's (value, count), `[a]` each, given
-    its similarity and its mask. A loop of dynamic length has no reverse mode in JAX; since the result
-    is one number a row, the derivative with respect to the row of `sims` is accumulated in the same
-    loop instead. Only the value has a derivative, and only with respect to `sims`.
+    `term(one [a, n], operands, rest)` is one positive's (value, count), `[a]` each, given its mask. A loop
+    of dynamic length has no reverse mode in JAX; the backward pass here is a second such loop, which
+    differentiates one positive at a time, so nothing is kept per positive. Only the value has a
+    derivative, with respect to `operands` (a tree of float arrays); `rest` and `pos` are constants.
     """
 
     def body(one, weight, carry):
-        value, count = term(pick(one, sims), sims, one, rest)
+        value, count = term(one, operands, rest)
         return carry[0] + weight * value, carry[1] + weight * count
 
-    zeros = jnp.zeros(sims.shape[0], sims.dtype)
+    shape = jax.eval_shape(term, pos > 0, operands, rest)[0]
+    zeros = jnp.zeros(shape.shape, shape.dtype)
     return each_positive(body, pos, (zeros, zeros))
 
 
-def _stream_fwd(term, sims, pos, rest):
-    def body(one, weight, carry):
-        def value(s_p, sims):
-            return term(s_p, sims, one, rest)
-
-        result, pull, count = jax.vjp(value, pick(one, sims), sims, has_aux=True)
-        d_p, d_sims = pull(weight.astype(sims.dtype))
-        slope = d_sims + jnp.where(one, d_p[:, None], 0)
-        return carry[0] + weight * result, carry[1] + weight * count, carry[2] + slope
-
-    zeros = jnp.zeros(sims.shape[0], sims.dtype)
-    value, count, slope = each_positive(body, pos, (zeros, zeros, jnp.zeros_like(sims)))
-    return (value, count), slope
+def _stream_fwd(term, operands, rest, pos):
+    return sum_over_positives(term, operands, rest, pos), (operands, rest, pos)
 
 
-def _stream_bwd(term, slope, cotangents):
-    return cotangents[0][:, None] * slope, None, None
+def _stream_bwd(term, saved, cotangents):
+    operands, rest, pos = saved
+
+    def body(one, weight, slopes):
+        _, pull = jax.vjp(lambda operands: term(one, operands, rest)[0], operands)
+        return jax.tree.map(
+            jnp.add, slopes, pull(weight.astype(cotangents[0].dtype) * cotangents[0])[0]
+        )
+
+    slopes = each_positive(body, pos, jax.tree.map(jnp.zeros_like, operands))
+    return slopes, None, None
 
 
 sum_over_positives.defvjp(_stream_fwd, _stream_bwd)

@@ -78,7 +78,8 @@ LOSSES: Mapping[str, Entry] = {
     ),
     "triplet_margin": Entry(TripletLoss, triplet_margin_rows, "lp", "avg_non_zero"),
 }
-DERIVED = ("similarity", "low", "high", "triplets")
+# Keywords of kernels that are no hyper-parameters: the library fills them in (losses.base.PairLoss).
+DERIVED = ("similarity", "low", "high", "triplets", "sums", "columns", "partner", "vectors")
 
 
 def available() -> list[str]:
@@ -124,7 +125,7 @@ def get(
             f"loss {name!r} compares samples with classes and takes relation 'label' alone, not "
             f"{related.name!r}"
         )
-    chosen = names.build("reducer", reducers.get, reducers.Reducer, reducer or entry.reducer)
+    chosen = reducers.build(reducer or entry.reducer)
     if chosen.by == "divisor" and entry.reducer != "divisor":
         accepted_reducers = [r for r in reducers.available() if r != "divisor"]
         raise ValueError(

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -94,16 +94,17 @@ class Loss(ABC):
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
         """The loss of anchors (embeddings, labels, valid) against refs (embeddings, labels)."""
 
-    @cached_property
-    def _settings(self) -> dict[str, Any]:
-        """The kernel's keywords: hyper-parameters and what follows from the other settings."""
-        accepted = names.keywords(self.kernel)
-        derived = {
+    def _keywords(self, kernel: Callable[..., Any], derived: dict[str, Any]) -> dict[str, Any]:
+        """What a kernel of this loss is called with: hyper-parameters, and what it asks for of the rest."""
+        accepted = names.keywords(kernel)
+        settings = {
             "similarity": self.distance.similarity,
             "low": self.reducer.low,
             "high": self.reducer.high,
+            **dict(self.hyper),
+            **derived,
         }
-        return dict(self.hyper) | {k: v for k, v in derived.items() if k in accepted}
+        return {k: v for k, v in settings.items() if k in accepted}
 
     def _mine(self) -> driver.Mine | None:
         return (
@@ -146,14 +147,45 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
 
 @dataclass(frozen=True)
 class PairLoss(Loss):
-    """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`."""
+    """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`.
+
+    Beside its hyper-parameters a kernel gets what its keywords name: `similarity`; `low` and `high` of the
+    reducer; `triplets` of the selection; `sums` and `columns` of the first phase; `vectors`, the anchors
+    and references; `partner(one, references)`, the similarities `[a, n]` of one reference a row to all;
+    and arrays that belong to the anchors, by their names in `extra`.
+
+    Attributes:
+      needs_negatives: whether the loss is 0 where no negative is in play in the whole batch.
+      first: `first(sims, pos, neg, ...) -> (sums, rows)`, evaluated over all anchors beforehand.
+      takes_references: whether references other than the batch make sense.
+    """
 
     needs_negatives: bool = False
-    takes_references = True
+    first: Callable[..., Any] | None = None
+    takes_references: bool = True
 
-    def _terms(self, sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
-        result = self.kernel(sims, *kept.pairs(), **self._settings)
+    def _pairs(self, kept: Selection) -> tuple[Array, Array]:
+        return kept.pairs()
+
+    def _call(self, kernel: Callable[..., Any], seen: driver.Block) -> Any:
+        derived = {
+            "triplets": seen.kept.triplets,
+            "sums": seen.sums,
+            "columns": seen.columns,
+            "vectors": (seen.anchors, seen.refs),
+            "partner": partial(_partner, self.distance),
+            **seen.extra,
+        }
+        return kernel(seen.sims, *self._pairs(seen.kept), **self._keywords(kernel, derived))
+
+    def _terms(self, seen: driver.Block) -> dict[str, tuple[Array, ...]]:
+        result = self._call(self.kernel, seen)
         return result if isinstance(result, dict) else {self.name: result}
+
+    def _extra(self, variables: Variables, labels: Array) -> dict[str, Array]:
+        """Arrays of the anchors that the kernel asks for, `[B, ...]`."""
+        del variables, labels
+        return {}
 
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
         if refs is None:
@@ -172,19 +204,22 @@ class PairLoss(Loss):
             key=key,
             block=block,
             needs_negatives=self.needs_negatives,
+            extra=self._extra(variables, anchors[1]),
+            first=None if self.first is None else partial(self._call, self.first),
         )
+
+
+def _partner(distance: Distance, one: Array, refs: Array) -> Array:
+    """The similarities of one reference of each row (under its mask, `[a, n]`) to all, `[a, n]`."""
+    return distance(jnp.matmul(one.astype(refs.dtype), refs, precision="highest"), refs)
 
 
 @dataclass(frozen=True)
 class TripletLoss(PairLoss):
     """A loss whose kernel reads triplets: `rows(sims, pos, neg, triplets=..., ...)`."""
 
-    def _terms(self, sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
-        return {
-            self.name: self.kernel(
-                sims, kept.pos, kept.neg, triplets=kept.triplets, **self._settings
-            )
-        }
+    def _pairs(self, kept: Selection) -> tuple[Array, Array]:
+        return kept.pos, kept.neg
 
 
 @dataclass(frozen=True)
@@ -222,13 +257,14 @@ class SoftmaxLoss(ClassLoss):
         weights = variables["params"]["weights"].astype(embeddings.dtype)
 
         def logits(embeddings: Array, weights: Array, target: Array) -> Array:
-            return self.kernel(self.distance(embeddings, weights), target, **self._settings)
+            sims = self.distance(embeddings, weights)
+            return self.kernel(sims, target, **self._keywords(self.kernel, {}))
 
         values = classwise.cross_entropy(
             logits, embeddings, weights, jnp.where(valid, labels, 0), block=block
         )
         values = values * self._sample_weights(anchors, key, block)
-        sums = self.reducer.sums(values, valid, None)
+        sums = self.reducer.sums(values, valid, None, labels)
         return Mean(*driver.combine({self.name: sums}, self.reducer))
 
 
@@ -244,8 +280,9 @@ class ProxyLoss(ClassLoss):
         classes = jnp.arange(proxies.shape[0], dtype=labels.dtype)
         weights = valid if self.miner is None else self._sample_weights(anchors, key, None)
 
-        def kernel(sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
-            return self.kernel(sims, kept.pos, kept.neg, **self._settings)
+        def kernel(seen: driver.Block) -> dict[str, tuple[Array, ...]]:
+            pos, neg = seen.kept.pos, seen.kept.neg
+            return self.kernel(seen.sims, pos, neg, **self._keywords(self.kernel, {}))
 
         mean = driver.pairwise(
             kernel,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dml_jax.losses.pair import Mask, Rows, Sims
-from dml_jax.selection import Listed, Within, sum_over_positives
+from dml_jax.selection import Listed, Within, pick, sum_over_positives
 
 # Up to this many positives in the fullest row, streaming over them beats sorting the row.
 STREAM_LIMIT = 64
@@ -67,16 +67,15 @@ def _streamed(
 ) -> Rows:
     """(sum, count) of the hinges in (low, high), one positive of every row at a time."""
 
-    def term(d_p: Array, d: Array, one: Array, rest: tuple) -> Rows:
+    def term(one: Array, d: Array, rest: tuple) -> Rows:
         neg, triplets = rest
         if triplets is not None:
-            order_p = jnp.sum(jnp.where(one, triplets.order, 0), -1)
-            neg = triplets.negatives(order_p, neg)
-        loss = jax.nn.relu(d_p[:, None] - d + margin)
+            neg = triplets.negatives(pick(one, triplets.order), neg)
+        loss = jax.nn.relu(pick(one, d)[:, None] - d + margin)
         counted = jnp.where((loss > low) & (loss < high), neg, 0)
         return jnp.sum(jnp.where(counted > 0, loss, 0) * counted, -1), jnp.sum(counted, -1)
 
-    return sum_over_positives(term, d, pos, (neg.astype(d.dtype), triplets))
+    return sum_over_positives(term, d, (neg.astype(d.dtype), triplets), pos)
 
 
 def _sorted(
