@@ -34,6 +34,7 @@ from dml_jax.losses.tuplet import intra_pair_sums, intra_pair_variance_rows, tup
 
 __all__ = [
     "LOSSES",
+    "ClassLoss",
     "Loss",
     "arc_face_logits",
     "available",

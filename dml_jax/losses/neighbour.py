@@ -51,6 +51,7 @@ def n_pairs_rows(sims: Sims, pos: Mask, neg: Mask, *, similarity: bool = True) -
     Rows are anchors a_c, one a class, columns the positives p_k of all classes: the first sample of the
     class (in the order of the batch) that has a positive in play, and its first positive. The similarity
     is the dot product, of normalised vectors unless told otherwise, as in PML; distances are negated.
-    A batch without positives is 0.
+    A batch without positives is 0. Differs from PML only with miners that list pairs in another order than
+    the batch's, where PML takes the first listed (multi_similarity: the least similar positive).
     """
     return nt_xent_rows(sims, pos, neg, temperature=1.0, similarity=similarity)

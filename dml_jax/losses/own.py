@@ -1,8 +1,7 @@
 """Losses that do more than call their kernel: they draw triplets, learn a margin, choose pairs."""
 
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -23,7 +22,7 @@ class TripletLoss(PairLoss):
     position in the batch) where there is no miner.
     """
 
-    settings = {"triplets_per_anchor": "all"}
+    settings: ClassVar = {"triplets_per_anchor": "all"}
 
     def __post_init__(self) -> None:
         count = self.setting("triplets_per_anchor")
@@ -60,7 +59,7 @@ class MarginLoss(TripletLoss):
     outside of them has no beta: its value is NaN.
     """
 
-    settings = {**TripletLoss.settings, "per_class": False}
+    settings: ClassVar = {**TripletLoss.settings, "per_class": False}
 
     @property
     def needs_labels(self) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,8 +81,8 @@ def sum_triplets(
     *,
     low: float,
     high: float,
-    closer: Callable[[Array, Array], Array] | None = None,
-    refs: Array | None = None,
+    closer: Callable[[Array, Any], Array] | None = None,
+    refs: Any = None,
 ) -> Rows:
     """(sum, count) of value(near_ap, far_an) over the triplets of each row with low < value < high.
 
@@ -94,12 +95,12 @@ def sum_triplets(
         weight = jnp.where((loss > low) & (loss < high), weight, 0)
         return jnp.sum(jnp.where(weight > 0, loss, 0) * weight, -1), jnp.sum(weight, -1)
 
-    def reach(one: Array, far: Array, refs: Array | None) -> Array:
+    def reach(one: Array, far: Array, refs: Any) -> Array:
         return far if closer is None else jnp.minimum(far, closer(one, refs))
 
     if isinstance(triplets, Listed):
         at = partial(jnp.take_along_axis, axis=-1)
-        columns = jnp.arange(near.shape[1])
+        columns = jnp.arange(near.shape[1])[None, :]
 
         def slot(indices: tuple[Array, Array]) -> Array:
             positive, negative = (x[:, None] for x in indices)

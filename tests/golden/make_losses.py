@@ -44,8 +44,8 @@ def classes(name, weights, **hyper):
 BETA = 1.1 + 0.05 * np.arange(CLASSES)
 # Where PML is wrong, a batch on which it is not: InstanceLoss takes the rank of a label for a column;
 # TupletMarginLoss gives NaN at duplicates; at those a swapped triplet is an exact tie.
-ARANGE = ("instance",)
-NO_DUPLICATES = ("tuplet_margin", "triplet_margin/swap", "triplet_margin/swap_cosine")
+ARANGE = ("instance", "instance/gamma")
+NO_DUPLICATES = (*ARANGE, "tuplet_margin", "triplet_margin/swap", "triplet_margin/swap_cosine")
 
 
 def margin(beta=1.2, **hyper):
@@ -96,6 +96,7 @@ def cases(weights):
             (),
         ),
         "instance": (pairs("InstanceLoss"), ()),
+        "instance/gamma": (pairs("InstanceLoss", gamma=8), ()),
         "intra_pair_variance": (pairs("IntraPairVarianceLoss"), tuple(MINERS)),
         "intra_pair_variance/lp": (
             pairs("IntraPairVarianceLoss", pos_eps=0.1, distance=distances.LpDistance()),
@@ -112,7 +113,8 @@ def cases(weights):
         "margin/learned": (margin(BETA[0], learn_beta=True, nu=0.1), SOME),
         "margin/per_class": (margin(BETA, learn_beta=True, nu=0.1, num_classes=CLASSES), SOME),
         "margin/cosine": (margin(0.6, **cosine), SOME),
-        "n_pairs": (pairs("NPairsLoss"), tuple(MINERS)),
+        # Not multi_similarity: of several positives PML takes the first listed, and it lists by similarity.
+        "n_pairs": (pairs("NPairsLoss"), tuple(MINERS)[1:]),
         "nca": (pairs("NCALoss"), tuple(MINERS)),
         "signal_to_noise_ratio_contrastive": (
             pairs("SignalToNoiseRatioContrastiveLoss"),

@@ -1,7 +1,8 @@
 """The losses under test. A new loss is a new row here: every law then runs on it.
 
-A row is (name, hyper-parameters, naive double loop); "name/variant" for other hyper-parameters. The double loops follow the papers in plain numpy
-and know nothing of the library: `sim` is the cosine matrix, `same` the matrix of equal labels.
+A row is (name, hyper-parameters, naive double loop), its key "name/variant" for further hyper-parameters.
+The double loops follow the papers in plain numpy and know nothing of the library: `sim` is the cosine
+matrix, `same` the matrix of equal labels.
 """
 
 import math

@@ -132,8 +132,8 @@ def test_order_of_the_batch_does_not_matter(name):
     if (
         name == "n_pairs"
     ):  # which pair stands for its class is a matter of the order within the class
-        for c in np.unique(table.LABELS):
-            order[table.LABELS[order] == c] = np.flatnonzero(table.LABELS == c)
+        for label in np.unique(LABELS):
+            order[table.LABELS[order] == label] = np.flatnonzero(label == table.LABELS)
     value, (gradient, rest) = evaluate(name, x)
     got, (got_gradient, got_rest) = evaluate(name, x[order], LABELS[order])
     assert_same((got, got_gradient, got_rest), (value, gradient[order], rest), rtol=2e-5)
