@@ -29,7 +29,7 @@ def margin_rows(
 ) -> Terms:
     """Margin loss of each anchor: (mean over its triplets, their number, its active pairs).
 
-    l_apn = [d_ap - beta_a + margin]+ + [beta_a - d_an + margin]+      (Wu et al., ICCV 2017, eq. 5)
+    l_apn = [d_ap - beta_a + margin]+ + [beta_a - d_an + margin]+      (Wu et al., ICCV 2017)
 
     summed over the triplets and divided (reducer divisor) by how many of their two hinges are above 0,
     pairs counted once for each triplet that holds them. The hinges part, so that row sums give it without

@@ -9,7 +9,7 @@ from dml_jax.losses.pair import Mask, Pairs, Rows, Sims, log_sum_exp, nt_xent_ro
 def nca_rows(
     sims: Sims, pos: Mask, neg: Mask, *, softmax_scale: float = 1.0, similarity: bool = False
 ) -> Rows:
-    """Neighbourhood components analysis of each anchor (Goldberger et al., NIPS 2004, log form of eq. 2).
+    """Neighbourhood components analysis of each anchor (Goldberger et al., NIPS 2004, in its log form).
 
     l = -log sum_p softmax_j(-softmax_scale d_aj)[p] = softplus( LSE_n(-c d_an) - LSE_p(-c d_ap) )
 
@@ -44,7 +44,7 @@ def instance_rows(sims: Sims, pos: Mask, neg: Mask, *, gamma: float = 64.0) -> R
 
 
 def n_pairs_rows(sims: Sims, pos: Mask, neg: Mask, *, similarity: bool = True) -> Pairs:
-    """N-pairs loss of each class (Sohn, NIPS 2016, eq. 7, without its L2 term).
+    """N-pairs loss of each class (Sohn, NIPS 2016, without the L2 term).
 
     l_c = -log( e^{s(a_c, p_c)} / sum_k e^{s(a_c, p_k)} )
 

@@ -50,8 +50,9 @@ def contrastive_rows(
     positive: [pos_margin - s_ap]+    negative: [s_an - neg_margin]+        (`similarity=True`)
 
     The two terms are averaged apart, over the pairs that violate their margin (avg_non_zero). No pair
-    of a kind: that term is 0. Differs from PML in nothing but this: a batch of one positive and one
-    negative pair has its loss (PML returns 0).
+    of a kind: that term is 0. On the distance snr this is signal_to_noise_ratio_contrastive (Yuan et al.,
+    CVPR 2019, without the regularizer). Differs from PML in nothing but this: a batch of one positive
+    and one negative pair has its loss (PML returns 0).
     """
     sign = -1.0 if similarity else 1.0
     return {

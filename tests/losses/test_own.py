@@ -88,7 +88,7 @@ def test_no_references(name):
 
 def test_swap_takes_references():
     x, refs = batch(), batch(1)
-    near, between = (np.sqrt(2 - 2 * table.cosines(a, refs)) for a in (x, refs))
+    near, between = (np.sqrt(np.maximum(2 - 2 * table.cosines(a, refs), 0)) for a in (x, refs))
     want = table.non_zero(
         near[a, i] - min(near[a, j], between[i, j]) + 0.05
         for a in range(22)
