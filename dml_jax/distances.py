@@ -68,16 +68,20 @@ def snr(a, r, *, normalize_embeddings: bool = True):
     """Var(a - r) / Var(a), the noise-to-signal ratio (Yuan et al., CVPR 2019, eq. 4).
 
     Variances are over the coordinates (unbiased). Not symmetric: the anchor's variance divides. An
-    anchor without variance has distance 0 to everything, with a zero gradient.
+    anchor without variance has distance 0 to everything, with a zero gradient. Variances under their
+    rounding error count as 0, so that duplicates are coincident and not noise.
     """
     if normalize_embeddings:
         a, r = normalize(a), normalize(r)
+    eps = jnp.finfo(a.dtype).eps
+    size = jnp.sum(a * a, -1)[:, None]
     a = a - jnp.mean(a, -1, keepdims=True)
     r = r - jnp.mean(r, -1, keepdims=True)
     signal = jnp.sum(a * a, -1)[:, None]
-    noise = signal + jnp.sum(r * r, -1)[None, :] - 2 * _gram(a, r)
-    some = signal > 0
-    return jnp.where(some, jnp.maximum(noise, 0) / jnp.where(some, signal, 1), 0)
+    scale = signal + jnp.sum(r * r, -1)[None, :]
+    noise = scale - 2 * _gram(a, r)
+    some = (signal > (8 * eps) ** 2 * size) & (noise > 2 * eps * scale)
+    return jnp.where(some, noise / jnp.where(some, signal, 1), 0)
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,7 @@ def pairwise(
 
 def sample_weights(
     anchors: tuple[Float[Array, "b d"], Array, Array],
+    refs: tuple[Float[Array, "m d"], Array | None, Array] | None = None,
     *,
     relation: Relation,
     mine: Mine,
@@ -282,13 +283,17 @@ def sample_weights(
     """How often each sample occurs in what a miner chose from the batch, over the largest such count.
 
     This is how a loss against class weights uses a miner (PML's `convert_to_weights`). A sample that was
-    not chosen weighs 0. Differs from PML where nothing at all was chosen: all weights are 0, and so is
-    the loss (PML: all are 1).
+    not chosen weighs 0. With references other than the batch samples are counted as anchors alone.
+    Differs from PML where nothing at all was chosen: all weights are 0, and so is the loss (PML: all are
+    1).
     """
+    alone = refs is None
+    if refs is None:
+        refs = anchors if relation.rank == 1 else (anchors[0], None, anchors[2])
 
     def one_block(ids, valid, anchors, refs, everywhere) -> tuple[Array, Array]:
         _, kept = select(
-            ids, valid, anchors, refs, relation=relation, exclude_self=True, mine=mine, key=key
+            ids, valid, anchors, refs, relation=relation, exclude_self=alone, mine=mine, key=key
         )
         pos, neg = (x.astype(anchors[0].dtype) for x in kept.pairs())
         as_anchor = jnp.sum(pos, -1)  # a triplet names its anchor once, two pairs name it twice
@@ -296,6 +301,6 @@ def sample_weights(
             as_anchor += jnp.sum(neg, -1)
         return jnp.sum(pos + neg, 0), as_anchor
 
-    as_partner, as_anchor = map_anchors(one_block, anchors, anchors, block=block)
-    counts = as_partner + as_anchor
+    as_partner, as_anchor = map_anchors(one_block, anchors, refs, block=block)
+    counts = as_partner + as_anchor if alone else as_anchor
     return counts / jnp.maximum(jnp.max(counts), 1)

@@ -54,7 +54,12 @@ class Reducer:
         weights = weights.astype(values.dtype)
         if self.per_anchor and values.ndim == 2:
             values, weights = _row_means(values, weights)
-        keep = (weights != 0) & (values > self.low) & (values < self.high)
+        keep = weights != 0
+        # Asked this way round, and only where there is a bound: NaN and infinity must show in the loss.
+        if self.low > -math.inf:
+            keep &= ~(values <= self.low)
+        if self.high < math.inf:
+            keep &= ~(values >= self.high)
         weights = jnp.where(keep, weights, 0)
         values = jnp.where(keep, values, 0)
         if self.class_weights:

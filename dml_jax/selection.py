@@ -88,6 +88,24 @@ class Selection:
         return each_positive(count, self.pos, (zeros, zeros))
 
 
+def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
+    """`count` triplets of each anchor that has any, drawn with replacement: p and n uniformly.
+
+    `keys` are the anchors' own. PML: `triplets_per_anchor` (get_random_triplet_indices).
+    """
+
+    def draw(key: Array, row: Array) -> Array:
+        ranks = jnp.cumsum(row > 0)
+        rank = jax.random.randint(key, (count,), 0, jnp.maximum(ranks[-1], 1))
+        return jnp.minimum(jnp.searchsorted(ranks, rank + 1), row.shape[0] - 1)
+
+    halves = jax.vmap(jax.random.split)(keys)
+    positive, negative = (jax.vmap(draw)(halves[:, i], x) for i, x in enumerate((pos, neg)))
+    some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
+    weight = jnp.broadcast_to(some, positive.shape).astype(jnp.float32)
+    return Selection(pos, neg, Listed(positive, negative, weight))
+
+
 def pick(one: Array, values: Array) -> Array:
     """The value under the row's only True, `[a, n] -> [a]`; 0 in a row without one."""
     return jnp.sum(jnp.where(one, values, 0), axis=-1)

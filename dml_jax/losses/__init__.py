@@ -5,14 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from dml_jax import distances, miners, names, reducers, relations
-from dml_jax.losses.base import ClassLoss, Loss, PairLoss, ProxyLoss, SoftmaxLoss, TripletLoss
+from dml_jax.losses.base import ClassLoss, Loss, PairLoss, ProxyLoss, SoftmaxLoss
 from dml_jax.losses.classification import (
     arc_face_logits,
     cos_face_logits,
     normal_weights,
     normalized_softmax_logits,
 )
+from dml_jax.losses.lifted import (
+    generalized_lifted_structure_rows,
+    lifted_structure_columns,
+    lifted_structure_rows,
+)
+from dml_jax.losses.margin import margin_rows
+from dml_jax.losses.neighbour import instance_rows, n_pairs_rows, nca_rows
+from dml_jax.losses.own import MarginLoss, NPairsLoss, TripletLoss
 from dml_jax.losses.pair import (
+    circle_rows,
     contrastive_rows,
     multi_similarity_rows,
     nt_xent_rows,
@@ -21,22 +30,33 @@ from dml_jax.losses.pair import (
 )
 from dml_jax.losses.proxy import fan_out_proxies, proxy_anchor_rows
 from dml_jax.losses.triplet import triplet_margin_rows
+from dml_jax.losses.tuplet import intra_pair_sums, intra_pair_variance_rows, tuplet_margin_rows
 
 __all__ = [
     "LOSSES",
+    "ClassLoss",
     "Loss",
     "arc_face_logits",
     "available",
+    "circle_rows",
     "contrastive_rows",
     "cos_face_logits",
+    "generalized_lifted_structure_rows",
     "get",
+    "instance_rows",
+    "intra_pair_variance_rows",
+    "lifted_structure_rows",
+    "margin_rows",
     "multi_similarity_rows",
+    "n_pairs_rows",
+    "nca_rows",
     "normalized_softmax_logits",
     "nt_xent_rows",
     "proxy_anchor_rows",
     "sup_con_rows",
     "threshold_consistent_margin_rows",
     "triplet_margin_rows",
+    "tuplet_margin_rows",
 ]
 
 
@@ -51,7 +71,7 @@ class Entry:
 
     cls: type[Loss]
     kernel: Any
-    distance: str
+    distance: Any
     reducer: str
     distances: tuple[str, ...] = ()
     more: tuple[tuple[str, Any], ...] = ()
@@ -77,6 +97,35 @@ LOSSES: Mapping[str, Entry] = {
         PairLoss, threshold_consistent_margin_rows, "cosine", "mean", ("cosine",)
     ),
     "triplet_margin": Entry(TripletLoss, triplet_margin_rows, "lp", "avg_non_zero"),
+    "circle": Entry(PairLoss, circle_rows, "cosine", "avg_non_zero", ("cosine",)),
+    "generalized_lifted_structure": Entry(
+        PairLoss, generalized_lifted_structure_rows, "lp", "mean"
+    ),
+    "instance": Entry(
+        PairLoss, instance_rows, "cosine", "mean", ("cosine",), (("takes_references", False),)
+    ),
+    "intra_pair_variance": Entry(
+        PairLoss, intra_pair_variance_rows, "cosine", "mean", (), (("first", intra_pair_sums),)
+    ),
+    "lifted_structure": Entry(
+        PairLoss,
+        lifted_structure_rows,
+        "lp",
+        "mean",
+        (),
+        (("first", lifted_structure_columns), ("takes_references", False)),
+    ),
+    "margin": Entry(MarginLoss, margin_rows, "lp", "divisor"),
+    "n_pairs": Entry(
+        NPairsLoss, n_pairs_rows, "dot_product", "mean", (), (("takes_references", False),)
+    ),
+    "nca": Entry(
+        PairLoss, nca_rows, {"name": "lp", "power": 2}, "mean", (), (("weighs_samples", True),)
+    ),
+    "signal_to_noise_ratio_contrastive": Entry(
+        PairLoss, contrastive_rows, "snr", "avg_non_zero", ("snr",)
+    ),
+    "tuplet_margin": Entry(PairLoss, tuplet_margin_rows, "cosine", "mean", ("cosine",)),
 }
 # Keywords of kernels that are no hyper-parameters: the library fills them in (losses.base.PairLoss).
 DERIVED = ("similarity", "low", "high", "triplets", "sums", "columns", "partner", "vectors")
@@ -110,7 +159,7 @@ def get(
     and for a distance that the loss is not defined for.
     """
     entry = names.resolve("loss", LOSSES, name)
-    accepted = names.keywords(entry.kernel, without=DERIVED)
+    accepted = {**names.keywords(entry.kernel, without=DERIVED), **entry.cls.settings}
     names.check_hyper(f"loss {name!r}", accepted, hyper)
     spec = entry.distance if distance is None else distance
     built = names.build("distance", distances.get, distances.Distance, spec)
@@ -119,12 +168,6 @@ def get(
             f"loss {name!r} is not defined for distance {built.name!r}; accepted: "
             f"{', '.join(entry.distances)}"
         )
-    related = names.build("relation", relations.get, relations.Relation, relation)
-    if related is not None and related != relations.SAME_LABEL and issubclass(entry.cls, ClassLoss):
-        raise ValueError(
-            f"loss {name!r} compares samples with classes and takes relation 'label' alone, not "
-            f"{related.name!r}"
-        )
     chosen = reducers.build(reducer or entry.reducer)
     if chosen.by == "divisor" and entry.reducer != "divisor":
         accepted_reducers = [r for r in reducers.available() if r != "divisor"]
@@ -132,7 +175,8 @@ def get(
             f"loss {name!r} supplies nothing to divide by for reducer {chosen.name!r}; accepted: "
             f"{', '.join(accepted_reducers)}"
         )
-    return entry.cls(
+    related = names.build("relation", relations.get, relations.Relation, relation)
+    loss = entry.cls(
         name,
         entry.kernel,
         tuple(sorted(hyper.items())),
@@ -142,3 +186,9 @@ def get(
         names.build("miner", miners.get, miners.Miner, miner),
         **dict(entry.more),
     )
+    if loss.needs_labels and loss.relation != relations.SAME_LABEL:
+        raise ValueError(
+            f"loss {name!r} reads the classes of samples and takes relation 'label' alone, not "
+            f"{loss.relation.name!r}"
+        )
+    return loss

@@ -1,10 +1,10 @@
 """What `losses.get` returns: a kernel with its distance, miner, reducer and relation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,8 @@ class Loss(ABC):
 
     Attributes:
       pairwise: whether it compares samples with samples, so that it needs the whole batch at once.
+      settings: hyper-parameters with their defaults that are the class's own, not the kernel's.
+      needs_labels: whether it reads classes, so that no other relation will do.
     """
 
     name: str
@@ -39,6 +41,15 @@ class Loss(ABC):
     miner: Miner | None
 
     pairwise = True
+    settings: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def needs_labels(self) -> bool:
+        return False
+
+    def setting(self, name: str) -> Any:
+        """The value of a hyper-parameter, given or default."""
+        return dict(self.hyper).get(name, {**names.keywords(self.kernel), **self.settings}[name])
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """{"params": learned arrays, "state": arrays that steps update}; {} for a stateless loss."""
@@ -133,9 +144,8 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
             raise ValueError("ref_labels were given without ref_embeddings")
         return
     if not loss.takes_references:
-        raise ValueError(
-            f"loss {loss.name!r} takes no ref_embeddings: it compares with class weights"
-        )
+        reason = "with class weights" if isinstance(loss, ClassLoss) else "the batch with itself"
+        raise ValueError(f"loss {loss.name!r} takes no ref_embeddings: it compares {reason}")
     if ref_embeddings.ndim != 2 or ref_embeddings.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
@@ -158,11 +168,14 @@ class PairLoss(Loss):
       needs_negatives: whether the loss is 0 where no negative is in play in the whole batch.
       first: `first(sims, pos, neg, ...) -> (sums, rows)`, evaluated over all anchors beforehand.
       takes_references: whether references other than the batch make sense.
+      weighs_samples: whether a miner does not choose pairs but weighs the anchors' values by how often
+        it chose them.
     """
 
     needs_negatives: bool = False
     first: Callable[..., Any] | None = None
     takes_references: bool = True
+    weighs_samples: bool = False
 
     def _pairs(self, kept: Selection) -> tuple[Array, Array]:
         return kept.pairs()
@@ -180,7 +193,11 @@ class PairLoss(Loss):
 
     def _terms(self, seen: driver.Block) -> dict[str, tuple[Array, ...]]:
         result = self._call(self.kernel, seen)
-        return result if isinstance(result, dict) else {self.name: result}
+        terms = result if isinstance(result, dict) else {self.name: result}
+        if "sample_weights" not in seen.extra:
+            return terms
+        weigh = lambda values: (values.T * seen.extra["sample_weights"]).T
+        return {name: (weigh(values), *rest) for name, (values, *rest) in terms.items()}
 
     def _extra(self, variables: Variables, labels: Array) -> dict[str, Array]:
         """Arrays of the anchors that the kernel asks for, `[B, ...]`."""
@@ -192,6 +209,17 @@ class PairLoss(Loss):
             others = anchors if self.relation.rank == 1 else (anchors[0], None, anchors[2])
         else:
             others = (*refs, jnp.ones(refs[0].shape[0], bool))
+        mine, extra = self._mine(), self._extra(variables, anchors[1])
+        if self.weighs_samples and mine is not None:
+            extra["sample_weights"] = driver.sample_weights(
+                anchors,
+                None if refs is None else others,
+                relation=self.relation,
+                mine=mine,
+                key=key,
+                block=block,
+            )
+            mine = None
         return driver.pairwise(
             self._terms,
             anchors,
@@ -200,11 +228,11 @@ class PairLoss(Loss):
             relation=self.relation,
             reducer=self.reducer,
             exclude_self=refs is None,
-            mine=self._mine(),
+            mine=mine,
             key=key,
             block=block,
             needs_negatives=self.needs_negatives,
-            extra=self._extra(variables, anchors[1]),
+            extra=extra,
             first=None if self.first is None else partial(self._call, self.first),
         )
 
@@ -215,19 +243,15 @@ def _partner(distance: Distance, one: Array, refs: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class TripletLoss(PairLoss):
-    """A loss whose kernel reads triplets: `rows(sims, pos, neg, triplets=..., ...)`."""
-
-    def _pairs(self, kept: Selection) -> tuple[Array, Array]:
-        return kept.pos, kept.neg
-
-
-@dataclass(frozen=True)
 class ClassLoss(Loss):
     """A loss with learned vectors of the classes, `params["weights"]` `[num_classes, dim]`."""
 
     init_weights: Callable[[Array, int, int], Array] | None = None
     takes_references = False
+
+    @property
+    def needs_labels(self) -> bool:
+        return True
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """{"params": {"weights": [num_classes, dim]}}, float32."""

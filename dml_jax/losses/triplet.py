@@ -1,7 +1,9 @@
 """Losses on triplets, reduced to one value a row; never an `[a, n, n]` array."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,12 @@ def triplet_margin_rows(
     neg: Mask,
     *,
     margin: float = 0.05,
+    swap: bool = False,
+    smooth_loss: bool = False,
     similarity: bool = False,
     triplets: Within | Listed | None = None,
+    partner: Callable[[Array, Array], Array] | None = None,
+    vectors: tuple[Array, Array] | None = None,
     low: float = 0.0,
     high: float = math.inf,
 ) -> Rows:
@@ -31,51 +37,90 @@ def triplet_margin_rows(
 
     averaged over the triplets with low < l_apn < high: by default those that violate the margin (Schroff
     et al., CVPR 2015; PML's avg_non_zero); low = -inf averages over all. `triplets` narrows them
-    further (see `selection`). An anchor without a counted triplet is (0, 0).
+    further (see `selection`). An anchor without a counted triplet is (0, 0). `smooth_loss` puts softplus in
+    the place of [.]+. `swap` puts min(d_an, d_pn) in the place of d_an (Balntas et al., BMVC 2016), d_pn
+    being `partner(one, vectors[1])`, the distances of the positive under `one` to all references.
 
     Evaluated in closed form: one sort of the row's negatives, with prefix sums, gives the value and the
-    gradient in O(n log n); a row block whose anchors have few positives streams over these instead.
-    Same values up to rounding. Differs from PML in nothing but memory (PML lists all triplets).
+    gradient in O(n log n); a row block whose anchors have few positives streams over these instead, and
+    so do `swap` and `smooth_loss`, which have no such form. Same values up to rounding. Differs from PML
+    in memory (PML lists all triplets), and in that `swap` takes references.
     """
-    d = -sims if similarity else sims
-    if isinstance(triplets, Listed):
-        gather = partial(jnp.take_along_axis, axis=-1)
-        loss = jax.nn.relu(gather(d, triplets.positive) - gather(d, triplets.negative) + margin)
-        counted = jnp.where((loss > low) & (loss < high), triplets.weight, 0)
-        total, count = jnp.sum(jnp.where(counted > 0, loss, 0) * counted, -1), jnp.sum(counted, -1)
+    sign = -1.0 if similarity else 1.0
+    d = sign * sims
+    hinge = jax.nn.softplus if smooth_loss else jax.nn.relu
+    closer, refs = None, None
+    if swap:
+        if partner is None or vectors is None:
+            raise ValueError("swap needs 'partner' and 'vectors', for the distances d_pn")
+        closer, refs = (lambda one, refs: sign * partner(one, refs)), vectors[1]
+
+    def stream(d: Sims, pos: Mask, neg: Mask, triplets: Within | Listed | None) -> Rows:
+        value = lambda d_ap, d_an: hinge(d_ap - d_an + margin)
+        bounds = dict(low=low, high=high)
+        return sum_triplets(value, d, d, pos, neg, triplets, closer=closer, refs=refs, **bounds)
+
+    own_order = triplets is None or (isinstance(triplets, Within) and triplets.own_order)
+    if own_order and not (swap or smooth_loss):
+        closed = partial(_sorted, margin=margin, low=low, high=high)
+        most = jnp.max(jnp.sum(pos > 0, -1))
+        total, count = jax.lax.cond(most <= STREAM_LIMIT, stream, closed, d, pos, neg, triplets)
     else:
-        stream = partial(_streamed, margin=margin, low=low, high=high)
-        if triplets is None or triplets.own_order:
-            closed = partial(_sorted, margin=margin, low=low, high=high)
-            most = jnp.max(jnp.sum(pos > 0, -1))
-            total, count = jax.lax.cond(most <= STREAM_LIMIT, stream, closed, d, pos, neg, triplets)
-        else:
-            total, count = stream(d, pos, neg, triplets)
+        total, count = stream(d, pos, neg, triplets)
     some = count > 0
     return jnp.where(some, total / jnp.where(some, count, 1), 0), count
 
 
-def _streamed(
-    d: Sims,
+def sum_triplets(
+    value: Callable[[Array, Array], Array],
+    near: Sims,
+    far: Sims,
     pos: Mask,
     neg: Mask,
-    triplets: Within | None,
+    triplets: Within | Listed | None,
     *,
-    margin: float,
     low: float,
     high: float,
+    closer: Callable[[Array, Any], Array] | None = None,
+    refs: Any = None,
 ) -> Rows:
-    """(sum, count) of the hinges in (low, high), one positive of every row at a time."""
+    """(sum, count) of value(near_ap, far_an) over the triplets of each row with low < value < high.
 
-    def term(one: Array, d: Array, rest: tuple) -> Rows:
-        neg, triplets = rest
+    One positive of every row at a time, O(a n) each: never an `[a, n, n]` array. `value` is elementwise and
+    holds no arrays of its own (they would have no derivative). With `closer`, far_an is the smaller of
+    itself and closer(one, refs)_an, where `one` `[a, n]` marks the positive.
+    """
+
+    def counted(loss: Array, weight: Array) -> Rows:
+        weight = jnp.where((loss > low) & (loss < high), weight, 0)
+        return jnp.sum(jnp.where(weight > 0, loss, 0) * weight, -1), jnp.sum(weight, -1)
+
+    def reach(one: Array, far: Array, refs: Any) -> Array:
+        return far if closer is None else jnp.minimum(far, closer(one, refs))
+
+    if isinstance(triplets, Listed):
+        at = partial(jnp.take_along_axis, axis=-1)
+        columns = jnp.arange(near.shape[1])[None, :]
+
+        def slot(indices: tuple[Array, Array]) -> Array:
+            positive, negative = (x[:, None] for x in indices)
+            return at(reach(positive == columns, far, refs), negative)[:, 0]
+
+        if closer is None:
+            beyond = at(far, triplets.negative)
+        else:
+            slots = (triplets.positive.T, triplets.negative.T)
+            beyond = jax.lax.map(jax.checkpoint(slot), slots).T
+        return counted(value(at(near, triplets.positive), beyond), triplets.weight)
+
+    def term(one: Array, operands: tuple, rest: tuple) -> Rows:
+        (near, far, refs), (neg, triplets) = operands, rest
         if triplets is not None:
             neg = triplets.negatives(pick(one, triplets.order), neg)
-        loss = jax.nn.relu(pick(one, d)[:, None] - d + margin)
-        counted = jnp.where((loss > low) & (loss < high), neg, 0)
-        return jnp.sum(jnp.where(counted > 0, loss, 0) * counted, -1), jnp.sum(counted, -1)
+        return counted(value(pick(one, near)[:, None], reach(one, far, refs)), neg)
 
-    return sum_over_positives(term, d, (neg.astype(d.dtype), triplets), pos)
+    rest = (neg.astype(near.dtype), triplets)
+    return sum_over_positives(term, (near, far, refs), rest, pos)
 
 
 def _sorted(

@@ -41,6 +41,24 @@ def classes(name, weights, **hyper):
     return make
 
 
+BETA = 1.1 + 0.05 * np.arange(CLASSES)
+# Where PML is wrong, a batch on which it is not: InstanceLoss takes the rank of a label for a column;
+# TupletMarginLoss gives NaN at duplicates; at those a swapped triplet is an exact tie.
+ARANGE = ("instance", "instance/gamma")
+NO_DUPLICATES = (*ARANGE, "tuplet_margin", "triplet_margin/swap", "triplet_margin/swap_cosine")
+
+
+def margin(beta=1.2, **hyper):
+    """MarginLoss with its beta in float64 (PML rounds it to float32)."""
+
+    def make(**kw):
+        loss = losses.MarginLoss(**hyper, **kw)
+        loss.beta.data = torch.tensor(np.atleast_1d(beta), dtype=torch.float64)
+        return loss
+
+    return make
+
+
 def cases(weights):
     """name -> (loss, the miners it also runs with)."""
     lp = dict(distance=distances.LpDistance(power=2))
@@ -71,6 +89,44 @@ def cases(weights):
         ),
         "triplet_margin/mean": (pairs("TripletMarginLoss", reducer=reducers.MeanReducer()), SOME),
         "triplet_margin/threshold": (pairs("TripletMarginLoss", margin=0.3, reducer=low), SOME),
+        "circle": (pairs("CircleLoss"), tuple(MINERS)),
+        "generalized_lifted_structure": (pairs("GeneralizedLiftedStructureLoss"), tuple(MINERS)),
+        "generalized_lifted_structure/cosine": (
+            pairs("GeneralizedLiftedStructureLoss", neg_margin=0.4, pos_margin=0.8, **cosine),
+            (),
+        ),
+        "instance": (pairs("InstanceLoss"), ()),
+        "instance/gamma": (pairs("InstanceLoss", gamma=8), ()),
+        "intra_pair_variance": (pairs("IntraPairVarianceLoss"), tuple(MINERS)),
+        "intra_pair_variance/lp": (
+            pairs("IntraPairVarianceLoss", pos_eps=0.1, distance=distances.LpDistance()),
+            (),
+        ),
+        "lifted_structure": (pairs("LiftedStructureLoss"), tuple(MINERS)),
+        "lifted_structure/cosine": (
+            pairs("LiftedStructureLoss", neg_margin=0.4, pos_margin=0.8, **cosine),
+            SOME,
+        ),
+        "margin": (margin(), tuple(MINERS)),
+        "margin/mean": (margin(reducer=reducers.MeanReducer()), SOME),
+        "margin/non_zero": (margin(reducer=reducers.AvgNonZeroReducer()), SOME),
+        "margin/learned": (margin(BETA[0], learn_beta=True, nu=0.1), SOME),
+        "margin/per_class": (margin(BETA, learn_beta=True, nu=0.1, num_classes=CLASSES), SOME),
+        "margin/cosine": (margin(0.6, **cosine), SOME),
+        # Not multi_similarity: of several positives PML takes the first listed, and it lists by similarity.
+        "n_pairs": (pairs("NPairsLoss"), tuple(MINERS)[1:]),
+        "nca": (pairs("NCALoss"), tuple(MINERS)),
+        "signal_to_noise_ratio_contrastive": (
+            pairs("SignalToNoiseRatioContrastiveLoss"),
+            tuple(MINERS),
+        ),
+        "triplet_margin/smooth": (pairs("TripletMarginLoss", smooth_loss=True), tuple(MINERS)),
+        "triplet_margin/swap": (pairs("TripletMarginLoss", swap=True), tuple(MINERS)),
+        "triplet_margin/swap_cosine": (
+            pairs("TripletMarginLoss", swap=True, smooth_loss=True, **cosine),
+            SOME,
+        ),
+        "tuplet_margin": (pairs("TupletMarginLoss"), tuple(MINERS)),
         "arc_face": (classes("ArcFaceLoss", weights), tuple(MINERS)),
         "cos_face": (classes("CosFaceLoss", weights), tuple(MINERS)),
         "normalized_softmax": (classes("NormalizedSoftmaxLoss", weights), tuple(MINERS)),
@@ -109,7 +165,19 @@ def main() -> None:
             rows = np.stack([np.asarray(index) for index in part], 1)
             out[f"miner/{name}{side}"] = rows[np.lexsort(rows.T[::-1])].astype(np.int16)
 
-    def record(key, loss, indices, with_refs=False):
+    distinct = x.copy()
+    distinct[3] += 0.1 * np.arange(DIM)
+    out["distinct"], out["beta"] = distinct, BETA
+
+    def data(name):
+        return (
+            distinct if name in NO_DUPLICATES else x,
+            torch.arange(len(labels)) if name in ARANGE else labels,
+        )
+
+    def record(name, mined, loss, miner=None, with_refs=False):
+        key, (x, labels) = f"{name}/{mined}", data(name)
+        indices = None if miner is None else miner(torch.tensor(x), labels)
         e = torch.tensor(x, requires_grad=True)
         extra = (
             dict(ref_emb=torch.tensor(refs), ref_labels=torch.tensor(ref_labels))
@@ -125,16 +193,23 @@ def main() -> None:
             out[f"loss/{key}/weights"] = gradient if gradient.shape[0] == CLASSES else gradient.T
 
     for name, (make, mined) in cases(weights).items():
-        record(f"{name}/none", make(), None)
+        record(name, "none", make())
         if name.partition("/")[0] in (
             "contrastive",
             "multi_similarity",
             "nt_xent",
             "sup_con",
-        ) or name in ("triplet_margin",):
-            record(f"{name}/refs", make(), None, with_refs=True)
+            "circle",
+            "generalized_lifted_structure",
+            "intra_pair_variance",
+            "margin",
+            "nca",
+            "signal_to_noise_ratio_contrastive",
+            "tuplet_margin",
+        ) or name in ("triplet_margin", "triplet_margin/smooth"):
+            record(name, "refs", make(), with_refs=True)
         for miner in mined:
-            record(f"{name}/{miner}", make(), MINERS[miner]()(torch.tensor(x), labels))
+            record(name, miner, make(), MINERS[miner]())
     path = pathlib.Path(__file__).with_name("losses.npz")
     np.savez_compressed(path, **out)
     print(f"{path.name}: {len(out)} arrays, {path.stat().st_size} bytes")

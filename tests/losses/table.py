@@ -1,7 +1,8 @@
 """The losses under test. A new loss is a new row here: every law then runs on it.
 
-A row is (name, hyper-parameters, naive double loop). The double loops follow the papers in plain numpy
-and know nothing of the library: `sim` is the cosine matrix, `same` the matrix of equal labels.
+A row is (name, hyper-parameters, naive double loop), its key "name/variant" for further hyper-parameters.
+The double loops follow the papers in plain numpy and know nothing of the library: `sim` is the cosine
+matrix, `same` the matrix of equal labels.
 """
 
 import math
@@ -122,6 +123,128 @@ def arc(c):
     return math.cos(math.acos(c) + math.radians(28.6))
 
 
+def circle(x, y, w):
+    s = cosines(x, x)
+
+    def row(a, p, n):
+        if not p or not n:
+            return 0
+        pull = sum(math.exp(-80 * max(1.4 - s[a, j], 0) * (s[a, j] - 0.6)) for j in p)
+        push = sum(math.exp(80 * max(s[a, j] + 0.4, 0) * (s[a, j] - 0.4)) for j in n)
+        return math.log(1 + pull * push)
+
+    return non_zero(row(*r) for r in each_anchor(y))
+
+
+def generalized_lifted_structure(x, y, w):
+    d = distance(x)
+
+    def row(a, p, n):
+        pull = math.log(sum(math.exp(d[a, j]) for j in p)) if p else 0
+        push = math.log(sum(math.exp(1 - d[a, j]) for j in n)) if n else 0
+        return max(pull + push, 0)
+
+    return mean(row(*r) for r in each_anchor(y))
+
+
+def lifted_structure(x, y, w):
+    d = distance(x)
+    rows = list(each_anchor(y))
+
+    def pair(a, i):
+        reach = sum(math.exp(1 - d[k, j]) for k in (a, i) for j in rows[k][2])
+        return max(math.log(reach) + d[a, i], 0) ** 2 / 2
+
+    return mean(pair(a, i) for a, p, _ in rows for i in p)
+
+
+def signal_to_noise_ratio_contrastive(x, y, w):
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    ratio = lambda a, j: np.var(x[a] - x[j]) / np.var(x[a])
+    return non_zero(ratio(a, j) for a, p, _ in each_anchor(y) for j in p) + non_zero(
+        1 - ratio(a, j) for a, _, n in each_anchor(y) for j in n
+    )
+
+
+def tuplet_margin(x, y, w):
+    s = cosines(x, x)
+
+    def pair(a, i, n):
+        target = math.cos(math.acos(s[a, i]) - math.radians(5.73))
+        return math.log(1 + sum(math.exp(64 * (s[a, j] - target)) for j in n))
+
+    return mean(pair(a, i, n) for a, p, n in each_anchor(y) for i in p)
+
+
+def intra_pair_variance(x, y, w):
+    s = cosines(x, x)
+    pull = [s[a, j] for a, p, _ in each_anchor(y) for j in p]
+    push = [s[a, j] for a, _, n in each_anchor(y) for j in n]
+    return mean(max(0.9 * mean(pull) - v, 0) ** 2 for v in pull) + mean(
+        max(v - 1.2 * mean(push), 0) ** 2 for v in push
+    )
+
+
+def instance(x, y, w):
+    s = cosines(x, x)
+    return mean(
+        math.log(1 + sum(math.exp(8 * (s[a, j] - 1)) for j in n)) for a, _, n in each_anchor(y)
+    )
+
+
+def nca(x, y, w):
+    near = np.exp(2 * cosines(x, x) - 2)
+    return mean(
+        -math.log(sum(near[a, j] for j in p) / sum(near[a, j] for j in p + n))
+        for a, p, n in each_anchor(y)
+        if p
+    )
+
+
+def n_pairs(x, y, w):
+    s = np.exp(cosines(x, x))
+    members = [np.flatnonzero(y == c) for c in set(y.tolist())]
+    pairs = [m[:2] for m in members if len(m) > 1]
+    return mean(-math.log(s[a, p] / sum(s[a, q] for _, q in pairs)) for a, p in pairs)
+
+
+def margin(nu):
+    def loss(x, y, w):
+        d = distance(x)
+        triplets = [(a, i, j) for a, p, n in each_anchor(y) for i in p for j in n]
+        pull = [max(d[a, i] - 1.2 + 0.2, 0) for a, i, _ in triplets]
+        push = [max(1.2 - d[a, j] + 0.2, 0) for a, _, j in triplets]
+        active = sum(v > 0 for v in pull) + sum(v > 0 for v in push)
+        return (sum(pull) + sum(push)) / active, nu * 1.2, len(triplets) / active
+
+    return loss
+
+
+def margin_learned(x, y, w):
+    value, nu_beta, _ = margin(0.1)(x, y, w)
+    return value + nu_beta
+
+
+def margin_per_class(x, y, w):
+    value, nu_beta, triplets_per_active = margin(0.1)(x, y, w)
+    return value + nu_beta * triplets_per_active
+
+
+def triplet_variant(swap, hinge):
+    def loss(x, y, w):
+        d = distance(x)
+        far = lambda a, i, j: min(d[a, j], d[i, j]) if swap else d[a, j]
+        return non_zero(
+            hinge(d[a, i] - far(a, i, j) + 0.05) for a, p, n in each_anchor(y) for i in p for j in n
+        )
+
+    return loss
+
+
+def softplus(v):
+    return math.log1p(math.exp(v))
+
+
 LOSSES = {
     "arc_face": ({}, softmax(arc, 64)),
     "contrastive": ({}, contrastive),
@@ -133,4 +256,18 @@ LOSSES = {
     "sup_con": ({}, sup_con),
     "threshold_consistent_margin": ({}, threshold_consistent_margin),
     "triplet_margin": ({}, triplet_margin),
+    "circle": ({}, circle),
+    "generalized_lifted_structure": ({}, generalized_lifted_structure),
+    "instance": ({"gamma": 8.0}, instance),  # at 64 the batch has hardly any loss
+    "intra_pair_variance": ({"pos_eps": 0.1, "neg_eps": 0.2}, intra_pair_variance),
+    "lifted_structure": ({}, lifted_structure),
+    "margin": ({}, lambda *arrays: margin(0)(*arrays)[0]),
+    "margin/learned": ({"learn_beta": True, "nu": 0.1}, margin_learned),
+    "margin/per_class": ({"learn_beta": True, "nu": 0.1, "per_class": True}, margin_per_class),
+    "n_pairs": ({}, n_pairs),
+    "nca": ({}, nca),
+    "signal_to_noise_ratio_contrastive": ({}, signal_to_noise_ratio_contrastive),
+    "triplet_margin/smooth": ({"smooth_loss": True}, triplet_variant(False, softplus)),
+    "triplet_margin/swap": ({"swap": True}, triplet_variant(True, lambda v: max(v, 0))),
+    "tuplet_margin": ({}, tuplet_margin),
 }

@@ -24,7 +24,26 @@ VARIANTS = {
     "contrastive/mean": dict(reducer="mean"),
     "triplet_margin/mean": dict(reducer="mean"),
     "proxy_anchor/mean": dict(reducer="mean"),
+    "generalized_lifted_structure/cosine": dict(distance="cosine", neg_margin=0.4, pos_margin=0.8),
+    "instance/gamma": dict(gamma=8),
+    "intra_pair_variance/lp": dict(distance="lp", pos_eps=0.1),
+    "lifted_structure/cosine": dict(distance="cosine", neg_margin=0.4, pos_margin=0.8),
+    "margin/mean": dict(reducer="mean"),
+    "margin/non_zero": dict(reducer="avg_non_zero"),
+    "margin/learned": dict(learn_beta=True, nu=0.1),
+    "margin/per_class": dict(learn_beta=True, nu=0.1, per_class=True),
+    "margin/cosine": dict(beta=0.6, distance="cosine"),
+    "triplet_margin/smooth": dict(smooth_loss=True),
+    "triplet_margin/swap": dict(swap=True),
+    "triplet_margin/swap_cosine": dict(swap=True, smooth_loss=True, distance="cosine"),
 }
+# As in make_losses.py: where PML is wrong, a batch on which it is not.
+ARANGE = ("instance", "instance/gamma")
+NO_DUPLICATES = (*ARANGE, "tuplet_margin", "triplet_margin/swap", "triplet_margin/swap_cosine")
+LEARNED = {"margin/learned": GOLDEN["beta"][0], "margin/per_class": GOLDEN["beta"]}
+
+# torch's softplus is x itself above 20: off by up to e^-20 in the value and in the slope.
+TOLERANCE = {"circle/triplet_margin/easy": 2.1e-9}
 
 
 def miner(name):
@@ -49,12 +68,15 @@ def evaluate(key, **changes):
     if mined == "refs":
         refs = dict(ref_embeddings=GOLDEN["refs"], ref_labels=GOLDEN["ref_labels"])
 
+    labels = np.arange(len(GOLDEN["labels"])) if name in ARANGE else GOLDEN["labels"]
+
     @jax.jit
     def value(embeddings, weights):
-        variables = {"params": {"weights": weights}}
-        return loss.apply(variables, embeddings, GOLDEN["labels"], **refs)[0].compute()
+        variables = {"params": {"beta" if name in LEARNED else "weights": weights}}
+        return loss.apply(variables, embeddings, labels, **refs)[0].compute()
 
-    arrays = jnp.asarray(GOLDEN["x"]), jnp.asarray(GOLDEN["weights"])
+    embeddings = GOLDEN["distinct" if name in NO_DUPLICATES else "x"]
+    arrays = jnp.asarray(embeddings), jnp.asarray(LEARNED.get(name, GOLDEN["weights"]))
     result, (gradient, weights) = jax.value_and_grad(value, argnums=(0, 1))(*arrays)
     return {"value": result, "gradient": gradient, "weights": weights}
 
@@ -70,7 +92,7 @@ def test_value_and_gradient(key, x64):
     parts = ["value", "gradient"] + ["weights"] * (f"loss/{key}/weights" in GOLDEN)
     assert got["value"].dtype == jnp.float64
     for part in parts:
-        assert error(got, key, part) < 1e-10, part
+        assert error(got, key, part) < TOLERANCE.get(key, 1e-10), part
 
 
 def test_a_wrong_formula_fails(x64):
@@ -83,7 +105,14 @@ def test_a_wrong_formula_fails(x64):
 
 
 @pytest.mark.parametrize(
-    "key", [k for k in KEYS if k.startswith("triplet_margin") and split(k)[1] != "batch_hard"]
+    "key",
+    [
+        k
+        for k in KEYS
+        if k.startswith("triplet_margin")
+        and split(k)[1] != "batch_hard"
+        and not k.startswith(("triplet_margin/smooth", "triplet_margin/swap"))  # they only stream
+    ],
 )
 def test_sorting(key, x64, monkeypatch):
     """The other evaluation of triplet_margin, which rows of many positives take, gives the same."""
