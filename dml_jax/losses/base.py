@@ -1,10 +1,11 @@
 """What `losses.get` returns: a kernel with its distance, miner, reducer and relation."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,10 @@ from jaxtyping import Array, Bool, Float
 
 from dml_jax import classwise, names
 from dml_jax import pairwise as driver
-from dml_jax.distances import Distance
+from dml_jax.distances import Distance, norms
 from dml_jax.miners.base import Miner
 from dml_jax.reducers import Reducer
+from dml_jax.regularizers import Regularizer
 from dml_jax.relations import SAME_LABEL, Relation
 from dml_jax.selection import Selection
 from dml_jax.types import Mean
@@ -22,23 +24,36 @@ from dml_jax.types import Mean
 Variables = dict[str, Any]
 
 
+class References(NamedTuple):
+    """What a batch is compared with instead of itself.
+
+    Attributes:
+      valid: False for references that are not there.
+      hold_batch: whether the first of them are the batch, in order: then a sample is not compared with the
+        reference of its own position.
+    """
+
+    vectors: Array
+    labels: Array | None
+    valid: Array
+    hold_batch: bool = False
+
+
 @dataclass(frozen=True)
 class Loss(ABC):
     """A loss with its settings: pure functions `init` and `apply`, hashable, free of arrays.
 
     Attributes:
+      relation: what makes two samples positives; it says which labels `apply` takes.
       pairwise: whether it compares samples with samples, so that it needs the whole batch at once.
+      takes_references: whether references other than the batch make sense.
     """
 
     name: str
-    kernel: Callable[..., Any]
-    hyper: tuple[tuple[str, Any], ...]
-    distance: Distance
-    reducer: Reducer
     relation: Relation
-    miner: Miner | None
 
     pairwise = True
+    takes_references = True
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """{"params": learned arrays, "state": arrays that steps update}; {} for a stateless loss."""
@@ -86,13 +101,46 @@ class Loss(ABC):
         dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
         embeddings = embeddings.astype(dtype)
         if refs is not None:
-            refs = (refs[0].astype(dtype), refs[1])
-        mean = self._mean(variables, (embeddings, labels, valid), refs, key, block)
+            refs = References(refs[0].astype(dtype), refs[1], jnp.ones(refs[0].shape[0], bool))
+        return self.step(variables, (embeddings, labels, valid), refs, key, block)
+
+    @abstractmethod
+    def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
+        """The loss of anchors (embeddings, labels, valid) against References or None; the new state.
+
+        What `apply` does, for arrays that were checked: other losses build on it.
+        """
+
+
+@dataclass(frozen=True)
+class KernelLoss(Loss):
+    """A kernel with its distance, reducer, miner and regularizers."""
+
+    kernel: Callable[..., Any]
+    hyper: tuple[tuple[str, Any], ...]
+    distance: Distance
+    reducer: Reducer
+    miner: Miner | None
+    regularizers: tuple[Regularizer, ...]
+
+    def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
+        """The loss with its regularizers; the new state."""
+        mean = self._mean(variables, anchors, refs, key, block)
+        for regularizer in self.regularizers:
+            embeddings, _, valid = anchors
+            if regularizer.of == "weights":
+                weights = variables["params"]["weights"].astype(embeddings.dtype)
+                value = regularizer(weights, block=block)
+            else:
+                value = regularizer(embeddings, valid, block=block)
+            total = mean.compute() + regularizer.weight * value
+            stats = {**mean.stats, f"regularizer/{regularizer.name}": value}
+            mean = Mean(total, jnp.ones_like(total), stats)
         return mean, variables.get("state", {})
 
     @abstractmethod
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
-        """The loss of anchors (embeddings, labels, valid) against refs (embeddings, labels)."""
+        """The loss of anchors (embeddings, labels, valid) against References or None."""
 
     def _keywords(self, kernel: Callable[..., Any], derived: dict[str, Any]) -> dict[str, Any]:
         """What a kernel of this loss is called with: hyper-parameters, and what it asks for of the rest."""
@@ -133,9 +181,7 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
             raise ValueError("ref_labels were given without ref_embeddings")
         return
     if not loss.takes_references:
-        raise ValueError(
-            f"loss {loss.name!r} takes no ref_embeddings: it compares with class weights"
-        )
+        raise ValueError(f"loss {loss.name!r} takes no ref_embeddings: it has its own")
     if ref_embeddings.ndim != 2 or ref_embeddings.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
@@ -146,7 +192,7 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
 
 
 @dataclass(frozen=True)
-class PairLoss(Loss):
+class PairLoss(KernelLoss):
     """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`.
 
     Beside its hyper-parameters a kernel gets what its keywords name: `similarity`; `low` and `high` of the
@@ -191,7 +237,7 @@ class PairLoss(Loss):
         if refs is None:
             others = anchors if self.relation.rank == 1 else (anchors[0], None, anchors[2])
         else:
-            others = (*refs, jnp.ones(refs[0].shape[0], bool))
+            others = (refs.vectors, refs.labels, refs.valid)
         return driver.pairwise(
             self._terms,
             anchors,
@@ -199,7 +245,7 @@ class PairLoss(Loss):
             distance=self.distance,
             relation=self.relation,
             reducer=self.reducer,
-            exclude_self=refs is None,
+            exclude_self=refs is None or refs.hold_batch,
             mine=self._mine(),
             key=key,
             block=block,
@@ -223,16 +269,27 @@ class TripletLoss(PairLoss):
 
 
 @dataclass(frozen=True)
-class ClassLoss(Loss):
-    """A loss with learned vectors of the classes, `params["weights"]` `[num_classes, dim]`."""
+class ClassLoss(KernelLoss):
+    """A loss with learned vectors of the classes, `params["weights"]` `[num_classes, dim]`.
+
+    Attributes:
+      init_weights: `(key, rows, dim) -> [rows, dim]`.
+      centers: the hyper-parameter that says how many vectors a class has; then the weights are
+        `[num_classes, centers, dim]`.
+    """
 
     init_weights: Callable[[Array, int, int], Array] | None = None
+    centers: str = ""
     takes_references = False
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
-        """{"params": {"weights": [num_classes, dim]}}, float32."""
+        """{"params": {"weights": [num_classes, dim] or [num_classes, centers, dim]}}, float32."""
         assert self.init_weights is not None  # set for every entry of losses.LOSSES
-        return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
+        if not self.centers:
+            return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
+        count = {**names.keywords(self.kernel), **dict(self.hyper)}[self.centers]
+        weights = self.init_weights(key, num_classes * count, dim)
+        return {"params": {"weights": weights.reshape(num_classes, count, dim)}}
 
     def _sample_weights(self, anchors, key, block) -> Array:
         """What a miner makes each sample weigh; 1 without one. Padding weighs 0."""
@@ -248,8 +305,16 @@ class ClassLoss(Loss):
 
 @dataclass(frozen=True)
 class SoftmaxLoss(ClassLoss):
-    """Cross entropy over logits of all classes; the kernel makes the logits of a chunk."""
+    """Cross entropy over logits of all classes; the kernel makes the logits of a chunk.
 
+    The kernel sees `sims` `[b, c]`, or `[b, c * centers]` with the centers of a class side by side, and
+    where its keywords name `norms` those of the embeddings `[b, 1]` and of the weights `[1, c * centers]`.
+
+    Attributes:
+      over_classes: how the kernel's values of all classes become one of a sample (`classwise`).
+    """
+
+    over_classes: Callable[..., Array] = classwise.cross_entropy
     pairwise = False
 
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
@@ -257,10 +322,12 @@ class SoftmaxLoss(ClassLoss):
         weights = variables["params"]["weights"].astype(embeddings.dtype)
 
         def logits(embeddings: Array, weights: Array, target: Array) -> Array:
+            weights = weights.reshape(-1, weights.shape[-1])
             sims = self.distance(embeddings, weights)
-            return self.kernel(sims, target, **self._keywords(self.kernel, {}))
+            derived = {"norms": (norms(embeddings)[:, None], norms(weights)[None, :])}
+            return self.kernel(sims, target, **self._keywords(self.kernel, derived))
 
-        values = classwise.cross_entropy(
+        values = self.over_classes(
             logits, embeddings, weights, jnp.where(valid, labels, 0), block=block
         )
         values = values * self._sample_weights(anchors, key, block)
@@ -295,3 +362,30 @@ class ProxyLoss(ClassLoss):
             block=block,
         )
         return Mean(mean.total, mean.weight)
+
+
+@dataclass(frozen=True)
+class SigmoidLoss(PairLoss):
+    """A loss on pairs whose kernel has a learned `scale` and `bias`, scalars.
+
+    `params` holds "log_scale" and "bias"; the hyper-parameters are what they start from.
+    """
+
+    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+        """{"params": {"log_scale": scalar, "bias": scalar}}."""
+        del key, num_classes, dim
+        start = {**names.keywords(self.kernel), **dict(self.hyper)}
+        return {
+            "params": {
+                "log_scale": jnp.full((), math.log(start["scale"])),
+                "bias": jnp.full((), float(start["bias"])),
+            }
+        }
+
+    def _extra(self, variables: Variables, labels: Array) -> dict[str, Array]:
+        learned = variables["params"]
+        rows = labels.shape[:1]
+        return {
+            "scale": jnp.broadcast_to(jnp.exp(learned["log_scale"]), rows),
+            "bias": jnp.broadcast_to(learned["bias"], rows),
+        }
