@@ -16,7 +16,10 @@ X, Y = jnp.ones((4, 3)), jnp.asarray([0, 0, 1, 1])
         (lambda: losses.get("nt_xent", temprature=0.1), "did you mean 'temperature'"),
         (lambda: losses.get("nt_xent", miner="batch_hrd"), "did you mean 'batch_hard'"),
         (lambda: losses.get("nt_xent", miner=3), "miner is 3; accepted: a name"),
-        (lambda: losses.get("nt_xent", reducer="divisor"), "accepted: avg_non_zero, class_weighted, mean"),
+        (
+            lambda: losses.get("nt_xent", reducer="divisor"),
+            "accepted: avg_non_zero, class_weighted, mean",
+        ),
         (lambda: losses.get("cos_face", distance="lp"), "accepted: cosine"),
         (lambda: losses.get("cos_face", relation="matrix"), "takes relation 'label'"),
         (lambda: miners.get("triplet_margin", type_of_triplets="semi"), "'semihard'"),
