@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from dml_jax.distances import Distance
+from dml_jax.names import unknown
 from dml_jax.reducers import Reducer, Sums
 from dml_jax.relations import Relation
 from dml_jax.selection import Selection
@@ -192,6 +193,9 @@ def fractions(counts: dict[str, Array]) -> dict[str, Array]:
 
 def combine(terms: dict[str, Sums], reducer: Reducer) -> tuple[Array, Array]:
     """(total, weight) of a loss; where it has several terms, each is divided and the means add up."""
+    for name, _ in reducer.terms:
+        if name not in terms:
+            raise unknown(f"term of the loss for reducer {reducer.name!r}:", name, terms)
     if len(terms) == 1:
         ((name, sums),) = terms.items()
         return sums.total, reducer.of(name).denominator(sums)
@@ -259,7 +263,8 @@ def pairwise(
         for name, (values, weights, *divisor) in kernel(seen).items():
             mask = real if values.ndim == 1 else real[:, None]
             rows = jnp.where(real, divisor[0], 0) if divisor else None
-            parts[name] = reducer.of(name).sums(values, jnp.where(mask, weights, 0), rows, labels)
+            weights = jnp.where(mask, weights, 0)
+            parts[name] = reducer.of(name).sums(values, weights, rows, labels, real)
         return (parts, in_play(related, seen.kept)), ()
 
     (terms, counts), _ = map_anchors(
@@ -278,8 +283,11 @@ def sample_weights(
     mine: Mine,
     key: Array | None = None,
     block: int | None = None,
+    partners: bool = True,
 ) -> Float[Array, " b"]:
     """How often each sample occurs in what a miner chose from the batch, over the largest such count.
+
+    `partners` says whether it counts as a positive or negative of others, too, or only as an anchor.
 
     This is how a loss against class weights uses a miner (PML's `convert_to_weights`). A sample that was
     not chosen weighs 0. Differs from PML where nothing at all was chosen: all weights are 0, and so is
@@ -297,5 +305,5 @@ def sample_weights(
         return jnp.sum(pos + neg, 0), as_anchor
 
     as_partner, as_anchor = map_anchors(one_block, anchors, anchors, block=block)
-    counts = as_partner + as_anchor
+    counts = as_partner + as_anchor if partners else as_anchor
     return counts / jnp.maximum(jnp.max(counts), 1)

@@ -18,7 +18,7 @@ Rows = Float[Array, "n d"]
 Valid = Bool[Array, " n"]
 OF = ("embeddings", "weights")
 # Rows at a time where every row is compared with every other: no [n, n] array of all classes.
-BLOCK = 1024
+BLOCK = 256
 
 
 def mean(values: Float[Array, " n"], valid: Valid) -> Float[Array, ""]:
@@ -38,13 +38,13 @@ def zero_mean(x: Rows, valid: Valid) -> Float[Array, ""]:
 
 
 def center_invariant(x: Rows, valid: Valid) -> Float[Array, ""]:
-    """mean_i (||x_i||^2 - mean_j ||x_j||^2)^2 / 4 (Wu et al., FG 2017, eq. 3). Same as PML."""
+    """mean_i (||x_i||^2 - mean_j ||x_j||^2)^2 / 4 (Wu et al., center invariant loss, 2017). Same as PML."""
     size = jnp.sum(x * x, axis=-1)
     return mean((size - mean(size, valid)) ** 2 / 4, valid)
 
 
 def regular_face(x: Rows, valid: Valid, *, block: int | None = None) -> Float[Array, ""]:
-    """mean_i max_{j != i} cos(x_i, x_j) (Zhao et al., CVPR 2019, eq. 5).
+    """mean_i max_{j != i} cos(x_i, x_j) (Zhao et al., RegularFace, CVPR 2019).
 
     Evaluated in blocks of rows, over the devices of the mesh: memory O(block x n). A row without another
     counts as 0 (PML: as 1). Otherwise same as PML, up to the gradient at ties (here shared).
@@ -65,7 +65,7 @@ def regular_face(x: Rows, valid: Valid, *, block: int | None = None) -> Float[Ar
 def sparse_centers(x: Float[Array, "c k d"], valid: None = None) -> Float[Array, ""]:
     """Half the mean distance of two centers of a class: sum_c sum_{k<l} sqrt(2 - 2 w_ck.w_cl) / (2 pairs).
 
-    Unit centers (Qian et al., ICCV 2019, eq. 9). Memory O(c k^2). Coincident centers have a zero
+    Unit centers (the penalty of SoftTriple; Qian et al., ICCV 2019). Memory O(c k^2). Coincident centers have a zero
     gradient (PML: of order 1e19 in float32). 0 with a single center a class. Otherwise same as PML.
     """
     del valid

@@ -1,6 +1,6 @@
 """Losses by name, and their row kernels."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +121,14 @@ LOSSES: Mapping[str, Entry] = {
         ("cosine",),
         (("init_weights", unit_weights), ("over_classes", classwise.mean)),
     ),
-    "proxy_nca": Entry(SoftmaxLoss, proxy_nca_logits, SQUARED, "mean", (), NORMAL),
+    "proxy_nca": Entry(
+        SoftmaxLoss,
+        proxy_nca_logits,
+        SQUARED,
+        "mean",
+        (),
+        (*NORMAL, ("weigh_partners", False)),
+    ),
     "proxy_nca_pp": Entry(SoftmaxLoss, proxy_nca_pp_logits, SQUARED, "mean", (), NORMAL),
     "sigmoid": Entry(SigmoidLoss, sigmoid_rows, "cosine", "mean", SIMILARITIES),
     "soft_triple": Entry(
@@ -224,6 +231,12 @@ def get(
             f"loss {name!r} supplies nothing to divide by for reducer {chosen.name!r}; accepted: "
             f"{', '.join(accepted_reducers)}"
         )
+    by_class = any(r.class_weights for r in (chosen, *dict(chosen.terms).values()))
+    if by_class and related is not None and related.rank != 1:
+        raise ValueError(
+            f"reducer 'class_weighted' needs the anchors' classes, which relation {related.name!r} does not "
+            "give; accepted: relation 'label'"
+        )
     return entry.cls(
         name=name,
         relation=related or relations.SAME_LABEL,
@@ -268,7 +281,7 @@ def _generic(rows: Any) -> Entry:
 
 def _wrapper(name: str, miner: Any, hyper: dict[str, Any]) -> Loss:
     """A loss made of losses, from their specifications."""
-    make: Callable[..., Loss] = WRAPPERS[name]
+    make = WRAPPERS[name]
     names.check_hyper(f"loss {name!r}", names.keywords(make), hyper)
     mined = names.build("miner", miners.get, miners.Miner, miner)
 

@@ -276,10 +276,13 @@ class ClassLoss(KernelLoss):
       init_weights: `(key, rows, dim) -> [rows, dim]`.
       centers: the hyper-parameter that says how many vectors a class has; then the weights are
         `[num_classes, centers, dim]`.
+      weigh_partners: whether a sample weighs more for every pair that a miner chose it for as a positive
+        or negative, too, or only as an anchor.
     """
 
     init_weights: Callable[[Array, int, int], Array] | None = None
     centers: str = ""
+    weigh_partners: bool = True
     takes_references = False
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
@@ -299,7 +302,12 @@ class ClassLoss(KernelLoss):
         if mine is None:
             return weights
         return weights * driver.sample_weights(
-            anchors, relation=self.relation, mine=mine, key=key, block=block
+            anchors,
+            relation=self.relation,
+            mine=mine,
+            key=key,
+            block=block,
+            partners=self.weigh_partners,
         )
 
 
@@ -331,7 +339,7 @@ class SoftmaxLoss(ClassLoss):
             logits, embeddings, weights, jnp.where(valid, labels, 0), block=block
         )
         values = values * self._sample_weights(anchors, key, block)
-        sums = self.reducer.sums(values, valid, None, labels)
+        sums = self.reducer.of(self.name).sums(values, valid, None, labels)
         return Mean(*driver.combine({self.name: sums}, self.reducer))
 
 

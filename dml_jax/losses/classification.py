@@ -79,8 +79,8 @@ def large_margin_softmax_logits(
 ) -> Cosines:
     """L-Softmax: scale ||x|| ||w_y|| psi(theta_y), scale ||x|| ||w_c|| cos theta_c for the others.
 
-    psi(theta) = (-1)^k cos(margin theta) - 2k, k = floor(margin theta / pi); Liu et al., ICML 2016, eq. 4
-    to 7. `norms` are those of the embeddings and of the class weights. Same as PML.
+    psi(theta) = (-1)^k cos(margin theta) - 2k, k = floor(margin theta / pi); Liu et al., ICML 2016, eq. 6
+    and 7. `norms` are those of the embeddings and of the class weights. Same as PML.
     """
     own = jnp.where(target, multiple_angle(cosines, margin), cosines)
     return scale * norms[0] * norms[1] * own
@@ -91,8 +91,7 @@ def sphere_face_logits(
 ) -> Cosines:
     """SphereFace (A-Softmax): scale ||x|| psi(theta_y), scale ||x|| cos theta_c for the others.
 
-    psi as in L-Softmax; the class weights count as unit vectors (Liu et al., CVPR 2017, eq. 7). Same as
-    PML.
+    psi as in L-Softmax; the class weights count as unit vectors (Liu et al., CVPR 2017). Same as PML.
     """
     own = jnp.where(target, multiple_angle(cosines, margin), cosines)
     return scale * norms[0] * own
@@ -108,7 +107,7 @@ def sub_center_arc_face_logits(
 ) -> Cosines:
     """ArcFace on the cosine of the nearest center: cos theta_c = max_k cos(x, w_ck).
 
-    Deng et al., ECCV 2020, eq. 4 and 5. Weights `[num_classes, sub_centers, dim]`. Differs from PML as
+    Deng et al., ECCV 2020. Weights `[num_classes, sub_centers, dim]`. Differs from PML as
     arc_face does, and in the gradient at ties (here shared).
     """
     nearest = jnp.max(cosines.reshape(len(cosines), -1, sub_centers), axis=-1)
@@ -126,7 +125,7 @@ def soft_triple_logits(
 ) -> Cosines:
     """SoftTriple: la (S_c - margin [c = y]) with S_c = sum_k softmax_k(s_ck / gamma) s_ck.
 
-    Qian et al., ICCV 2019, eq. 7 and 8; the paper's penalty on the centers is the regularizer
+    Qian et al., ICCV 2019; the paper's penalty on the centers is the regularizer
     "sparse_centers". Weights `[num_classes, centers_per_class, dim]`. Same as PML.
     """
     sims = sims.reshape(len(sims), -1, centers_per_class)
@@ -139,9 +138,10 @@ def proxy_nca_logits(
 ) -> Cosines:
     """Proxy-NCA with the own class in the denominator: -softmax_scale d^2(x, w_c).
 
-    Movshovitz-Attias et al., ICCV 2017, eq. 7, up to the denominator, which there leaves the own class out.
+    Movshovitz-Attias et al., ICCV 2017, up to the denominator, which there leaves the own class out.
     Squared distances of unit vectors by default. As a log-softmax: no sample is lost. Differs from PML in
-    this: PML drops the samples whose probability underflows to 0, the hardest ones, from the mean.
+    this: PML drops the samples whose probability underflows to 0, the hardest ones, from the mean. A
+    miner makes a sample weigh by its number of pairs as an anchor, as in PML.
     """
     del target
     return softmax_scale * jnp.where(similarity, sims, -sims)
@@ -150,7 +150,7 @@ def proxy_nca_logits(
 def proxy_nca_pp_logits(
     sims: Cosines, target: Target, *, temperature: float = 1 / 9, similarity: bool = False
 ) -> Cosines:
-    """Proxy-NCA++: -d^2(x, w_c) / temperature (Teh, DeVries, Taylor, ECCV 2020, eq. 6).
+    """Proxy-NCA++: -d^2(x, w_c) / temperature (Teh, DeVries, Taylor, ECCV 2020).
 
     Squared distances of unit vectors by default; the temperature is the paper's 1/9. The paper also uses
     global max pooling, layer norm and a larger learning rate for the proxies. PML has no such loss.
@@ -191,7 +191,7 @@ def sub_center_outliers(
 ) -> Outliers:
     """Samples at an angle beyond `threshold` degrees from the dominant center of their class.
 
-    Deng et al., ECCV 2020, section 3.4 (PML: `SubCenterArcFaceLoss.get_outliers`, which returns indices,
+    Deng et al., ECCV 2020 (PML: `SubCenterArcFaceLoss.get_outliers`, which returns indices,
     and the vectors `weights[c, dominant[c]]`). Of centers that are nearest equally often the first is
     dominant.
     """

@@ -164,7 +164,7 @@ def sigmoid_rows(
     scale: float | Float[Array, " a"] = 10.0,
     bias: float | Float[Array, " a"] = -10.0,
 ) -> Rows:
-    """Sigmoid loss of each anchor (SigLIP; Zhai et al., ICCV 2023, eq. 1), with positives by label.
+    """Sigmoid loss of each anchor (SigLIP; Zhai et al., ICCV 2023, algorithm 1), positives by label.
 
     l_a = sum_p softplus(-(scale s_ap + bias)) + sum_n softplus(scale s_an + bias)
 

@@ -1,6 +1,6 @@
 """Losses made of other losses: several at once, views of the same samples, a memory of batches."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +42,9 @@ class Multiple(Loss):
 
     def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
         """The weighted sum; the new state of every loss that has one; stats as name/stat."""
-        total, stats, state = jnp.zeros((), anchors[0].dtype), {}, {}
+        total = jnp.zeros((), anchors[0].dtype)
+        stats: dict[str, Array] = {}
+        state: dict[str, Any] = {}
         for i, (name, loss) in enumerate(self.losses):
             own = {part: tree[name] for part, tree in variables.items() if name in tree}
             own_key = None if key is None else jax.random.fold_in(key, i)
@@ -230,7 +232,7 @@ def with_miner(name: str, loss: Any, miner: Miner | None) -> Any:
     return replace(loss, miner=miner)
 
 
-WRAPPERS = {
+WRAPPERS: dict[str, Callable[..., Loss]] = {
     "cross_batch_memory": cross_batch_memory,
     "multiple": multiple,
     "self_supervised": self_supervised,

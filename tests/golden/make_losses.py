@@ -116,7 +116,6 @@ def class_cases(weights):
         "contrastive/regularized": (pairs("ContrastiveLoss", **lp), ()),
         "cos_face/regularized": (classes("CosFaceLoss", weights, **lp, **face), ()),
         "contrastive/class_weighted": (pairs("ContrastiveLoss", **weighted), SOME),
-        "multi_similarity/class_weighted": (pairs("MultiSimilarityLoss", **weighted), SOME),
         "triplet_margin/class_weighted": (pairs("TripletMarginLoss", **weighted), SOME),
         "cos_face/class_weighted": (classes("CosFaceLoss", weights, **weighted), SOME),
         "contrastive/per_anchor": (pairs("ContrastiveLoss", **by_anchor), ()),

@@ -22,7 +22,6 @@ VARIANTS = {
     "contrastive/regularized": dict(regularizer=LP),
     "cos_face/regularized": dict(regularizer=[LP, {"name": "regular_face", "weight": 0.5}]),
     "contrastive/class_weighted": dict(reducer=BY_CLASS),
-    "multi_similarity/class_weighted": dict(reducer=BY_CLASS),
     "triplet_margin/class_weighted": dict(reducer=BY_CLASS),
     "cos_face/class_weighted": dict(reducer=BY_CLASS),
     "contrastive/per_anchor": dict(reducer="per_anchor"),
