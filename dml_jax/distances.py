@@ -33,6 +33,13 @@ def _root(size: Array, p: float, floor: Array | float) -> Array:
     return jnp.where(some, jnp.where(some, size, 1) ** (1 / p), 0)
 
 
+def norms(x: Float[Array, "n d"], p: float = 2.0, power: float = 1.0) -> Float[Array, " n"]:
+    """||x||_p ^ power of each row; 0, with a zero gradient, for a zero vector."""
+    if p == 2:
+        return _root(jnp.sum(x * x, axis=-1), p / power, 0.0)
+    return _root(jnp.sum(_root(jnp.abs(x), 1 / p, 0.0), axis=-1), p / power, 0.0)
+
+
 def cosine(a, r, *, normalize_embeddings: bool = True):
     """a.r / (||a|| ||r||); 0 for a zero vector. `normalize_embeddings=False` trusts unit vectors."""
     return _gram(normalize(a), normalize(r)) if normalize_embeddings else _gram(a, r)

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from dml_jax.distances import Distance
+from dml_jax.names import unknown
 from dml_jax.reducers import Reducer, Sums
 from dml_jax.relations import Relation
 from dml_jax.selection import Selection
@@ -192,6 +193,9 @@ def fractions(counts: dict[str, Array]) -> dict[str, Array]:
 
 def combine(terms: dict[str, Sums], reducer: Reducer) -> tuple[Array, Array]:
     """(total, weight) of a loss; where it has several terms, each is divided and the means add up."""
+    for name, _ in reducer.terms:
+        if name not in terms:
+            raise unknown(f"term of the loss for reducer {reducer.name!r}:", name, terms)
     if len(terms) == 1:
         ((name, sums),) = terms.items()
         return sums.total, reducer.of(name).denominator(sums)
@@ -259,7 +263,8 @@ def pairwise(
         for name, (values, weights, *divisor) in kernel(seen).items():
             mask = real if values.ndim == 1 else real[:, None]
             rows = jnp.where(real, divisor[0], 0) if divisor else None
-            parts[name] = reducer.of(name).sums(values, jnp.where(mask, weights, 0), rows, labels)
+            weights = jnp.where(mask, weights, 0)
+            parts[name] = reducer.of(name).sums(values, weights, rows, labels, real)
         return (parts, in_play(related, seen.kept)), ()
 
     (terms, counts), _ = map_anchors(
@@ -273,27 +278,35 @@ def pairwise(
 
 def sample_weights(
     anchors: tuple[Float[Array, "b d"], Array, Array],
-    refs: tuple[Float[Array, "m d"], Array | None, Array] | None = None,
+    refs: tuple[Float[Array, "m d"], Array | None, Array],
     *,
     relation: Relation,
+    exclude_self: bool,
     mine: Mine,
     key: Array | None = None,
     block: int | None = None,
+    partners: bool = True,
 ) -> Float[Array, " b"]:
-    """How often each sample occurs in what a miner chose from the batch, over the largest such count.
+    """How often each anchor occurs in what a miner chose, over the largest such count.
+
+    `partners` says whether it counts as a positive or negative of others, too (the references are the
+    batch then), or only as an anchor.
 
     This is how a loss against class weights uses a miner (PML's `convert_to_weights`). A sample that was
-    not chosen weighs 0. With references other than the batch samples are counted as anchors alone.
-    Differs from PML where nothing at all was chosen: all weights are 0, and so is the loss (PML: all are
-    1).
+    not chosen weighs 0. Differs from PML where nothing at all was chosen: all weights are 0, and so is
+    the loss (PML: all are 1).
     """
-    alone = refs is None
-    if refs is None:
-        refs = anchors if relation.rank == 1 else (anchors[0], None, anchors[2])
 
     def one_block(ids, valid, anchors, refs, everywhere) -> tuple[Array, Array]:
         _, kept = select(
-            ids, valid, anchors, refs, relation=relation, exclude_self=alone, mine=mine, key=key
+            ids,
+            valid,
+            anchors,
+            refs,
+            relation=relation,
+            exclude_self=exclude_self,
+            mine=mine,
+            key=key,
         )
         pos, neg = (x.astype(anchors[0].dtype) for x in kept.pairs())
         as_anchor = jnp.sum(pos, -1)  # a triplet names its anchor once, two pairs name it twice
@@ -302,5 +315,5 @@ def sample_weights(
         return jnp.sum(pos + neg, 0), as_anchor
 
     as_partner, as_anchor = map_anchors(one_block, anchors, refs, block=block)
-    counts = as_partner + as_anchor if alone else as_anchor
+    counts = as_partner + as_anchor if partners else as_anchor
     return counts / jnp.maximum(jnp.max(counts), 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import names
 
@@ -49,11 +49,17 @@ class Reducer:
         weights: Array,
         divisor: Array | None = None,
         labels: Int[Array, " a"] | None = None,
+        real: Bool[Array, " a"] | None = None,
     ) -> Sums:
-        """The sums of one term over one block of anchors, whose `labels` class weights need."""
+        """The sums of one term over one block of anchors.
+
+        `labels` of the anchors are for class weights. `real` is False for anchors that are padding: their
+        weights are 0, but an anchor without pairs counts for per_anchor, and padding does not.
+        """
         weights = weights.astype(values.dtype)
         if self.per_anchor and values.ndim == 2:
-            values, weights = _row_means(values, weights)
+            values = _row_means(values, weights)
+            weights = jnp.ones_like(values) if real is None else real.astype(values.dtype)
         keep = weights != 0
         # Asked this way round, and only where there is a bound: NaN and infinity must show in the loss.
         if self.low > -math.inf:
@@ -79,12 +85,11 @@ class Reducer:
         ]
 
 
-def _row_means(values: Array, weights: Array) -> tuple[Array, Array]:
-    """The weighted mean of each row, 0 in a row of no weight; every row weighs 1."""
+def _row_means(values: Array, weights: Array) -> Array:
+    """The weighted mean of each row, 0 in a row of no weight."""
     count = jnp.sum(weights, -1)
     total = jnp.sum(jnp.where(weights != 0, values, 0) * weights, -1)
-    means = jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)
-    return means, jnp.ones_like(means)
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)
 
 
 def mean() -> Reducer:
@@ -118,7 +123,11 @@ def divisor() -> Reducer:
 
 
 def class_weighted(*, weights: Sequence[float]) -> Reducer:
-    """mean( weights[label of the anchor] * value ): divided by the number of values, as in PML."""
+    """mean( weights[label of the anchor] * value ): divided by the number of values, as in PML.
+
+    Differs from PML for losses whose values PML keeps as a column [B, 1] (multi_similarity): there PML
+    multiplies every value with every weight.
+    """
     return Reducer("class_weighted", class_weights=tuple(float(w) for w in weights))
 
 

@@ -1,10 +1,11 @@
 """What `losses.get` returns: a kernel with its distance, miner, reducer and relation."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,10 @@ from jaxtyping import Array, Bool, Float
 
 from dml_jax import classwise, names
 from dml_jax import pairwise as driver
-from dml_jax.distances import Distance
+from dml_jax.distances import Distance, norms
 from dml_jax.miners.base import Miner
 from dml_jax.reducers import Reducer
+from dml_jax.regularizers import Regularizer
 from dml_jax.relations import SAME_LABEL, Relation
 from dml_jax.selection import Selection
 from dml_jax.types import Mean
@@ -22,34 +24,36 @@ from dml_jax.types import Mean
 Variables = dict[str, Any]
 
 
+class References(NamedTuple):
+    """What a batch is compared with instead of itself.
+
+    Attributes:
+      valid: False for references that are not there.
+      hold_batch: whether the first of them are the batch, in order: then a sample is not compared with the
+        reference of its own position.
+    """
+
+    vectors: Array
+    labels: Array | None
+    valid: Array
+    hold_batch: bool = False
+
+
 @dataclass(frozen=True)
 class Loss(ABC):
     """A loss with its settings: pure functions `init` and `apply`, hashable, free of arrays.
 
     Attributes:
+      relation: what makes two samples positives; it says which labels `apply` takes.
       pairwise: whether it compares samples with samples, so that it needs the whole batch at once.
-      settings: hyper-parameters with their defaults that are the class's own, not the kernel's.
-      needs_labels: whether it reads classes, so that no other relation will do.
+      takes_references: whether references other than the batch make sense.
     """
 
     name: str
-    kernel: Callable[..., Any]
-    hyper: tuple[tuple[str, Any], ...]
-    distance: Distance
-    reducer: Reducer
     relation: Relation
-    miner: Miner | None
 
     pairwise = True
-    settings: ClassVar[Mapping[str, Any]] = {}
-
-    @property
-    def needs_labels(self) -> bool:
-        return False
-
-    def setting(self, name: str) -> Any:
-        """The value of a hyper-parameter, given or default."""
-        return dict(self.hyper).get(name, {**names.keywords(self.kernel), **self.settings}[name])
+    takes_references = True
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """{"params": learned arrays, "state": arrays that steps update}; {} for a stateless loss."""
@@ -97,13 +101,61 @@ class Loss(ABC):
         dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
         embeddings = embeddings.astype(dtype)
         if refs is not None:
-            refs = (refs[0].astype(dtype), refs[1])
-        mean = self._mean(variables, (embeddings, labels, valid), refs, key, block)
+            refs = References(refs[0].astype(dtype), refs[1], jnp.ones(refs[0].shape[0], bool))
+        return self.step(variables, (embeddings, labels, valid), refs, key, block)
+
+    @abstractmethod
+    def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
+        """The loss of anchors (embeddings, labels, valid) against References or None; the new state.
+
+        What `apply` does, for arrays that were checked: other losses build on it.
+        """
+
+
+@dataclass(frozen=True)
+class KernelLoss(Loss):
+    """A kernel with its distance, reducer, miner and regularizers.
+
+    Attributes:
+      settings: hyper-parameters with their defaults that are the class's own, not the kernel's.
+      needs_labels: whether it reads classes, so that no other relation will do.
+    """
+
+    kernel: Callable[..., Any]
+    hyper: tuple[tuple[str, Any], ...]
+    distance: Distance
+    reducer: Reducer
+    miner: Miner | None
+    regularizers: tuple[Regularizer, ...]
+
+    settings: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def needs_labels(self) -> bool:
+        return False
+
+    def setting(self, name: str) -> Any:
+        """The value of a hyper-parameter, given or default."""
+        return dict(self.hyper).get(name, {**names.keywords(self.kernel), **self.settings}[name])
+
+    def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
+        """The loss with its regularizers; the new state."""
+        mean = self._mean(variables, anchors, refs, key, block)
+        for regularizer in self.regularizers:
+            embeddings, _, valid = anchors
+            if regularizer.of == "weights":
+                weights = variables["params"]["weights"].astype(embeddings.dtype)
+                value = regularizer(weights, block=block)
+            else:
+                value = regularizer(embeddings, valid, block=block)
+            total = mean.compute() + regularizer.weight * value
+            stats = {**mean.stats, f"regularizer/{regularizer.name}": value}
+            mean = Mean(total, jnp.ones_like(total), stats)
         return mean, variables.get("state", {})
 
     @abstractmethod
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
-        """The loss of anchors (embeddings, labels, valid) against refs (embeddings, labels)."""
+        """The loss of anchors (embeddings, labels, valid) against References or None."""
 
     def _keywords(self, kernel: Callable[..., Any], derived: dict[str, Any]) -> dict[str, Any]:
         """What a kernel of this loss is called with: hyper-parameters, and what it asks for of the rest."""
@@ -144,8 +196,7 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
             raise ValueError("ref_labels were given without ref_embeddings")
         return
     if not loss.takes_references:
-        reason = "with class weights" if isinstance(loss, ClassLoss) else "the batch with itself"
-        raise ValueError(f"loss {loss.name!r} takes no ref_embeddings: it compares {reason}")
+        raise ValueError(f"loss {loss.name!r} takes no ref_embeddings: it has its own references")
     if ref_embeddings.ndim != 2 or ref_embeddings.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
@@ -156,7 +207,7 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
 
 
 @dataclass(frozen=True)
-class PairLoss(Loss):
+class PairLoss(KernelLoss):
     """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`.
 
     Beside its hyper-parameters a kernel gets what its keywords name: `similarity`; `low` and `high` of the
@@ -208,16 +259,19 @@ class PairLoss(Loss):
         if refs is None:
             others = anchors if self.relation.rank == 1 else (anchors[0], None, anchors[2])
         else:
-            others = (*refs, jnp.ones(refs[0].shape[0], bool))
+            others = (refs.vectors, refs.labels, refs.valid)
+        exclude_self = refs is None or refs.hold_batch
         mine, extra = self._mine(), self._extra(variables, anchors[1])
         if self.weighs_samples and mine is not None:
             extra["sample_weights"] = driver.sample_weights(
                 anchors,
-                None if refs is None else others,
+                others,
                 relation=self.relation,
+                exclude_self=exclude_self,
                 mine=mine,
                 key=key,
                 block=block,
+                partners=refs is None,
             )
             mine = None
         return driver.pairwise(
@@ -227,7 +281,7 @@ class PairLoss(Loss):
             distance=self.distance,
             relation=self.relation,
             reducer=self.reducer,
-            exclude_self=refs is None,
+            exclude_self=exclude_self,
             mine=mine,
             key=key,
             block=block,
@@ -243,10 +297,20 @@ def _partner(distance: Distance, one: Array, refs: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class ClassLoss(Loss):
-    """A loss with learned vectors of the classes, `params["weights"]` `[num_classes, dim]`."""
+class ClassLoss(KernelLoss):
+    """A loss with learned vectors of the classes, `params["weights"]` `[num_classes, dim]`.
+
+    Attributes:
+      init_weights: `(key, rows, dim) -> [rows, dim]`.
+      centers: the hyper-parameter that says how many vectors a class has; then the weights are
+        `[num_classes, centers, dim]`.
+      weigh_partners: whether a sample weighs more for every pair that a miner chose it for as a positive
+        or negative, too, or only as an anchor.
+    """
 
     init_weights: Callable[[Array, int, int], Array] | None = None
+    centers: str = ""
+    weigh_partners: bool = True
     takes_references = False
 
     @property
@@ -254,9 +318,13 @@ class ClassLoss(Loss):
         return True
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
-        """{"params": {"weights": [num_classes, dim]}}, float32."""
+        """{"params": {"weights": [num_classes, dim] or [num_classes, centers, dim]}}, float32."""
         assert self.init_weights is not None  # set for every entry of losses.LOSSES
-        return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
+        if not self.centers:
+            return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
+        count = self.setting(self.centers)
+        weights = self.init_weights(key, num_classes * count, dim)
+        return {"params": {"weights": weights.reshape(num_classes, count, dim)}}
 
     def _sample_weights(self, anchors, key, block) -> Array:
         """What a miner makes each sample weigh; 1 without one. Padding weighs 0."""
@@ -266,14 +334,29 @@ class ClassLoss(Loss):
         if mine is None:
             return weights
         return weights * driver.sample_weights(
-            anchors, relation=self.relation, mine=mine, key=key, block=block
+            anchors,
+            anchors,
+            relation=self.relation,
+            exclude_self=True,
+            mine=mine,
+            key=key,
+            block=block,
+            partners=self.weigh_partners,
         )
 
 
 @dataclass(frozen=True)
 class SoftmaxLoss(ClassLoss):
-    """Cross entropy over logits of all classes; the kernel makes the logits of a chunk."""
+    """Cross entropy over logits of all classes; the kernel makes the logits of a chunk.
 
+    The kernel sees `sims` `[b, c]`, or `[b, c * centers]` with the centers of a class side by side, and
+    where its keywords name `norms` those of the embeddings `[b, 1]` and of the weights `[1, c * centers]`.
+
+    Attributes:
+      over_classes: how the kernel's values of all classes become one of a sample (`classwise`).
+    """
+
+    over_classes: Callable[..., Array] = classwise.cross_entropy
     pairwise = False
 
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
@@ -281,14 +364,16 @@ class SoftmaxLoss(ClassLoss):
         weights = variables["params"]["weights"].astype(embeddings.dtype)
 
         def logits(embeddings: Array, weights: Array, target: Array) -> Array:
+            weights = weights.reshape(-1, weights.shape[-1])
             sims = self.distance(embeddings, weights)
-            return self.kernel(sims, target, **self._keywords(self.kernel, {}))
+            derived = {"norms": (norms(embeddings)[:, None], norms(weights)[None, :])}
+            return self.kernel(sims, target, **self._keywords(self.kernel, derived))
 
-        values = classwise.cross_entropy(
+        values = self.over_classes(
             logits, embeddings, weights, jnp.where(valid, labels, 0), block=block
         )
         values = values * self._sample_weights(anchors, key, block)
-        sums = self.reducer.sums(values, valid, None, labels)
+        sums = self.reducer.of(self.name).sums(values, valid, None, labels)
         return Mean(*driver.combine({self.name: sums}, self.reducer))
 
 
@@ -319,3 +404,29 @@ class ProxyLoss(ClassLoss):
             block=block,
         )
         return Mean(mean.total, mean.weight)
+
+
+@dataclass(frozen=True)
+class SigmoidLoss(PairLoss):
+    """A loss on pairs whose kernel has a learned `scale` and `bias`, scalars.
+
+    `params` holds "log_scale" and "bias"; the hyper-parameters are what they start from.
+    """
+
+    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+        """{"params": {"log_scale": scalar, "bias": scalar}}."""
+        del key, num_classes, dim
+        return {
+            "params": {
+                "log_scale": jnp.full((), math.log(self.setting("scale"))),
+                "bias": jnp.full((), float(self.setting("bias"))),
+            }
+        }
+
+    def _extra(self, variables: Variables, labels: Array) -> dict[str, Array]:
+        learned = variables["params"]
+        rows = labels.shape[:1]
+        return {
+            "scale": jnp.broadcast_to(jnp.exp(learned["log_scale"]), rows),
+            "bias": jnp.broadcast_to(learned["bias"], rows),
+        }

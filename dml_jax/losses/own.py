@@ -84,7 +84,8 @@ class MarginLoss(TripletLoss):
 
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
         loss: Any = self
-        if not self.needs_labels:  # nu times the one beta is added as it is, whatever the reducer
+        # nu times the one beta is added as it is, whatever the reducer.
+        if self.setting("learn_beta") and self.setting("nu") and not self.needs_labels:
             terms = (*self.reducer.terms, ("beta", reducers.mean()))
             loss = replace(self, reducer=replace(self.reducer, terms=terms))
         return TripletLoss._mean(loss, variables, anchors, refs, key, block)

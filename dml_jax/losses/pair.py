@@ -173,3 +173,24 @@ def circle_rows(sims: Sims, pos: Mask, neg: Mask, *, m: float = 0.4, gamma: floa
     both = total > -jnp.inf
     value = jnp.where(both, jax.nn.softplus(jnp.where(both, total, 0)), 0)
     return value, jnp.ones_like(value)
+
+
+def sigmoid_rows(
+    sims: Sims,
+    pos: Mask,
+    neg: Mask,
+    *,
+    scale: float | Float[Array, " a"] = 10.0,
+    bias: float | Float[Array, " a"] = -10.0,
+) -> Rows:
+    """Sigmoid loss of each anchor (SigLIP; Zhai et al., ICCV 2023, algorithm 1), positives by label.
+
+    l_a = sum_p softplus(-(scale s_ap + bias)) + sum_n softplus(scale s_an + bias)
+
+    averaged over the anchors; those without pairs count as 0. `scale` and `bias` are learned by the loss,
+    from these values on (`params["log_scale"]`, `params["bias"]`). The paper's positives are the pairs
+    (i, i) of two sets: give one as references with labels 0..B-1. PML has no such loss.
+    """
+    logits = jnp.reshape(scale, (-1, 1)) * sims + jnp.reshape(bias, (-1, 1))
+    value = jnp.sum(jax.nn.softplus(-logits) * pos + jax.nn.softplus(logits) * neg, -1)
+    return value, jnp.ones_like(value)

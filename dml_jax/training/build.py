@@ -47,7 +47,8 @@ def model(section: Mapping[str, Any]) -> Any:
 def loss(config: Any) -> Any:
     """The loss of the section `loss` with the miner of the section `miner`."""
     miner = None if config.miner is None else miners.get(**config.miner)
-    return losses.get(miner=miner, **config.loss)
+    # Plain dicts inside, too: a distance, or the losses inside a loss, may be sections of their own.
+    return losses.get(miner=miner, **config.loss.to_dict())
 
 
 def sampler(section: Mapping[str, Any]) -> samplers.Sampler:

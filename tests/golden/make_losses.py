@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 import pytorch_metric_learning as pml
 import torch
-from pytorch_metric_learning import distances, losses, miners, reducers
+from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 
 LABELS = np.array([3, 0, 1, 0, 2, 4, 0, 1, 5, 2, 0, 1, 3, 0, 2, 1, 0, 4, 1, 3, 2, 6])
 CLASSES, DIM = 8, 12  # class 7 does not occur
@@ -57,6 +57,160 @@ def margin(beta=1.2, **hyper):
         return loss
 
     return make
+
+
+CENTERS = 10
+CLASS_WEIGHTS = np.arange(1, 9) / 4.0
+
+
+def centers():
+    """Several vectors of each class, `[classes, centers, dim]`."""
+    return np.random.default_rng(8).normal(size=(CLASSES, CENTERS, DIM))
+
+
+def several(name, count, **hyper):
+    """A loss with `count` centers a class: PML's columns are c * count + k."""
+
+    def make(**kw):
+        loss = getattr(losses, name)(num_classes=CLASSES, embedding_size=DIM, **hyper, **kw)
+        parameter = loss.fc if hasattr(loss, "fc") else loss.W
+        parameter.data = torch.tensor(centers()[:, :count].reshape(-1, DIM)).T.clone()
+        return loss
+
+    return make
+
+
+def p2s_grad(weights):
+    """P2SGradLoss rescales its weights in place to norm n / (n + 1e-7), which is 1 for huge ones only.
+
+    Its gradient by unit weights has a radial part that the rescaling undoes; what is recorded is the
+    gradient by the given weights, through the rescaling.
+    """
+    size = np.linalg.norm(weights, axis=1)
+    unit = torch.tensor(weights / size[:, None]).T
+
+    def make(**kw):
+        loss = losses.P2SGradLoss(descriptors_dim=DIM, num_classes=CLASSES, **kw)
+        loss.weight.data = 1e9 * torch.tensor(weights).T
+        loss.weight.register_hook(
+            lambda g: (g - unit * (unit * g).sum(0, keepdim=True)) / torch.tensor(size)
+        )
+        return loss
+
+    return make
+
+
+def class_cases(weights):
+    """Losses against class weights, regularizers on losses, and reducers."""
+    every = tuple(MINERS)
+    lp = dict(embedding_regularizer=regularizers.LpRegularizer(), embedding_reg_weight=0.3)
+    face = dict(weight_regularizer=regularizers.RegularFaceRegularizer(), weight_reg_weight=0.5)
+    sparse = dict(
+        weight_regularizer=regularizers.SparseCentersRegularizer(CLASSES, CENTERS),
+        weight_reg_weight=0.2,
+    )
+    weighted = dict(reducer=reducers.ClassWeightedReducer(torch.tensor(CLASS_WEIGHTS)))
+    by_anchor = dict(reducer=reducers.PerAnchorReducer())
+    by_anchor_non_zero = dict(reducer=reducers.PerAnchorReducer(reducers.AvgNonZeroReducer()))
+    apart = dict(
+        reducer=reducers.MultipleReducers(
+            {"pos_loss": reducers.MeanReducer()},
+            default_reducer=reducers.ThresholdReducer(low=0.1, high=0.5),
+        )
+    )
+    return {
+        "large_margin_softmax": (classes("LargeMarginSoftmaxLoss", weights), every),
+        "large_margin_softmax/three": (
+            classes("LargeMarginSoftmaxLoss", weights, margin=3, scale=0.5),
+            (),
+        ),
+        "sphere_face": (classes("SphereFaceLoss", weights), every),
+        "sub_center_arc_face": (several("SubCenterArcFaceLoss", 3), every),
+        "soft_triple": (several("SoftTripleLoss", CENTERS), every),
+        "soft_triple/sparse": (several("SoftTripleLoss", CENTERS, **sparse), ()),
+        "proxy_nca": (classes("ProxyNCALoss", weights), every),
+        "proxy_nca/scaled": (classes("ProxyNCALoss", weights, softmax_scale=3), ()),
+        "p2s_grad": (p2s_grad(weights), ()),
+        "contrastive/regularized": (pairs("ContrastiveLoss", **lp), ()),
+        "cos_face/regularized": (classes("CosFaceLoss", weights, **lp, **face), ()),
+        "contrastive/class_weighted": (pairs("ContrastiveLoss", **weighted), SOME),
+        "triplet_margin/class_weighted": (pairs("TripletMarginLoss", **weighted), SOME),
+        "cos_face/class_weighted": (classes("CosFaceLoss", weights, **weighted), SOME),
+        "contrastive/per_anchor": (pairs("ContrastiveLoss", **by_anchor), ()),
+        "contrastive/per_anchor_non_zero": (pairs("ContrastiveLoss", **by_anchor_non_zero), ()),
+        "nt_xent/per_anchor": (pairs("NTXentLoss", **by_anchor), ()),
+        "contrastive/multiple": (pairs("ContrastiveLoss", **apart), ()),
+    }
+
+
+REGULARIZERS = {
+    "lp": lambda: regularizers.LpRegularizer(),
+    "lp/cubed": lambda: regularizers.LpRegularizer(p=3, power=2),
+    "zero_mean": lambda: regularizers.ZeroMeanRegularizer(),
+    "center_invariant": lambda: regularizers.CenterInvariantRegularizer(),
+    "regular_face": lambda: regularizers.RegularFaceRegularizer(),
+    "sparse_centers": lambda: regularizers.SparseCentersRegularizer(CLASSES, CENTERS),
+}
+MEMORY = 50  # the third batch of 22 wraps around, unevenly
+INNER = {
+    "contrastive": (lambda: losses.ContrastiveLoss(), None),
+    "contrastive/batch_hard": (lambda: losses.ContrastiveLoss(), miners.BatchHardMiner),
+    "multi_similarity/multi_similarity": (
+        lambda: losses.MultiSimilarityLoss(),
+        miners.MultiSimilarityMiner,
+    ),
+    "nt_xent": (lambda: losses.NTXentLoss(), None),
+    "sup_con": (lambda: losses.SupConLoss(), None),
+    "triplet_margin": (lambda: losses.TripletMarginLoss(), None),
+}
+
+
+def graded(array, function):
+    """(value, gradient) of a torch function at a numpy array."""
+    x = torch.tensor(array, requires_grad=True)
+    value = function(x)
+    value.backward()
+    return value.detach().numpy(), x.grad.numpy()
+
+
+def of_losses(x, weights):
+    """Regularizers by themselves, losses made of losses, and the query of sub_center_arc_face."""
+    out, labels = {"centers": centers(), "class_weights": CLASS_WEIGHTS}, torch.tensor(LABELS)
+
+    def put(key, result):
+        out[f"{key}/value"], out[f"{key}/gradient"] = result
+
+    for name, make in REGULARIZERS.items():
+        rows = out["centers"].reshape(-1, DIM) if name == "sparse_centers" else weights
+        put(f"regularizer/{name}", graded(rows, make()))
+    rng = np.random.default_rng(9)
+    orders = np.stack([rng.permutation(len(LABELS)) for _ in range(5)])
+    batches = x[orders] + 0.3 * rng.normal(size=(5, *x.shape))
+    out["memory/x"], out["memory/labels"] = batches, LABELS[orders]
+    for name, (make, miner) in INNER.items():
+        memory = losses.CrossBatchMemory(make(), DIM, MEMORY, miner=miner() if miner else None)
+        steps = [
+            graded(batch, lambda e, memory=memory, order=order: memory(e, labels[order]))
+            for batch, order in zip(batches, orders, strict=True)
+        ]
+        put(f"memory/{name}", (np.stack([s[0] for s in steps]), np.stack([s[1] for s in steps])))
+    for name in ("contrastive", "nt_xent", "triplet_margin"):
+        for symmetric in (True, False):
+            loss = losses.SelfSupervisedLoss(INNER[name][0](), symmetric=symmetric)
+            result = graded(x, lambda e, loss=loss: loss(e[:11], e[11:]))
+            put(f"views/{name}/{'symmetric' if symmetric else 'first'}", result)
+    both = losses.MultipleLosses(
+        [losses.ContrastiveLoss(), losses.TripletMarginLoss()],
+        miners=[miners.MultiSimilarityMiner(), None],
+        weights=[1, 0.5],
+    )
+    put("multiple", graded(x, lambda e: both(e, labels)))
+    loss = several("SubCenterArcFaceLoss", 3)()
+    for threshold in (75, 90):
+        found, dominant = loss.get_outliers(torch.tensor(x), labels, threshold=threshold)
+        out[f"outliers/{threshold}"] = np.sort(found.numpy())
+    out["outliers/dominant"] = dominant.numpy().T[:7]  # class 7 does not occur
+    return out
 
 
 def cases(weights):
@@ -135,6 +289,7 @@ def cases(weights):
             classes("ProxyAnchorLoss", weights, reducer=reducers.MeanReducer()),
             (),
         ),
+        **class_cases(weights),
     }
 
 
@@ -190,7 +345,10 @@ def main() -> None:
         out[f"loss/{key}/gradient"] = e.grad.numpy()
         for parameter in loss.parameters():
             gradient = parameter.grad.numpy()
-            out[f"loss/{key}/weights"] = gradient if gradient.shape[0] == CLASSES else gradient.T
+            gradient = gradient if gradient.shape[0] == CLASSES else gradient.T
+            if len(gradient) > CLASSES:
+                gradient = gradient.reshape(CLASSES, -1, DIM)
+            out[f"loss/{key}/weights"] = gradient
 
     for name, (make, mined) in cases(weights).items():
         record(name, "none", make())
@@ -210,6 +368,7 @@ def main() -> None:
             record(name, "refs", make(), with_refs=True)
         for miner in mined:
             record(name, miner, make(), MINERS[miner]())
+    out |= of_losses(x, weights)
     path = pathlib.Path(__file__).with_name("losses.npz")
     np.savez_compressed(path, **out)
     print(f"{path.name}: {len(out)} arrays, {path.stat().st_size} bytes")

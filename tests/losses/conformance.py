@@ -9,17 +9,17 @@ import os
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
-import pathlib  # noqa: E402
+import pathlib
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
-from dml_jax.training import state  # noqa: E402
-from dml_jax.training.step import make_train_step  # noqa: E402
-from tests.losses import table, test_golden, test_laws  # noqa: E402
-from tests.training import standins  # noqa: E402
+from dml_jax.training import state
+from dml_jax.training.step import make_train_step
+from tests.losses import table, test_golden, test_laws
+from tests.training import standins
 
 PATH = pathlib.Path(__file__).parents[2] / "docs" / "conformance.md"
 COLUMNS = {

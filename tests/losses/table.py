@@ -7,6 +7,8 @@ matrix, `same` the matrix of equal labels.
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 LABELS = np.array([3, 0, 1, 0, 2, 4, 0, 1, 5, 2, 0, 1, 3, 0, 2, 1, 0, 4, 1, 3, 2, 6], np.int32)
@@ -245,6 +247,103 @@ def softplus(v):
     return math.log1p(math.exp(v))
 
 
+def log_softmax(logits, y):
+    """-log softmax of each sample's class, with logits(i, c)."""
+
+    def row(i, own, classes):
+        values = [logits(i, c) for c in range(classes)]
+        top = max(values)
+        return math.log(sum(math.exp(v - top) for v in values)) + top - values[own]
+
+    return lambda classes: mean(row(i, own, classes) for i, own in enumerate(y.tolist()))
+
+
+def psi(c, margin):
+    angle = math.acos(max(-1, min(1, c)))
+    k = math.floor(angle * margin / math.pi)
+    return (-1) ** k * math.cos(margin * angle) - 2 * k
+
+
+def multiple_angle(with_weights):
+    def loss(x, y, w):
+        s, size = cosines(x, w), np.linalg.norm(x, axis=1)
+        length = np.linalg.norm(w, axis=1) if with_weights else np.ones(len(w))
+
+        def logits(i, c):
+            return size[i] * length[c] * (psi(s[i, c], 4) if c == y[i] else s[i, c])
+
+        return log_softmax(logits, y)(len(w))
+
+    return loss
+
+
+def sub_center_arc_face(x, y, w):
+    def logits(i, c):
+        near = max(cosines(x[i : i + 1], w[c])[0])
+        return 64 * (arc(near) if c == y[i] else near)
+
+    return log_softmax(logits, y)(len(w))
+
+
+def soft_triple(x, y, w):
+    def logits(i, c):
+        s = cosines(x[i : i + 1], w[c])[0]
+        share = np.exp(s / 0.1) / np.exp(s / 0.1).sum()
+        return 20 * ((share * s).sum() - 0.01 * (c == y[i]))
+
+    return log_softmax(logits, y)(len(w))
+
+
+def proxy_nca(scale):
+    def loss(x, y, w):
+        s = cosines(x, w)
+        return log_softmax(lambda i, c: -scale * (2 - 2 * s[i, c]), y)(len(w))
+
+    return loss
+
+
+def p2s_grad(x, y, w):
+    s = cosines(x, w)
+    return mean((s[i, c] - (c == y[i])) ** 2 for i in range(len(x)) for c in range(len(w)))
+
+
+def sigmoid(x, y, w):
+    s = cosines(x, x)
+
+    def soft(z):
+        return math.log(1 + math.exp(z))
+
+    return mean(
+        sum(soft(-(10 * s[a, j] - 10)) for j in p) + sum(soft(10 * s[a, j] - 10) for j in n)
+        for a, p, n in each_anchor(y)
+    )
+
+
+def nearest_rows(sims, pos, neg, *, margin=0.5):
+    """A user's own kernel: what the positives are beyond the margin, and the nearest negative short of 2."""
+    pull = jnp.sum(jnp.where(pos > 0, jax.nn.relu(sims - margin), 0), -1)
+    some = jnp.any(neg > 0, -1) & jnp.any(pos > 0, -1)
+    push = jnp.min(jnp.where(neg > 0, sims, 9.0), -1)
+    return jnp.where(some, pull + jax.nn.relu(2 - push), 0), jnp.ones_like(pull)
+
+
+def generic_pair(x, y, w):
+    d = distance(x)
+    return mean(
+        sum(max(d[a, j] - 0.4, 0) for j in p) + max(2 - min(d[a, j] for j in n), 0)
+        if p and n
+        else 0
+        for a, p, n in each_anchor(y)
+    )
+
+
+def multiple(x, y, w):
+    return nt_xent(x, y, w) + 0.5 * triplet_margin(x, y, w)
+
+
+BOTH = {"near": "nt_xent", "far": {"name": "triplet_margin"}}
+
+
 LOSSES = {
     "arc_face": ({}, softmax(arc, 64)),
     "contrastive": ({}, contrastive),
@@ -270,4 +369,17 @@ LOSSES = {
     "triplet_margin/smooth": ({"smooth_loss": True}, triplet_variant(False, softplus)),
     "triplet_margin/swap": ({"swap": True}, triplet_variant(True, lambda v: max(v, 0))),
     "tuplet_margin": ({}, tuplet_margin),
+    "cross_batch_memory": ({"loss": "triplet_margin", "memory_size": 30}, triplet_margin),
+    "generic_pair": ({"rows": nearest_rows, "margin": 0.4}, generic_pair),
+    "large_margin_softmax": ({}, multiple_angle(True)),
+    "multiple": ({"losses": BOTH, "weights": {"near": 1, "far": 0.5}}, multiple),
+    "p2s_grad": ({}, p2s_grad),
+    "proxy_nca": ({}, proxy_nca(1)),
+    "proxy_nca_pp": ({}, proxy_nca(9)),
+    "sigmoid": ({}, sigmoid),
+    "soft_triple": ({}, soft_triple),
+    "sphere_face": ({}, multiple_angle(False)),
+    "sub_center_arc_face": ({}, sub_center_arc_face),
 }
+# Losses whose batch has an order, or which are not a function of one batch: tests/losses/test_wrappers.py.
+APART = ("self_supervised",)

@@ -7,7 +7,10 @@ def rows():
     for line in conformance.PATH.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 2 + len(conformance.COLUMNS) and not cells[0].startswith(("loss", "-")):
-            yield (cells[0], cells[1] or None), dict(zip(conformance.COLUMNS, cells[2:], strict=True))
+            yield (
+                (cells[0], cells[1] or None),
+                dict(zip(conformance.COLUMNS, cells[2:], strict=True)),
+            )
 
 
 def test_every_case_is_there():

@@ -13,7 +13,25 @@ from dml_jax.losses import triplet
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "losses.npz")
 KEYS = sorted(k[5:-6] for k in GOLDEN.files if k.startswith("loss/") and k.endswith("/value"))
 THRESHOLD = {"name": "threshold", "low": 0.1, "high": 0.5}
+BY_CLASS = {"name": "class_weighted", "weights": tuple(GOLDEN["class_weights"].tolist())}
+LP = {"name": "lp", "weight": 0.3}
 VARIANTS = {
+    "large_margin_softmax/three": dict(margin=3, scale=0.5),
+    "soft_triple/sparse": dict(regularizer={"name": "sparse_centers", "weight": 0.2}),
+    "proxy_nca/scaled": dict(softmax_scale=3),
+    "contrastive/regularized": dict(regularizer=LP),
+    "cos_face/regularized": dict(regularizer=[LP, {"name": "regular_face", "weight": 0.5}]),
+    "contrastive/class_weighted": dict(reducer=BY_CLASS),
+    "triplet_margin/class_weighted": dict(reducer=BY_CLASS),
+    "cos_face/class_weighted": dict(reducer=BY_CLASS),
+    "contrastive/per_anchor": dict(reducer="per_anchor"),
+    "contrastive/per_anchor_non_zero": dict(
+        reducer={"name": "per_anchor", "reducer": "avg_non_zero"}
+    ),
+    "nt_xent/per_anchor": dict(reducer="per_anchor"),
+    "contrastive/multiple": dict(
+        reducer={"name": "multiple", "positive": "mean", "default": THRESHOLD}
+    ),
     "contrastive/cosine": dict(distance="cosine", pos_margin=0.9, neg_margin=0.3),
     "multi_similarity/lp": dict(distance="lp", beta=10.0),
     "nt_xent/lp": dict(distance="lp", temperature=0.5),
@@ -58,6 +76,12 @@ def split(key):
     return "/".join(parts[:at]), "/".join(parts[at:])
 
 
+def class_weights(name):
+    """[classes, dim], or [classes, centers, dim] for losses with several centers."""
+    centers = {"sub_center_arc_face": 3, "soft_triple": 10}.get(name)
+    return GOLDEN["centers"][:, :centers] if centers else GOLDEN["weights"]
+
+
 def evaluate(key, **changes):
     name, mined = split(key)
     spec = VARIANTS.get(name, {}) | changes
@@ -76,7 +100,8 @@ def evaluate(key, **changes):
         return loss.apply(variables, embeddings, labels, **refs)[0].compute()
 
     embeddings = GOLDEN["distinct" if name in NO_DUPLICATES else "x"]
-    arrays = jnp.asarray(embeddings), jnp.asarray(LEARNED.get(name, GOLDEN["weights"]))
+    weights = LEARNED.get(name, class_weights(name.partition("/")[0]))
+    arrays = jnp.asarray(embeddings), jnp.asarray(weights)
     result, (gradient, weights) = jax.value_and_grad(value, argnums=(0, 1))(*arrays)
     return {"value": result, "gradient": gradient, "weights": weights}
 
