@@ -38,6 +38,9 @@ class Block:
       anchors, refs: vectors `[a, d]`, `[n, d]`.
       sims: what the distance gives for them, `[a, n]`.
       kept: the pairs and triplets in play.
+      related: what the relation allows of them, before mining.
+      own: what the distance gives for each anchor and itself, `[a]`; None where the references are not
+        the batch.
       extra: arrays `[a, ...]` that belong to the anchors, by name (a margin of their class, say).
       sums: what the first phase added up over all anchors; None without one.
       columns: what the first phase gave for each reference as an anchor, `[n, ...]`; None without one.
@@ -47,6 +50,8 @@ class Block:
     refs: Array
     sims: Array
     kept: Selection
+    related: Selection
+    own: Array | None
     extra: dict[str, Array]
     sums: Any = None
     columns: Any = None
@@ -171,6 +176,72 @@ def select(
     )
 
 
+def _look(
+    ids,
+    valid,
+    anchors,
+    refs,
+    *,
+    distance,
+    relation,
+    exclude_self,
+    mine,
+    key,
+    sums=None,
+    columns=None,
+) -> Block:
+    """The block that a kernel sees."""
+    vectors, extra = anchors
+    related, kept = select(
+        ids,
+        valid,
+        vectors,
+        refs,
+        relation=relation,
+        exclude_self=exclude_self,
+        mine=mine,
+        key=key,
+    )
+    own = None
+    if exclude_self:
+        own = jax.vmap(lambda x: distance(x[None], x[None])[0, 0])(vectors[0])
+    sims = distance(vectors[0], refs[0])
+    return Block(vectors[0], refs[0], sims, kept, related, own, extra, sums, columns)
+
+
+def first_phase(
+    first: First,
+    anchors: tuple[Float[Array, "b d"], Array, Array],
+    refs: tuple[Float[Array, "m d"], Array | None, Array],
+    *,
+    distance: Distance,
+    relation: Relation,
+    exclude_self: bool,
+    mine: Mine | None = None,
+    key: Array | None = None,
+    block: int | None = None,
+    extra: dict[str, Array] | None = None,
+) -> tuple[Any, Any]:
+    """(sums over all anchors, values of each anchor) of what `first` gives by block, as in `pairwise`."""
+
+    def one_block(ids, valid, anchors, refs, everywhere):
+        return first(
+            _look(
+                ids,
+                valid,
+                anchors,
+                refs,
+                distance=distance,
+                relation=relation,
+                exclude_self=exclude_self,
+                mine=mine,
+                key=key,
+            )
+        )
+
+    return map_anchors(one_block, (anchors, extra or {}), refs, block=block)
+
+
 def in_play(related: Selection, kept: Selection) -> dict[str, Array]:
     """Counts over a block, before and after mining: anchors with both kinds of pairs, pairs."""
 
@@ -217,42 +288,27 @@ def pairwise(
     needs_negatives: bool = False,
     extra: dict[str, Array] | None = None,
     first: First | None = None,
+    sums: Any = None,
 ) -> Mean:
     """The loss of a batch of anchors against references.
 
     `anchors` are (vectors, labels, valid), `refs` (vectors, labels, valid or weight). `exclude_self`
     removes the pair of an anchor with the reference of the same position. `needs_negatives` makes the
     loss 0 where no negative is in play in the whole batch. `first` is evaluated over all anchors before
-    the kernel sees any. Sums are in float32 or wider, whatever the embeddings are in.
+    the kernel sees any; `sums` are given instead where the caller has them. Sums are in float32 or
+    wider, whatever the embeddings are in.
     """
     extra = extra or {}
-
-    def look(ids, valid, anchors, refs, sums, columns) -> tuple[Selection, Block]:
-        vectors, extra = anchors
-        related, kept = select(
-            ids,
-            valid,
-            vectors,
-            refs,
-            relation=relation,
-            exclude_self=exclude_self,
-            mine=mine,
-            key=key,
-        )
-        sims = distance(vectors[0], refs[0])
-        return related, Block(vectors[0], refs[0], sims, kept, extra, sums, columns)
-
-    sums = columns = None
+    how: dict[str, Any] = dict(
+        distance=distance, relation=relation, exclude_self=exclude_self, mine=mine, key=key
+    )
+    columns = None
     if first is not None:
-
-        def first_block(ids, valid, anchors, refs, everywhere):
-            return first(look(ids, valid, anchors, refs, None, None)[1])
-
-        sums, columns = map_anchors(first_block, (anchors, extra), refs, block=block)
+        sums, columns = first_phase(first, anchors, refs, block=block, extra=extra, **how)
 
     def one_block(ids, valid, anchors, refs, sums):
         refs, columns = refs
-        related, seen = look(ids, valid, anchors, refs, sums, columns)
+        seen = _look(ids, valid, anchors, refs, sums=sums, columns=columns, **how)
         _, labels, real = anchors[0]
         real &= valid
         parts = {}
@@ -260,7 +316,7 @@ def pairwise(
             mask = real if values.ndim == 1 else real[:, None]
             rows = jnp.where(real, divisor[0], 0) if divisor else None
             parts[name] = reducer.of(name).sums(values, jnp.where(mask, weights, 0), rows, labels)
-        return (parts, in_play(related, seen.kept)), ()
+        return (parts, in_play(seen.related, seen.kept)), ()
 
     (terms, counts), _ = map_anchors(
         one_block, (anchors, extra), (refs, columns), everywhere=sums, block=block
@@ -273,6 +329,7 @@ def pairwise(
 
 def sample_weights(
     anchors: tuple[Float[Array, "b d"], Array, Array],
+    refs: tuple[Float[Array, "m d"], Array | None, Array] | None = None,
     *,
     relation: Relation,
     mine: Mine,
@@ -282,13 +339,20 @@ def sample_weights(
     """How often each sample occurs in what a miner chose from the batch, over the largest such count.
 
     This is how a loss against class weights uses a miner (PML's `convert_to_weights`). A sample that was
-    not chosen weighs 0. Differs from PML where nothing at all was chosen: all weights are 0, and so is
-    the loss (PML: all are 1).
+    not chosen weighs 0. Against other references a sample occurs as an anchor alone. Differs from PML
+    where nothing at all was chosen: all weights are 0, and so is the loss (PML: all are 1).
     """
 
-    def one_block(ids, valid, anchors, refs, everywhere) -> tuple[Array, Array]:
+    def one_block(ids, valid, anchors, others, everywhere) -> tuple[Array, Array]:
         _, kept = select(
-            ids, valid, anchors, refs, relation=relation, exclude_self=True, mine=mine, key=key
+            ids,
+            valid,
+            anchors,
+            others,
+            relation=relation,
+            exclude_self=refs is None,
+            mine=mine,
+            key=key,
         )
         pos, neg = (x.astype(anchors[0].dtype) for x in kept.pairs())
         as_anchor = jnp.sum(pos, -1)  # a triplet names its anchor once, two pairs name it twice
@@ -296,6 +360,9 @@ def sample_weights(
             as_anchor += jnp.sum(neg, -1)
         return jnp.sum(pos + neg, 0), as_anchor
 
-    as_partner, as_anchor = map_anchors(one_block, anchors, anchors, block=block)
-    counts = as_partner + as_anchor
+    batch = anchors if relation.rank == 1 else (anchors[0], None, anchors[2])
+    others = batch if refs is None else refs
+    as_partner, counts = map_anchors(one_block, anchors, others, block=block)
+    if refs is None:
+        counts += as_partner
     return counts / jnp.maximum(jnp.max(counts), 1)

@@ -28,6 +28,8 @@ class Loss(ABC):
 
     Attributes:
       pairwise: whether it compares samples with samples, so that it needs the whole batch at once.
+      reads_labels: whether the labels matter.
+      takes_block: whether it can be evaluated in blocks.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Loss(ABC):
     miner: Miner | None
 
     pairwise = True
+    reads_labels = True
+    takes_block = True
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """{"params": learned arrays, "state": arrays that steps update}; {} for a stateless loss."""
@@ -75,6 +79,8 @@ class Loss(ABC):
         """
         check_batch(self, embeddings, labels, ref_embeddings, ref_labels, valid)
         driver.check_block(block)
+        if block is not None and not self.takes_block:
+            raise ValueError(f"loss {self.name!r} has no form in blocks; accepted: block=None")
         if valid is None:
             valid = jnp.ones(embeddings.shape[0], bool)
         refs = None if ref_embeddings is None else (ref_embeddings, ref_labels)
@@ -87,8 +93,11 @@ class Loss(ABC):
         embeddings = embeddings.astype(dtype)
         if refs is not None:
             refs = (refs[0].astype(dtype), refs[1])
-        mean = self._mean(variables, (embeddings, labels, valid), refs, key, block)
-        return mean, variables.get("state", {})
+        return self._step(variables, (embeddings, labels, valid), refs, key, block)
+
+    def _step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Array]]:
+        """`_mean` and the new state, for losses that have one."""
+        return self._mean(variables, anchors, refs, key, block), variables.get("state", {})
 
     @abstractmethod
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
@@ -99,6 +108,7 @@ class Loss(ABC):
         accepted = names.keywords(kernel)
         settings = {
             "similarity": self.distance.similarity,
+            "farthest": self.distance.farthest,
             "low": self.reducer.low,
             "high": self.reducer.high,
             **dict(self.hyper),
@@ -121,7 +131,7 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
     batch, rank = embeddings.shape[0], loss.relation.rank
     columns = batch if ref_embeddings is None else ref_embeddings.shape[0]
     wanted = (batch,) if rank == 1 else (batch, columns)
-    if tuple(labels.shape) != wanted:
+    if loss.reads_labels and tuple(labels.shape) != wanted:
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}; relation {loss.relation.name!r} takes {wanted} "
             f"for {batch} embeddings"
@@ -140,7 +150,9 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
         raise ValueError(
             f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
         )
-    if rank == 1 and (ref_labels is None or tuple(ref_labels.shape) != (columns,)):
+    if not loss.reads_labels or rank != 1:
+        return
+    if ref_labels is None or tuple(ref_labels.shape) != (columns,):
         shape = None if ref_labels is None else tuple(ref_labels.shape)
         raise ValueError(f"ref_labels have shape {shape}; accepted: {(columns,)}")
 
@@ -150,9 +162,11 @@ class PairLoss(Loss):
     """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`.
 
     Beside its hyper-parameters a kernel gets what its keywords name: `similarity`; `low` and `high` of the
-    reducer; `triplets` of the selection; `sums` and `columns` of the first phase; `vectors`, the anchors
-    and references; `partner(one, references)`, the similarities `[a, n]` of one reference a row to all;
-    and arrays that belong to the anchors, by their names in `extra`.
+    reducer; `farthest`, the largest distance there is; `triplets` of the selection; `unmined`, the masks
+    before mining; `own`, the similarity of each anchor to itself, None where the references are not the
+    batch; `sums` and `columns` of the first phase; `vectors`, the anchors and references;
+    `partner(one, references)`, the similarities `[a, n]` of one reference a row to all; and arrays that
+    belong to the anchors, by their names in `extra`.
 
     Attributes:
       needs_negatives: whether the loss is 0 where no negative is in play in the whole batch.
@@ -170,6 +184,8 @@ class PairLoss(Loss):
     def _call(self, kernel: Callable[..., Any], seen: driver.Block) -> Any:
         derived = {
             "triplets": seen.kept.triplets,
+            "unmined": (seen.related.pos, seen.related.neg),
+            "own": seen.own,
             "sums": seen.sums,
             "columns": seen.columns,
             "vectors": (seen.anchors, seen.refs),
@@ -187,25 +203,37 @@ class PairLoss(Loss):
         del variables, labels
         return {}
 
-    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+    def _setup(self, variables, anchors, refs, key, block) -> tuple[Any, dict[str, Any]]:
+        """(references, how the driver is called)."""
         if refs is None:
             others = anchors if self.relation.rank == 1 else (anchors[0], None, anchors[2])
         else:
             others = (*refs, jnp.ones(refs[0].shape[0], bool))
-        return driver.pairwise(
-            self._terms,
-            anchors,
-            others,
+        return others, dict(
             distance=self.distance,
             relation=self.relation,
-            reducer=self.reducer,
             exclude_self=refs is None,
             mine=self._mine(),
             key=key,
             block=block,
-            needs_negatives=self.needs_negatives,
             extra=self._extra(variables, anchors[1]),
+        )
+
+    def _first_sums(self, anchors, others, how: dict[str, Any]) -> Any:
+        """What the first phase adds up over all anchors."""
+        assert self.first is not None  # set for the entries of losses.LOSSES that come here
+        return driver.first_phase(partial(self._call, self.first), anchors, others, **how)[0]
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        others, how = self._setup(variables, anchors, refs, key, block)
+        return driver.pairwise(
+            self._terms,
+            anchors,
+            others,
+            reducer=self.reducer,
+            needs_negatives=self.needs_negatives,
             first=None if self.first is None else partial(self._call, self.first),
+            **how,
         )
 
 
@@ -220,6 +248,77 @@ class TripletLoss(PairLoss):
 
     def _pairs(self, kept: Selection) -> tuple[Array, Array]:
         return kept.pos, kept.neg
+
+
+@dataclass(frozen=True)
+class ListLoss(PairLoss):
+    """A loss on whole rankings: a miner leaves them whole and makes the samples weigh, as in PML."""
+
+    def _setup(self, variables, anchors, refs, key, block) -> tuple[Any, dict[str, Any]]:
+        others, how = super()._setup(variables, anchors, refs, key, block)
+        if how["mine"] is not None:
+            how["extra"] = how["extra"] | {
+                "sample_weight": driver.sample_weights(
+                    anchors,
+                    None if refs is None else others,
+                    relation=self.relation,
+                    mine=how["mine"],
+                    key=key,
+                    block=block,
+                )
+            }
+        return others, how | {"mine": None}
+
+    def _terms(self, seen: driver.Block) -> dict[str, tuple[Array, ...]]:
+        terms = super()._terms(seen)
+        factor = seen.extra.get("sample_weight")
+        if factor is None:
+            return terms
+        return {
+            name: (values * (factor if values.ndim == 1 else factor[:, None]), *rest)
+            for name, (values, *rest) in terms.items()
+        }
+
+
+@dataclass(frozen=True)
+class SumsLoss(PairLoss):
+    """A loss that is a function of sums over all pairs: `kernel(sums)` of what `first` adds up."""
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        others, how = self._setup(variables, anchors, refs, key, block)
+        sums = self._first_sums(anchors, others, how)
+        value = self.kernel(sums, **self._keywords(self.kernel, {}))
+        return Mean(value, jnp.ones_like(value))
+
+
+@dataclass(frozen=True)
+class RunningLoss(TripletLoss):
+    """A loss whose kernel reads a statistic that steps update from the sums of the first phase.
+
+    Attributes:
+      begin: `begin(...) -> state`, a dict of arrays, before the first step.
+      update: `update(state, sums, ...) -> state`. The kernel's `sums` is the new state, a constant.
+    """
+
+    begin: Callable[..., dict[str, Array]] | None = None
+    update: Callable[..., dict[str, Array]] | None = None
+
+    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+        """{"state": the statistic before the first step}."""
+        del key, num_classes, dim
+        assert self.begin is not None  # set for every entry of losses.LOSSES
+        return {"state": self.begin(**self._keywords(self.begin, {}))}
+
+    def _step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Array]]:
+        others, how = self._setup(variables, anchors, refs, key, block)
+        sums = self._first_sums(anchors, others, how)
+        assert self.update is not None
+        keywords = self._keywords(self.update, {})
+        state = jax.lax.stop_gradient(self.update(variables["state"], sums, **keywords))
+        mean = driver.pairwise(
+            self._terms, anchors, others, reducer=self.reducer, sums=state, **how
+        )
+        return mean, state
 
 
 @dataclass(frozen=True)
@@ -295,3 +394,53 @@ class ProxyLoss(ClassLoss):
             block=block,
         )
         return Mean(mean.total, mean.weight)
+
+
+@dataclass(frozen=True)
+class ViewsLoss(Loss):
+    """A loss that compares two views of a batch, row by row: `kernel(first, second, valid, ...)`.
+
+    The references are the second view. Labels are not read. It needs no blocks: its memory is that of the
+    embeddings, and sums over the batch are shared out by the compiler.
+    """
+
+    reads_labels = False
+    takes_references = True
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        embeddings, _, valid = anchors
+        if refs is None or refs[0].shape != embeddings.shape:
+            shape = None if refs is None else refs[0].shape
+            raise ValueError(
+                f"loss {self.name!r} has ref_embeddings of shape {shape}; accepted: {embeddings.shape}, "
+                "the second view of the batch"
+            )
+        value = self.kernel(embeddings, refs[0], valid, **self._keywords(self.kernel, {}))
+        return Mean(value, jnp.ones_like(value))
+
+
+@dataclass(frozen=True)
+class GraphLoss(ClassLoss):
+    """A loss on the graph of the whole batch and K proxies: `kernel(sims, labels, valid, ...)`.
+
+    `sims` are the similarities of samples and proxies, in that order, to one another. It has no form by
+    rows, so that blocks are refused and every device does the whole of it.
+    """
+
+    takes_block = False
+
+    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+        """{"params": {"weights": [K, dim]}}, from N(0, 1)."""
+        del num_classes
+        proxies = names.keywords(self.kernel)["K"]
+        proxies = dict(self.hyper).get("K", proxies)
+        return {"params": {"weights": jax.random.normal(key, (proxies, dim))}}
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        embeddings, labels, valid = anchors
+        proxies = variables["params"]["weights"].astype(embeddings.dtype)
+        points = jnp.concatenate([embeddings, proxies])
+        value = self.kernel(
+            self.distance(points, points), labels, valid, **self._keywords(self.kernel, {})
+        )
+        return Mean(value, jnp.any(valid).astype(value.dtype))

@@ -24,7 +24,18 @@ VARIANTS = {
     "contrastive/mean": dict(reducer="mean"),
     "triplet_margin/mean": dict(reducer="mean"),
     "proxy_anchor/mean": dict(reducer="mean"),
+    # Rankings and distributions.
+    "manifold": dict(K=8),
+    "pnp/Ds": dict(variant="Ds"),
+    "pnp/Dq": dict(variant="Dq", alpha=2.0),
+    "pnp/Iu": dict(variant="Iu"),
+    "pnp/Ib": dict(variant="Ib"),
+    "ranked_list": dict(margin=0.4, Tn=10.0),
+    "ranked_list/weighted": dict(margin=0.8, Tn=3.0, Tp=2.0, imbalance=0.3, alpha=1.3),
 }
+# Losses that are compared on normalised embeddings (differentiated through the normalisation): PML's
+# angular leaves negatives as they are, and vic_reg's variance term needs small deviations.
+UNIT = ("angular", "vic_reg")
 
 
 def miner(name):
@@ -35,7 +46,7 @@ def miner(name):
 def split(key):
     """'loss[/variant]/miner[/kind]' -> (loss[/variant], miner[/kind])."""
     parts = key.split("/")
-    at = 2 if "/".join(parts[:2]) in VARIANTS else 1
+    at = 2 if "/".join(parts[:2]) in VARIANTS and len(parts) > 2 else 1
     return "/".join(parts[:at]), "/".join(parts[at:])
 
 
@@ -45,16 +56,21 @@ def evaluate(key, **changes):
     if mined not in ("none", "refs"):
         spec["miner"] = miner(mined)
     loss = losses.get(name.partition("/")[0], **spec)
+    unit = name.partition("/")[0] in UNIT
     refs = {}
     if mined == "refs":
-        refs = dict(ref_embeddings=GOLDEN["refs"], ref_labels=GOLDEN["ref_labels"])
+        scaled = distances.normalize(jnp.asarray(GOLDEN["refs"])) if unit else GOLDEN["refs"]
+        refs = dict(ref_embeddings=scaled, ref_labels=GOLDEN["ref_labels"])
+    rows = GOLDEN.get(f"loss/{key}/rows", slice(None))
+    state = loss.init(jax.random.key(0), *GOLDEN["weights"].shape).get("state", {})
 
     @jax.jit
     def value(embeddings, weights):
-        variables = {"params": {"weights": weights}}
-        return loss.apply(variables, embeddings, GOLDEN["labels"], **refs)[0].compute()
+        variables = {"params": {"weights": weights}, "state": state}
+        embeddings = distances.normalize(embeddings) if unit else embeddings
+        return loss.apply(variables, embeddings, GOLDEN["labels"][rows], **refs)[0].compute()
 
-    arrays = jnp.asarray(GOLDEN["x"]), jnp.asarray(GOLDEN["weights"])
+    arrays = jnp.asarray(GOLDEN["x"][rows]), jnp.asarray(GOLDEN["weights"])
     result, (gradient, weights) = jax.value_and_grad(value, argnums=(0, 1))(*arrays)
     return {"value": result, "gradient": gradient, "weights": weights}
 
