@@ -212,7 +212,7 @@ def get(
     and for a distance that the loss is not defined for.
     """
     entry = names.resolve("loss", LOSSES, name)
-    accepted = {}
+    accepted: dict[str, Any] = {}
     for function in (entry.kernel, *(field for _, field in entry.more if callable(field))):
         accepted |= names.keywords(function, without=DERIVED)
     hyper = {k: tuple(v) if isinstance(v, list) else v for k, v in hyper.items()}

@@ -28,14 +28,11 @@ def histogram_sums(
         raise ValueError(
             f"loss 'histogram' has delta={delta} with {n_bins} bins; accepted: delta = 2 / n_bins"
         )
-    place = (jnp.clip(sims, -1, 1) + 1) * (n_bins / 2)
-    bin_ = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)), 0, n_bins - 1)
-    part, bin_ = place - bin_, bin_.astype(jnp.int32)
+    inside = jnp.clip(sims, -1, 1)
 
     def histogram(keep: Array) -> Array:
-        upper = jnp.where(keep, part, 0)
-        lower = jnp.where(keep, 1 - part, 0)
-        return jnp.zeros(n_bins + 1, sims.dtype).at[bin_].add(lower).at[bin_ + 1].add(upper)
+        rows = soft_histogram(inside, keep.astype(sims.dtype), -1.0, 2 / n_bins, n_bins + 1)
+        return jnp.sum(rows, 0)
 
     return {"positive": histogram(pos > 0), "negative": histogram(neg > 0)}, ()
 
@@ -97,11 +94,11 @@ def dynamic_soft_margin_sums(
     counts at that end (where PML raises). A constant: it has no derivative.
     """
     width = 2 * abs(min_val) / num_bins
-    nodes = min_val + width * jnp.arange(num_bins, dtype=sims.dtype)
+    last = min_val + width * (num_bins - 1)
 
     def term(x: Array, weight: Array, rest: tuple) -> tuple[Array, Array]:
-        histogram = soft_histogram(jnp.clip(x, nodes[0], nodes[-1]), weight, nodes, width)
-        return histogram, jnp.sum(weight, -1)
+        x = jnp.clip(x, min_val, last)
+        return soft_histogram(x, weight, min_val, width, num_bins), jnp.sum(weight, -1)
 
     fixed = jax.lax.stop_gradient(sims)
     return jnp.sum(_over_triplets(term, fixed, pos, neg, triplets)[0], 0), ()
