@@ -1,5 +1,6 @@
 """Distances and similarities of every anchor to every reference."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,17 @@ class Distance:
     name: str
     similarity: bool
     hyper: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the vectors are normalised first."""
+        return bool(dict(self.hyper).get("normalize_embeddings", True))
+
+    @property
+    def farthest(self) -> float:
+        """The largest value of an lp distance of normalised vectors, 2^power; inf for others."""
+        bounded = self.name == "lp" and self.normalized
+        return 2.0 ** dict(self.hyper).get("power", 1.0) if bounded else math.inf
 
     def __call__(self, a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]:
         """The matrix [anchors, references], in float32 or wider."""

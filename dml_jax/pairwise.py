@@ -39,6 +39,9 @@ class Block:
       anchors, refs: vectors `[a, d]`, `[n, d]`.
       sims: what the distance gives for them, `[a, n]`.
       kept: the pairs and triplets in play.
+      related: what the relation allows of them, before mining.
+      own: what the distance gives for each anchor and itself, `[a]`; None where the references are not
+        the batch.
       extra: arrays `[a, ...]` that belong to the anchors, by name (a margin of their class, say).
       sums: what the first phase added up over all anchors; None without one.
       columns: what the first phase gave for each reference as an anchor, `[n, ...]`; None without one.
@@ -48,6 +51,8 @@ class Block:
     refs: Array
     sims: Array
     kept: Selection
+    related: Selection
+    own: Array | None
     extra: dict[str, Array]
     sums: Any = None
     columns: Any = None
@@ -172,6 +177,72 @@ def select(
     )
 
 
+def _look(
+    ids,
+    valid,
+    anchors,
+    refs,
+    *,
+    distance,
+    relation,
+    exclude_self,
+    mine,
+    key,
+    sums=None,
+    columns=None,
+) -> Block:
+    """The block that a kernel sees."""
+    vectors, extra = anchors
+    related, kept = select(
+        ids,
+        valid,
+        vectors,
+        refs,
+        relation=relation,
+        exclude_self=exclude_self,
+        mine=mine,
+        key=key,
+    )
+    own = None
+    if exclude_self:
+        own = jax.vmap(lambda x: distance(x[None], x[None])[0, 0])(vectors[0])
+    sims = distance(vectors[0], refs[0])
+    return Block(vectors[0], refs[0], sims, kept, related, own, extra, sums, columns)
+
+
+def first_phase(
+    first: First,
+    anchors: tuple[Float[Array, "b d"], Array, Array],
+    refs: tuple[Float[Array, "m d"], Array | None, Array],
+    *,
+    distance: Distance,
+    relation: Relation,
+    exclude_self: bool,
+    mine: Mine | None = None,
+    key: Array | None = None,
+    block: int | None = None,
+    extra: dict[str, Array] | None = None,
+) -> tuple[Any, Any]:
+    """(sums over all anchors, values of each anchor) of what `first` gives by block, as in `pairwise`."""
+
+    def one_block(ids, valid, anchors, refs, everywhere):
+        return first(
+            _look(
+                ids,
+                valid,
+                anchors,
+                refs,
+                distance=distance,
+                relation=relation,
+                exclude_self=exclude_self,
+                mine=mine,
+                key=key,
+            )
+        )
+
+    return map_anchors(one_block, (anchors, extra or {}), refs, block=block)
+
+
 def in_play(related: Selection, kept: Selection) -> dict[str, Array]:
     """Counts over a block, before and after mining: anchors with both kinds of pairs, pairs."""
 
@@ -221,42 +292,27 @@ def pairwise(
     needs_negatives: bool = False,
     extra: dict[str, Array] | None = None,
     first: First | None = None,
+    sums: Any = None,
 ) -> Mean:
     """The loss of a batch of anchors against references.
 
     `anchors` are (vectors, labels, valid), `refs` (vectors, labels, valid or weight). `exclude_self`
     removes the pair of an anchor with the reference of the same position. `needs_negatives` makes the
     loss 0 where no negative is in play in the whole batch. `first` is evaluated over all anchors before
-    the kernel sees any. Sums are in float32 or wider, whatever the embeddings are in.
+    the kernel sees any; `sums` are given instead where the caller has them. Sums are in float32 or
+    wider, whatever the embeddings are in.
     """
     extra = extra or {}
-
-    def look(ids, valid, anchors, refs, sums, columns) -> tuple[Selection, Block]:
-        vectors, extra = anchors
-        related, kept = select(
-            ids,
-            valid,
-            vectors,
-            refs,
-            relation=relation,
-            exclude_self=exclude_self,
-            mine=mine,
-            key=key,
-        )
-        sims = distance(vectors[0], refs[0])
-        return related, Block(vectors[0], refs[0], sims, kept, extra, sums, columns)
-
-    sums = columns = None
+    how: dict[str, Any] = dict(
+        distance=distance, relation=relation, exclude_self=exclude_self, mine=mine, key=key
+    )
+    columns = None
     if first is not None:
-
-        def first_block(ids, valid, anchors, refs, everywhere):
-            return first(look(ids, valid, anchors, refs, None, None)[1])
-
-        sums, columns = map_anchors(first_block, (anchors, extra), refs, block=block)
+        sums, columns = first_phase(first, anchors, refs, block=block, extra=extra, **how)
 
     def one_block(ids, valid, anchors, refs, sums):
         refs, columns = refs
-        related, seen = look(ids, valid, anchors, refs, sums, columns)
+        seen = _look(ids, valid, anchors, refs, sums=sums, columns=columns, **how)
         _, labels, real = anchors[0]
         real &= valid
         parts = {}
@@ -265,7 +321,7 @@ def pairwise(
             rows = jnp.where(real, divisor[0], 0) if divisor else None
             weights = jnp.where(mask, weights, 0)
             parts[name] = reducer.of(name).sums(values, weights, rows, labels, real)
-        return (parts, in_play(related, seen.kept)), ()
+        return (parts, in_play(seen.related, seen.kept)), ()
 
     (terms, counts), _ = map_anchors(
         one_block, (anchors, extra), (refs, columns), everywhere=sums, block=block

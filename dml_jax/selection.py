@@ -134,19 +134,23 @@ def sum_over_positives(
 ) -> tuple[Array, Array]:
     """(sum_p w_p value_p, sum_p w_p count_p) of each row, streamed over its positives.
 
-    `term(one [a, n], operands, rest)` is one positive's (value, count), `[a]` each, given its mask. A loop
+    `term(one [a, n], operands, rest)` is one positive's (value, count), `[a, ...]`, given its mask. A loop
     of dynamic length has no reverse mode in JAX; the backward pass here is a second such loop, which
     differentiates one positive at a time, so nothing is kept per positive. Only the value has a
     derivative, with respect to `operands` (a tree of float arrays); `rest` and `pos` are constants.
     """
 
     def body(one, weight, carry):
-        value, count = term(one, operands, rest)
-        return carry[0] + weight * value, carry[1] + weight * count
+        terms = term(one, operands, rest)
+        return jax.tree.map(lambda sum_, x: sum_ + _by_row(weight, x) * x, carry, terms)
 
-    shape = jax.eval_shape(term, pos > 0, operands, rest)[0]
-    zeros = jnp.zeros(shape.shape, shape.dtype)
-    return each_positive(body, pos, (zeros, zeros))
+    shapes = jax.eval_shape(term, pos > 0, operands, rest)
+    return each_positive(body, pos, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+
+
+def _by_row(weight: Array, x: Array) -> Array:
+    """The weights `[a]` in the shape and type that multiply `[a, ...]` row by row."""
+    return weight.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _stream_fwd(term, operands, rest, pos):
@@ -159,7 +163,7 @@ def _stream_bwd(term, saved, cotangents):
     def body(one, weight, slopes):
         _, pull = jax.vjp(lambda operands: term(one, operands, rest)[0], operands)
         return jax.tree.map(
-            jnp.add, slopes, pull(weight.astype(cotangents[0].dtype) * cotangents[0])[0]
+            jnp.add, slopes, pull(_by_row(weight, cotangents[0]) * cotangents[0])[0]
         )
 
     slopes = each_positive(body, pos, jax.tree.map(jnp.zeros_like, operands))

@@ -11,7 +11,6 @@ from dml_jax.losses.base import (
     Loss,
     PairLoss,
     ProxyLoss,
-    SigmoidLoss,
     SoftmaxLoss,
 )
 from dml_jax.losses.classification import (
@@ -30,6 +29,16 @@ from dml_jax.losses.classification import (
     sub_center_outliers,
     unit_weights,
 )
+from dml_jax.losses.distribution import (
+    dynamic_soft_margin_rows,
+    dynamic_soft_margin_state,
+    dynamic_soft_margin_sums,
+    dynamic_soft_margin_update,
+    histogram_sums,
+    histogram_value,
+    manifold_graph,
+    vic_reg_views,
+)
 from dml_jax.losses.lifted import (
     generalized_lifted_structure_rows,
     lifted_structure_columns,
@@ -37,7 +46,16 @@ from dml_jax.losses.lifted import (
 )
 from dml_jax.losses.margin import margin_rows
 from dml_jax.losses.neighbour import instance_rows, n_pairs_rows, nca_rows
-from dml_jax.losses.own import MarginLoss, NPairsLoss, TripletLoss
+from dml_jax.losses.own import (
+    GraphLoss,
+    MarginLoss,
+    NPairsLoss,
+    RunningLoss,
+    SigmoidLoss,
+    SumsLoss,
+    TripletLoss,
+    ViewsLoss,
+)
 from dml_jax.losses.pair import (
     circle_rows,
     contrastive_rows,
@@ -48,6 +66,15 @@ from dml_jax.losses.pair import (
     threshold_consistent_margin_rows,
 )
 from dml_jax.losses.proxy import fan_out_proxies, proxy_anchor_rows
+from dml_jax.losses.ranking import (
+    angular_rows,
+    fast_ap_rows,
+    pnp_rows,
+    ranked_list_rows,
+    recall_at_k_rows,
+    roadmap_rows,
+    smooth_ap_rows,
+)
 from dml_jax.losses.triplet import triplet_margin_rows
 from dml_jax.losses.tuplet import intra_pair_sums, intra_pair_variance_rows, tuplet_margin_rows
 from dml_jax.losses.wrappers import WRAPPERS, with_miner
@@ -56,17 +83,24 @@ __all__ = [
     "LOSSES",
     "ClassLoss",
     "Loss",
+    "angular_rows",
     "arc_face_logits",
     "available",
     "circle_rows",
     "contrastive_rows",
     "cos_face_logits",
+    "dynamic_soft_margin_rows",
+    "dynamic_soft_margin_sums",
+    "fast_ap_rows",
     "generalized_lifted_structure_rows",
     "get",
+    "histogram_sums",
+    "histogram_value",
     "instance_rows",
     "intra_pair_variance_rows",
     "large_margin_softmax_logits",
     "lifted_structure_rows",
+    "manifold_graph",
     "margin_rows",
     "multi_similarity_rows",
     "n_pairs_rows",
@@ -74,10 +108,15 @@ __all__ = [
     "normalized_softmax_logits",
     "nt_xent_rows",
     "p2s_grad_terms",
+    "pnp_rows",
     "proxy_anchor_rows",
     "proxy_nca_logits",
     "proxy_nca_pp_logits",
+    "ranked_list_rows",
+    "recall_at_k_rows",
+    "roadmap_rows",
     "sigmoid_rows",
+    "smooth_ap_rows",
     "soft_triple_logits",
     "sphere_face_logits",
     "sub_center_arc_face_logits",
@@ -86,6 +125,7 @@ __all__ = [
     "threshold_consistent_margin_rows",
     "triplet_margin_rows",
     "tuplet_margin_rows",
+    "vic_reg_views",
 ]
 
 
@@ -97,6 +137,8 @@ class Entry:
       distance: its default, a name or a dict with a name.
       distances: the names it may be used with; () for any.
       more: further fields of the class.
+      unit: whether it is defined for normalised vectors alone.
+      without: settings that it has no use for, so that giving one is an error.
     """
 
     cls: type[KernelLoss]
@@ -105,6 +147,8 @@ class Entry:
     reducer: str
     distances: tuple[str, ...] = ()
     more: tuple[tuple[str, Any], ...] = ()
+    unit: bool = False
+    without: tuple[str, ...] = ()
 
 
 NORMAL = (("init_weights", normal_weights),)
@@ -151,9 +195,7 @@ LOSSES: Mapping[str, Entry] = {
     "n_pairs": Entry(
         NPairsLoss, n_pairs_rows, "dot_product", "mean", (), (("takes_references", False),)
     ),
-    "nca": Entry(
-        PairLoss, nca_rows, {"name": "lp", "power": 2}, "mean", (), (("weighs_samples", True),)
-    ),
+    "nca": Entry(PairLoss, nca_rows, SQUARED, "mean", (), (("weighs_samples", True),)),
     "signal_to_noise_ratio_contrastive": Entry(
         PairLoss, contrastive_rows, "snr", "avg_non_zero", ("snr",)
     ),
@@ -196,15 +238,68 @@ LOSSES: Mapping[str, Entry] = {
         ("cosine",),
         (*NORMAL, ("centers", "sub_centers")),
     ),
+    # Rankings and distributions.
+    "angular": Entry(PairLoss, angular_rows, "cosine", "mean", ("cosine",)),
+    "dynamic_soft_margin": Entry(
+        RunningLoss,
+        dynamic_soft_margin_rows,
+        "lp",
+        "mean",
+        ("lp",),
+        (
+            ("first", dynamic_soft_margin_sums),
+            ("begin", dynamic_soft_margin_state),
+            ("update", dynamic_soft_margin_update),
+        ),
+        unit=True,
+    ),
+    "fast_ap": Entry(
+        PairLoss, fast_ap_rows, SQUARED, "mean", ("lp",), (("weighs_samples", True),), unit=True
+    ),
+    "histogram": Entry(
+        SumsLoss,
+        histogram_value,
+        "cosine",
+        "mean",
+        ("cosine",),
+        (("first", histogram_sums),),
+        without=("reducer",),
+    ),
+    "manifold": Entry(
+        GraphLoss, manifold_graph, "cosine", "mean", ("cosine",), without=("miner", "reducer")
+    ),
+    "pnp": Entry(PairLoss, pnp_rows, "cosine", "mean", ("cosine",)),
+    "ranked_list": Entry(PairLoss, ranked_list_rows, "lp", "mean", ("lp", "snr")),
+    "recall_at_k": Entry(
+        PairLoss, recall_at_k_rows, "cosine", "mean", ("cosine",), (("weighs_samples", True),)
+    ),
+    "roadmap": Entry(
+        PairLoss, roadmap_rows, "cosine", "mean", ("cosine",), (("weighs_samples", True),)
+    ),
+    "smooth_ap": Entry(
+        PairLoss, smooth_ap_rows, "cosine", "mean", ("cosine",), (("weighs_samples", True),)
+    ),
+    "vic_reg": Entry(
+        ViewsLoss,
+        vic_reg_views,
+        "lp",
+        "mean",
+        without=("distance", "miner", "reducer", "relation"),
+    ),
 }
 # Losses whose kernel is the user's, and losses made of losses.
 GENERIC = "generic_pair"
+# Fields of losses, beside the kernel, whose keywords are hyper-parameters, too.
+PHASES = ("first", "begin", "update")
 # Keywords of kernels that are no hyper-parameters: the library fills them in (losses.base.PairLoss).
 DERIVED = (
     "similarity",
     "low",
     "high",
+    "farthest",
     "triplets",
+    "unmined",
+    "own",
     "sums",
     "columns",
     "partner",
@@ -233,7 +328,7 @@ def get(
     Args:
       name: one of `available()`.
       miner: narrows the pairs or triplets; a loss against class weights takes it as sample weights.
-      distance, reducer: PML's defaults for the loss where None.
+      distance, reducer: PML's defaults for the loss where None; a few losses have no use for one.
       relation: what makes two samples positives; None: equal integer labels.
       regularizer: penalties that are added, see `regularizers.get`; several as a list.
       **hyper: the keyword parameters of the loss's kernel.
@@ -257,14 +352,28 @@ def get(
         entry = _generic(hyper.pop("rows", None))
     else:
         entry = names.resolve("loss", {**LOSSES, **dict.fromkeys((*WRAPPERS, GENERIC))}, name)
-    accepted = {**names.keywords(entry.kernel, without=DERIVED), **entry.cls.settings}
+    accepted = dict(entry.cls.settings)
+    for function in (entry.kernel, *(dict(entry.more).get(phase) for phase in PHASES)):
+        accepted |= {} if function is None else names.keywords(function, without=DERIVED)
+    hyper = {k: tuple(v) if isinstance(v, list) else v for k, v in hyper.items()}
     names.check_hyper(f"loss {name!r}", accepted, hyper)
+    given = {"distance": distance, "miner": miner, "reducer": reducer, "relation": relation}
+    for setting in entry.without:
+        if given[setting] is not None:
+            raise ValueError(
+                f"loss {name!r} has no use for a {setting}, which is {given[setting]!r}; accepted: None"
+            )
     spec = entry.distance if distance is None else distance
     built = names.build("distance", distances.get, distances.Distance, spec)
     if entry.distances and built.name not in entry.distances:
         raise ValueError(
             f"loss {name!r} is not defined for distance {built.name!r}; accepted: "
             f"{', '.join(entry.distances)}"
+        )
+    if entry.unit and not built.normalized:
+        raise ValueError(
+            f"loss {name!r} is defined for normalised vectors; its distance {built.name!r} has "
+            "normalize_embeddings=False"
         )
     chosen = reducers.build(reducer or entry.reducer)
     if chosen.by == "divisor" and entry.reducer != "divisor":

@@ -1,6 +1,5 @@
 """What `losses.get` returns: a kernel with its distance, miner, reducer and relation."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -47,6 +46,8 @@ class Loss(ABC):
       relation: what makes two samples positives; it says which labels `apply` takes.
       pairwise: whether it compares samples with samples, so that it needs the whole batch at once.
       takes_references: whether references other than the batch make sense.
+      reads_labels: whether the labels matter.
+      takes_block: whether it can be evaluated in blocks.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Loss(ABC):
 
     pairwise = True
     takes_references = True
+    reads_labels = True
+    takes_block = True
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """{"params": learned arrays, "state": arrays that steps update}; {} for a stateless loss."""
@@ -90,6 +93,8 @@ class Loss(ABC):
         """
         check_batch(self, embeddings, labels, ref_embeddings, ref_labels, valid)
         driver.check_block(block)
+        if block is not None and not self.takes_block:
+            raise ValueError(f"loss {self.name!r} has no form in blocks; accepted: block=None")
         if valid is None:
             valid = jnp.ones(embeddings.shape[0], bool)
         refs = None if ref_embeddings is None else (ref_embeddings, ref_labels)
@@ -139,8 +144,12 @@ class KernelLoss(Loss):
         return dict(self.hyper).get(name, {**names.keywords(self.kernel), **self.settings}[name])
 
     def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
-        """The loss with its regularizers; the new state."""
+        """The loss with its regularizers; the state as it was."""
         mean = self._mean(variables, anchors, refs, key, block)
+        return self._regularized(mean, variables, anchors, block), variables.get("state", {})
+
+    def _regularized(self, mean: Mean, variables, anchors, block) -> Mean:
+        """The loss with its regularizers."""
         for regularizer in self.regularizers:
             embeddings, _, valid = anchors
             if regularizer.of == "weights":
@@ -151,7 +160,7 @@ class KernelLoss(Loss):
             total = mean.compute() + regularizer.weight * value
             stats = {**mean.stats, f"regularizer/{regularizer.name}": value}
             mean = Mean(total, jnp.ones_like(total), stats)
-        return mean, variables.get("state", {})
+        return mean
 
     @abstractmethod
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
@@ -162,6 +171,7 @@ class KernelLoss(Loss):
         accepted = names.keywords(kernel)
         settings = {
             "similarity": self.distance.similarity,
+            "farthest": self.distance.farthest,
             "low": self.reducer.low,
             "high": self.reducer.high,
             **dict(self.hyper),
@@ -184,7 +194,7 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
     batch, rank = embeddings.shape[0], loss.relation.rank
     columns = batch if ref_embeddings is None else ref_embeddings.shape[0]
     wanted = (batch,) if rank == 1 else (batch, columns)
-    if tuple(labels.shape) != wanted:
+    if loss.reads_labels and tuple(labels.shape) != wanted:
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}; relation {loss.relation.name!r} takes {wanted} "
             f"for {batch} embeddings"
@@ -201,7 +211,9 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
         raise ValueError(
             f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
         )
-    if rank == 1 and (ref_labels is None or tuple(ref_labels.shape) != (columns,)):
+    if not loss.reads_labels or rank != 1:
+        return
+    if ref_labels is None or tuple(ref_labels.shape) != (columns,):
         shape = None if ref_labels is None else tuple(ref_labels.shape)
         raise ValueError(f"ref_labels have shape {shape}; accepted: {(columns,)}")
 
@@ -211,9 +223,11 @@ class PairLoss(KernelLoss):
     """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`.
 
     Beside its hyper-parameters a kernel gets what its keywords name: `similarity`; `low` and `high` of the
-    reducer; `triplets` of the selection; `sums` and `columns` of the first phase; `vectors`, the anchors
-    and references; `partner(one, references)`, the similarities `[a, n]` of one reference a row to all;
-    and arrays that belong to the anchors, by their names in `extra`.
+    reducer; `farthest`, the largest distance there is; `triplets` of the selection; `unmined`, the masks
+    before mining; `own`, the similarity of each anchor to itself, None where the references are not the
+    batch; `sums` and `columns` of the first phase; `vectors`, the anchors and references;
+    `partner(one, references)`, the similarities `[a, n]` of one reference a row to all; and arrays that
+    belong to the anchors, by their names in `extra`.
 
     Attributes:
       needs_negatives: whether the loss is 0 where no negative is in play in the whole batch.
@@ -234,6 +248,8 @@ class PairLoss(KernelLoss):
     def _call(self, kernel: Callable[..., Any], seen: driver.Block) -> Any:
         derived = {
             "triplets": seen.kept.triplets,
+            "unmined": (seen.related.pos, seen.related.neg),
+            "own": seen.own,
             "sums": seen.sums,
             "columns": seen.columns,
             "vectors": (seen.anchors, seen.refs),
@@ -255,39 +271,40 @@ class PairLoss(KernelLoss):
         del variables, labels
         return {}
 
-    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+    def _setup(self, variables, anchors, refs, key, block) -> tuple[Any, dict[str, Any]]:
+        """(references, how the driver is called)."""
         if refs is None:
             others = anchors if self.relation.rank == 1 else (anchors[0], None, anchors[2])
         else:
             others = (refs.vectors, refs.labels, refs.valid)
-        exclude_self = refs is None or refs.hold_batch
-        mine, extra = self._mine(), self._extra(variables, anchors[1])
-        if self.weighs_samples and mine is not None:
-            extra["sample_weights"] = driver.sample_weights(
-                anchors,
-                others,
-                relation=self.relation,
-                exclude_self=exclude_self,
-                mine=mine,
-                key=key,
-                block=block,
-                partners=refs is None,
-            )
-            mine = None
+        how: dict[str, Any] = dict(
+            relation=self.relation,
+            exclude_self=refs is None or refs.hold_batch,
+            mine=self._mine(),
+            key=key,
+            block=block,
+        )
+        extra = self._extra(variables, anchors[1])
+        if self.weighs_samples and how["mine"] is not None:
+            weights = driver.sample_weights(anchors, others, partners=refs is None, **how)
+            extra["sample_weights"], how["mine"] = weights, None
+        return others, dict(distance=self.distance, extra=extra, **how)
+
+    def _first_sums(self, anchors, others, how: dict[str, Any]) -> Any:
+        """What the first phase adds up over all anchors."""
+        assert self.first is not None  # set for the entries of losses.LOSSES that come here
+        return driver.first_phase(partial(self._call, self.first), anchors, others, **how)[0]
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        others, how = self._setup(variables, anchors, refs, key, block)
         return driver.pairwise(
             self._terms,
             anchors,
             others,
-            distance=self.distance,
-            relation=self.relation,
             reducer=self.reducer,
-            exclude_self=exclude_self,
-            mine=mine,
-            key=key,
-            block=block,
             needs_negatives=self.needs_negatives,
-            extra=extra,
             first=None if self.first is None else partial(self._call, self.first),
+            **how,
         )
 
 
@@ -404,29 +421,3 @@ class ProxyLoss(ClassLoss):
             block=block,
         )
         return Mean(mean.total, mean.weight)
-
-
-@dataclass(frozen=True)
-class SigmoidLoss(PairLoss):
-    """A loss on pairs whose kernel has a learned `scale` and `bias`, scalars.
-
-    `params` holds "log_scale" and "bias"; the hyper-parameters are what they start from.
-    """
-
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
-        """{"params": {"log_scale": scalar, "bias": scalar}}."""
-        del key, num_classes, dim
-        return {
-            "params": {
-                "log_scale": jnp.full((), math.log(self.setting("scale"))),
-                "bias": jnp.full((), float(self.setting("bias"))),
-            }
-        }
-
-    def _extra(self, variables: Variables, labels: Array) -> dict[str, Array]:
-        learned = variables["params"]
-        rows = labels.shape[:1]
-        return {
-            "scale": jnp.broadcast_to(jnp.exp(learned["log_scale"]), rows),
-            "bias": jnp.broadcast_to(learned["bias"], rows),
-        }

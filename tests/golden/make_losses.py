@@ -30,9 +30,54 @@ def pairs(name, **hyper):
     return lambda **kw: getattr(losses, name)(**hyper, **kw)
 
 
+def constant_histogram():
+    """DynamicSoftMarginLoss whose histogram is a constant of the step, as in the paper."""
+    loss = losses.DynamicSoftMarginLoss()
+    update = loss.update_histogram
+    loss.update_histogram = lambda data: update(data.detach())
+    return loss
+
+
+class MetaClasses(torch.nn.Module):
+    """ManifoldLoss with the labels as meta-classes."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, embeddings, labels, indices):
+        return self.loss(embeddings, None, labels)
+
+
+class Views(torch.nn.Module):
+    """A loss that compares two views and takes no labels."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, embeddings, labels, indices, ref_emb, ref_labels):
+        return self.loss(embeddings, ref_emb=ref_emb)
+
+
+# Where PML is right or runs for some batches alone: no duplicates and no single samples (histogram), as
+# many classes as samples in each (smooth_ap), as many samples as references (vic_reg).
+ROWS = {
+    "histogram": [i for i in range(22) if i not in (3, 8, 21)],
+    "smooth_ap": [1, 6, 10, 2, 7, 11, 4, 9, 14],
+    "vic_reg": list(range(9)),
+}
+# Compared on normalised embeddings, differentiated through the normalisation.
+UNIT = ("angular", "vic_reg")
+WITH_REFS = ("angular", "dynamic_soft_margin", "vic_reg")
+
+
 def classes(name, weights, **hyper):
     def make(**kw):
-        loss = getattr(losses, name)(num_classes=CLASSES, embedding_size=DIM, **hyper, **kw)
+        sizes = dict(num_classes=CLASSES, embedding_size=DIM)
+        if name == "ManifoldLoss":
+            sizes = dict(K=CLASSES, l=DIM)
+        loss = getattr(losses, name)(**sizes, **hyper, **kw)
         parameter = loss.proxies if hasattr(loss, "proxies") else loss.W
         value = torch.tensor(weights) if hasattr(loss, "proxies") else torch.tensor(weights).T
         parameter.data = value.clone()
@@ -281,6 +326,24 @@ def cases(weights):
             SOME,
         ),
         "tuplet_margin": (pairs("TupletMarginLoss"), tuple(MINERS)),
+        # Rankings and distributions.
+        "angular": (pairs("AngularLoss"), tuple(MINERS)),
+        "dynamic_soft_margin": (constant_histogram, tuple(MINERS)),
+        "fast_ap": (pairs("FastAPLoss"), tuple(MINERS)),
+        "histogram": (pairs("HistogramLoss"), ()),
+        "manifold": (lambda: MetaClasses(classes("ManifoldLoss", weights)()), ()),
+        "pnp": (pairs("PNPLoss"), ()),
+        "pnp/Ds": (pairs("PNPLoss", variant="Ds"), ()),
+        "pnp/Dq": (pairs("PNPLoss", variant="Dq", alpha=2), ()),
+        "pnp/Iu": (pairs("PNPLoss", variant="Iu"), ()),
+        "pnp/Ib": (pairs("PNPLoss", variant="Ib"), ()),
+        "ranked_list": (pairs("RankedListLoss", margin=0.4, Tn=10), ()),
+        "ranked_list/weighted": (
+            pairs("RankedListLoss", margin=0.8, Tn=3, Tp=2, imbalance=0.3, alpha=1.3),
+            (),
+        ),
+        "smooth_ap": (pairs("SmoothAPLoss"), tuple(MINERS)),
+        "vic_reg": (lambda: Views(losses.VICRegLoss()), None),
         "arc_face": (classes("ArcFaceLoss", weights), tuple(MINERS)),
         "cos_face": (classes("CosFaceLoss", weights), tuple(MINERS)),
         "normalized_softmax": (classes("NormalizedSoftmaxLoss", weights), tuple(MINERS)),
@@ -308,6 +371,9 @@ SOME = ("batch_hard", "triplet_margin/semihard", "triplet_margin/easy")
 
 def main() -> None:
     assert pml.__version__ == "2.9.0", pml.__version__
+    # PML makes some of its constants in the default type and casts to float32 in places.
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
     torch.manual_seed(0)
     x, weights = batch()
     labels = torch.tensor(LABELS)
@@ -325,21 +391,24 @@ def main() -> None:
     out["distinct"], out["beta"] = distinct, BETA
 
     def data(name):
-        return (
-            distinct if name in NO_DUPLICATES else x,
-            torch.arange(len(labels)) if name in ARANGE else labels,
-        )
+        """The batch of a case: embeddings, labels, and how the embeddings are scaled."""
+        family = name.partition("/")[0]
+        rows = ROWS.get(family, list(range(len(LABELS))))
+        e = torch.tensor((distinct if name in NO_DUPLICATES else x)[rows], requires_grad=True)
+        y = torch.arange(len(rows)) if name in ARANGE else labels[rows]
+        return e, y, torch.nn.functional.normalize if family in UNIT else (lambda e: e)
 
     def record(name, mined, loss, miner=None, with_refs=False):
-        key, (x, labels) = f"{name}/{mined}", data(name)
-        indices = None if miner is None else miner(torch.tensor(x), labels)
-        e = torch.tensor(x, requires_grad=True)
+        key, (e, y, scale) = f"{name}/{mined}", data(name)
+        if name.partition("/")[0] in ROWS:
+            out[f"loss/{key}/rows"] = np.array(ROWS[name.partition("/")[0]])
+        indices = None if miner is None else miner(e.detach(), y)
         extra = (
-            dict(ref_emb=torch.tensor(refs), ref_labels=torch.tensor(ref_labels))
+            dict(ref_emb=scale(torch.tensor(refs)), ref_labels=torch.tensor(ref_labels))
             if with_refs
             else {}
         )
-        value = loss(e, labels, indices, **extra)
+        value = loss(scale(e), y, indices, **extra)
         value.backward()
         out[f"loss/{key}/value"] = value.detach().numpy()
         out[f"loss/{key}/gradient"] = e.grad.numpy()
@@ -351,7 +420,8 @@ def main() -> None:
             out[f"loss/{key}/weights"] = gradient
 
     for name, (make, mined) in cases(weights).items():
-        record(name, "none", make())
+        if mined is not None:
+            record(name, "none", make())
         if name.partition("/")[0] in (
             "contrastive",
             "multi_similarity",
@@ -364,9 +434,10 @@ def main() -> None:
             "nca",
             "signal_to_noise_ratio_contrastive",
             "tuplet_margin",
+            *WITH_REFS,
         ) or name in ("triplet_margin", "triplet_margin/smooth"):
             record(name, "refs", make(), with_refs=True)
-        for miner in mined:
+        for miner in mined or ():
             record(name, miner, make(), MINERS[miner]())
     out |= of_losses(x, weights)
     path = pathlib.Path(__file__).with_name("losses.npz")

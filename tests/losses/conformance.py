@@ -33,11 +33,12 @@ COLUMNS = {
 }
 HEAD = """# How exact the losses are
 
-Made by `python -m tests.losses.conformance`; `tests/losses/test_conformance.py` checks the targets. Each figure is the largest
-error of the value and of all gradients, relative to the largest entry of each, on an unbalanced batch with singletons.
+Made by `python -m tests.losses.conformance`; `tests/losses/test_conformance.py` checks the targets. Each figure is
+the largest error of the value and of all gradients, relative to the largest entry of each, on an unbalanced batch with
+singletons.
 
-- **PML 2.9**: against PyTorch Metric Learning in float64 (`tests/golden/make_losses.py`), target {pml:g}. A dash: PML has no such
-  loss, or is wrong on it; then the double loop of `tests/losses/table.py` is the reference.
+- **PML 2.9**: against PyTorch Metric Learning in float64 (`tests/golden/make_losses.py`), target {pml:g}. A dash: PML
+  has no such loss, or is wrong on it; then the double loop of `tests/losses/table.py` is the reference.
 - **blocks, devices**: blocks of 5 anchors, and 2, 4, 8 devices, against dense on one, in float32, target {same:g}.
 - **micro-batches**: the parameters of a small network after one step of SGD, in micro-batches of 11 against the whole
   batch of 22, in float32, target {same:g}.

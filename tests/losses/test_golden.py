@@ -54,6 +54,14 @@ VARIANTS = {
     "triplet_margin/smooth": dict(smooth_loss=True),
     "triplet_margin/swap": dict(swap=True),
     "triplet_margin/swap_cosine": dict(swap=True, smooth_loss=True, distance="cosine"),
+    # Rankings and distributions.
+    "manifold": dict(K=8),
+    "pnp/Ds": dict(variant="Ds"),
+    "pnp/Dq": dict(variant="Dq", alpha=2.0),
+    "pnp/Iu": dict(variant="Iu"),
+    "pnp/Ib": dict(variant="Ib"),
+    "ranked_list": dict(margin=0.4, Tn=10.0),
+    "ranked_list/weighted": dict(margin=0.8, Tn=3.0, Tp=2.0, imbalance=0.3, alpha=1.3),
 }
 # As in make_losses.py: where PML is wrong, a batch on which it is not.
 ARANGE = ("instance", "instance/gamma")
@@ -62,6 +70,9 @@ LEARNED = {"margin/learned": GOLDEN["beta"][0], "margin/per_class": GOLDEN["beta
 
 # torch's softplus is x itself above 20: off by up to e^-20 in the value and in the slope.
 TOLERANCE = {"circle/triplet_margin/easy": 2.1e-9}
+# Losses that are compared on normalised embeddings (differentiated through the normalisation): PML's
+# angular leaves negatives as they are, and vic_reg's variance term needs small deviations.
+UNIT = ("angular", "vic_reg")
 
 
 def miner(name):
@@ -72,7 +83,7 @@ def miner(name):
 def split(key):
     """'loss[/variant]/miner[/kind]' -> (loss[/variant], miner[/kind])."""
     parts = key.split("/")
-    at = 2 if "/".join(parts[:2]) in VARIANTS else 1
+    at = 2 if "/".join(parts[:2]) in VARIANTS and len(parts) > 2 else 1
     return "/".join(parts[:at]), "/".join(parts[at:])
 
 
@@ -88,18 +99,23 @@ def evaluate(key, **changes):
     if mined not in ("none", "refs"):
         spec["miner"] = miner(mined)
     loss = losses.get(name.partition("/")[0], **spec)
+    unit = name.partition("/")[0] in UNIT
     refs = {}
     if mined == "refs":
-        refs = dict(ref_embeddings=GOLDEN["refs"], ref_labels=GOLDEN["ref_labels"])
+        scaled = distances.normalize(jnp.asarray(GOLDEN["refs"])) if unit else GOLDEN["refs"]
+        refs = dict(ref_embeddings=scaled, ref_labels=GOLDEN["ref_labels"])
+    rows = GOLDEN.get(f"loss/{key}/rows", slice(None))
+    state = loss.init(jax.random.key(0), *GOLDEN["weights"].shape).get("state", {})
 
-    labels = np.arange(len(GOLDEN["labels"])) if name in ARANGE else GOLDEN["labels"]
+    labels = np.arange(len(GOLDEN["labels"])) if name in ARANGE else GOLDEN["labels"][rows]
 
     @jax.jit
     def value(embeddings, weights):
-        variables = {"params": {"beta" if name in LEARNED else "weights": weights}}
+        variables = {"params": {"beta" if name in LEARNED else "weights": weights}, "state": state}
+        embeddings = distances.normalize(embeddings) if unit else embeddings
         return loss.apply(variables, embeddings, labels, **refs)[0].compute()
 
-    embeddings = GOLDEN["distinct" if name in NO_DUPLICATES else "x"]
+    embeddings = GOLDEN["distinct" if name in NO_DUPLICATES else "x"][rows]
     weights = LEARNED.get(name, class_weights(name.partition("/")[0]))
     arrays = jnp.asarray(embeddings), jnp.asarray(weights)
     result, (gradient, weights) = jax.value_and_grad(value, argnums=(0, 1))(*arrays)
