@@ -1,7 +1,6 @@
 """Losses on distributions: histograms of similarities and margins, moments, random walks on a graph."""
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 from dml_jax import distances
 from dml_jax.losses.pair import Mask, Rows, Sims, log_one_plus_sum_exp
 from dml_jax.losses.ranking import soft_histogram
-from dml_jax.selection import Listed, Within, pick, sum_over_positives
+from dml_jax.losses.triplet import over_triplets, within
+from dml_jax.selection import Listed, Within
 
 
 def histogram_sums(
@@ -56,29 +56,6 @@ def histogram_value(sums: dict[str, Float[Array, " r"]]) -> Float[Array, ""]:
     return jnp.where(some, value, 0)
 
 
-def _over_triplets(
-    term: Callable[..., tuple[Array, Array]],
-    d: Sims,
-    pos: Mask,
-    neg: Mask,
-    triplets: Within | Listed | None,
-    rest=(),
-) -> tuple[Array, Array]:
-    """Sums of `term(d_ap - d_an [a, m], weights [a, m], rest)` over the triplets of each row."""
-    if isinstance(triplets, Listed):
-        ap = jnp.take_along_axis(d, triplets.positive, -1)
-        an = jnp.take_along_axis(d, triplets.negative, -1)
-        return term(ap - an, triplets.weight.astype(d.dtype), rest)
-
-    def of_one(one: Array, d: Array, others: tuple) -> tuple[Array, Array]:
-        neg, triplets, rest = others
-        if triplets is not None:
-            neg = triplets.negatives(pick(one, triplets.order), neg)
-        return term(pick(one, d)[:, None] - d, neg, rest)
-
-    return sum_over_positives(of_one, d, (neg.astype(d.dtype), triplets, rest), pos)
-
-
 def dynamic_soft_margin_sums(
     sims: Sims,
     pos: Mask,
@@ -96,12 +73,12 @@ def dynamic_soft_margin_sums(
     width = 2 * abs(min_val) / num_bins
     last = min_val + width * (num_bins - 1)
 
-    def term(x: Array, weight: Array, rest: tuple) -> tuple[Array, Array]:
-        x = jnp.clip(x, min_val, last)
+    def term(d_ap: Array, d_an: Array, weight: Array, rest: tuple) -> tuple[Array, Array]:
+        x = jnp.clip(d_ap - d_an, min_val, last)
         return soft_histogram(x, weight, min_val, width, num_bins), jnp.sum(weight, -1)
 
     fixed = jax.lax.stop_gradient(sims)
-    return jnp.sum(_over_triplets(term, fixed, pos, neg, triplets)[0], 0), ()
+    return jnp.sum(over_triplets(term, fixed, fixed, pos, neg, triplets)[0], 0), ()
 
 
 def dynamic_soft_margin_state(*, num_bins: int = 10) -> dict[str, Float[Array, " r"]]:
@@ -146,14 +123,13 @@ def dynamic_soft_margin_rows(
     """
     width = 2 * abs(min_val) / num_bins
 
-    def term(x: Array, weight: Array, below: Array) -> Rows:
+    def term(d_ap: Array, d_an: Array, weight: Array, below: Array) -> Rows:
+        x = d_ap - d_an
         bin_ = jnp.floor((jax.lax.stop_gradient(x) - min_val) / width).astype(jnp.int32)
-        loss = below[jnp.clip(bin_, 0, num_bins - 1)] * x
-        counted = jnp.where((loss > low) & (loss < high), weight, 0)
-        return jnp.sum(jnp.where(counted > 0, loss, 0) * counted, -1), jnp.sum(counted, -1)
+        return within(below[jnp.clip(bin_, 0, num_bins - 1)] * x, weight, low, high)
 
     below = jnp.cumsum(sums["histogram"]).astype(sims.dtype)
-    total, count = _over_triplets(term, sims, pos, neg, triplets, below)
+    total, count = over_triplets(term, sims, sims, pos, neg, triplets, below)
     some = count > 0
     return jnp.where(some, total / jnp.where(some, count, 1), 0), count
 

@@ -71,29 +71,25 @@ def triplet_margin_rows(
     return jnp.where(some, total / jnp.where(some, count, 1), 0), count
 
 
-def sum_triplets(
-    value: Callable[[Array, Array], Array],
+def over_triplets(
+    term: Callable[[Array, Array, Array, Any], tuple[Array, Array]],
     near: Sims,
     far: Sims,
     pos: Mask,
     neg: Mask,
     triplets: Within | Listed | None,
+    rest: Any = (),
     *,
-    low: float,
-    high: float,
     closer: Callable[[Array, Any], Array] | None = None,
     refs: Any = None,
-) -> Rows:
-    """(sum, count) of value(near_ap, far_an) over the triplets of each row with low < value < high.
+) -> tuple[Array, Array]:
+    """The sums of `term(near_ap, far_an, weights, rest) -> (value, count)` over the triplets of each row.
 
-    One positive of every row at a time, O(a n) each: never an `[a, n, n]` array. `value` is elementwise and
-    holds no arrays of its own (they would have no derivative). With `closer`, far_an is the smaller of
-    itself and closer(one, refs)_an, where `one` `[a, n]` marks the positive.
+    One positive of every row at a time, O(a n) each: never an `[a, n, n]` array. `term` sums over the last
+    axis of what it gets, `[a, m]` (near_ap may be `[a, 1]`), and holds no arrays of its own (they would have
+    no derivative); `rest` are constants. With `closer`, far_an is the smaller of itself and
+    closer(one, refs)_an, where `one` `[a, n]` marks the positive.
     """
-
-    def counted(loss: Array, weight: Array) -> Rows:
-        weight = jnp.where((loss > low) & (loss < high), weight, 0)
-        return jnp.sum(jnp.where(weight > 0, loss, 0) * weight, -1), jnp.sum(weight, -1)
 
     def reach(one: Array, far: Array, refs: Any) -> Array:
         return far if closer is None else jnp.minimum(far, closer(one, refs))
@@ -111,16 +107,37 @@ def sum_triplets(
         else:
             slots = (triplets.positive.T, triplets.negative.T)
             beyond = jax.lax.map(jax.checkpoint(slot), slots).T
-        return counted(value(at(near, triplets.positive), beyond), triplets.weight)
+        weight = triplets.weight.astype(near.dtype)
+        return term(at(near, triplets.positive), beyond, weight, rest)
 
-    def term(one: Array, operands: tuple, rest: tuple) -> Rows:
-        (near, far, refs), (neg, triplets) = operands, rest
+    def of_one(one: Array, operands: tuple, others: tuple) -> tuple[Array, Array]:
+        (near, far, refs), (neg, triplets, rest) = operands, others
         if triplets is not None:
             neg = triplets.negatives(pick(one, triplets.order), neg)
-        return counted(value(pick(one, near)[:, None], reach(one, far, refs)), neg)
+        return term(pick(one, near)[:, None], reach(one, far, refs), neg, rest)
 
-    rest = (neg.astype(near.dtype), triplets)
-    return sum_over_positives(term, (near, far, refs), rest, pos)
+    others = (neg.astype(near.dtype), triplets, rest)
+    return sum_over_positives(of_one, (near, far, refs), others, pos)
+
+
+def within(values: Array, weights: Array, low: float, high: float) -> Rows:
+    """(sum, count) by row of the values with low < value < high."""
+    weights = jnp.where((values > low) & (values < high), weights, 0)
+    return jnp.sum(jnp.where(weights > 0, values, 0) * weights, -1), jnp.sum(weights, -1)
+
+
+def sum_triplets(
+    value: Callable[[Array, Array], Array], *triplets: Any, low: float, high: float, **reach: Any
+) -> Rows:
+    """(sum, count) of value(near_ap, far_an) over the triplets of each row with low < value < high.
+
+    `value` is elementwise; the rest as `over_triplets`.
+    """
+
+    def term(near_ap: Array, far_an: Array, weights: Array, rest: Any) -> Rows:
+        return within(value(near_ap, far_an), weights, low, high)
+
+    return over_triplets(term, *triplets, **reach)
 
 
 def _sorted(
