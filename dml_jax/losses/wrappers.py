@@ -26,6 +26,7 @@ class Multiple(Loss):
     weights: tuple[float, ...]
     pairwise: bool = True
     takes_references: bool = True
+    takes_block: bool = True
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """{"params": {name: ...}, "state": {name: ...}}, of the losses that have any."""
@@ -84,6 +85,7 @@ def multiple(*, losses: Any, weights: Any = None) -> Multiple:
         tuple(float(w) for w in weights),
         any(loss.pairwise for _, loss in losses),
         all(loss.takes_references for _, loss in losses),
+        all(loss.takes_block for _, loss in losses),
     )
 
 

@@ -41,8 +41,8 @@ singletons.
 - **PML 2.9**: against PyTorch Metric Learning in float64 (`tests/golden/make_losses.py`), target {pml:g}. A dash: PML
   has no such loss, or is wrong on it; then the double loop of `tests/losses/table.py` is the reference. For losses made
   of losses `tests/losses/test_wrappers.py` has PML's values.
-- **blocks, devices**: blocks of 5 anchors, and 2, 4, 8 devices, against dense on one, in float32, target {same:g}. A dash:
-  the loss has no form in blocks, and refuses them.
+- **blocks, devices**: blocks of 5 anchors, and 2, 4, 8 devices, against dense on one, in float32, target {same:g}. A
+  dash: the loss has no form in blocks, and refuses them.
 - **micro-batches**: the parameters of a small network after one step of SGD, in micro-batches of 11 against the whole
   batch of 22, in float32, target {same:g}.
 - **bfloat16**: embeddings rounded to bfloat16 against the same embeddings in float64. This is the rounding of the input

@@ -243,6 +243,30 @@ def test_names(make, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "inner",
+    ["dynamic_soft_margin", "histogram", "intra_pair_variance", "margin", "nca", "smooth_ap"],
+)
+def test_a_new_queue_holds_the_batch_alone(inner):
+    """At the first step the value, and the state inside, are those of the loss without a queue."""
+    inside = losses.get(inner, **({"learn_beta": True} if inner == "margin" else {}))
+    loss = losses.get("cross_batch_memory", loss=inside, memory_size=30)
+    mean, state = loss.apply(loss.init(jax.random.key(0), 8, 12), X, LABELS, block=5)
+    want, after = inside.apply(inside.init(jax.random.key(0), 8, 12), X, LABELS)
+    np.testing.assert_allclose(mean.compute(), want.compute(), rtol=1e-5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5), state.get("loss", {}), after
+    )
+
+
+def test_what_the_losses_inside_cannot_do():
+    with pytest.raises(ValueError, match=r"lifted_structure.*accepted: a loss that takes ref"):
+        losses.get("cross_batch_memory", loss="lifted_structure")
+    loss = losses.get("multiple", losses=["manifold", "nt_xent"])
+    with pytest.raises(ValueError, match="no form in blocks"):
+        loss.apply(loss.init(jax.random.key(0), 8, 12), X, LABELS, block=5)
+
+
 def test_batches_that_do_not_fit():
     with pytest.raises(ValueError, match="22 embeddings of 3 views"):
         losses.get("self_supervised", loss="nt_xent", views=3).apply({}, X, LABELS)
