@@ -206,7 +206,8 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
             raise ValueError("ref_labels were given without ref_embeddings")
         return
     if not loss.takes_references:
-        raise ValueError(f"loss {loss.name!r} takes no ref_embeddings: it has its own references")
+        reason = "compares the batch with itself" if isinstance(loss, PairLoss) else "has its own"
+        raise ValueError(f"loss {loss.name!r} takes no ref_embeddings: it {reason}")
     if ref_embeddings.ndim != 2 or ref_embeddings.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
