@@ -1,8 +1,8 @@
-"""The driver of losses against class weights: cross entropy over any number of classes.
+"""The driver of losses against class weights: log-softmax and sums over any number of classes.
 
-The counterpart of `pairwise` where the references are one vector (or more) a class. Each device of the
+The counterpart of `pairwise` where the references are one vector (or several) a class. Each device of the
 mesh's `data` axis owns a share of the classes and sees the whole batch (which is small beside
-`[batch, classes]`); the partial log-sum-exps of a row are joined over chunks and devices. Class weights
+`[batch, classes]`); what the chunks and devices make of a row is joined at the end. Class weights
 may be replicated or sharded by class: the value and the gradient are the same.
 """
 
@@ -15,14 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from dml_jax.pairwise import AXIS, check_block, data_devices, pad_rows
 
-# logits(embeddings [b, d], weights [c, d], target [b, c]) -> [b, c]
-Logits = Callable[[Array, Array, Array], Array]
+# values(embeddings [b, d], weights [c, d] or [c, k, d], target [b, c]) -> [b, c]
+Values = Callable[[Array, Array, Array], Array]
 
 
 def cross_entropy(
-    logits: Logits,
+    logits: Values,
     embeddings: Float[Array, "b d"],
-    weights: Float[Array, "c d"],
+    weights: Float[Array, "c *k d"],
     labels: Int[Array, " b"],
     *,
     block: int | None = None,
@@ -33,6 +33,58 @@ def cross_entropy(
     O(b x block). A label outside 0..c-1 has no logit of its own: its value is NaN rather than a
     plausible number.
     """
+
+    def part(values: Array, target: Array, real: Array) -> Array:
+        log_sum = jax.nn.logsumexp(jnp.where(real, values, -jnp.inf), axis=1)
+        own = jnp.sum(jnp.where(target & real, values, 0), axis=1)
+        return jnp.stack([log_sum, own])
+
+    def join(parts: Array) -> Array:
+        return jnp.stack([jax.nn.logsumexp(parts[:, 0], axis=0), jnp.sum(parts[:, 1], axis=0)])
+
+    log_sum, own = _over_classes(logits, part, join, embeddings, weights, labels, block)
+    return _where_known(labels, weights, log_sum - own)
+
+
+def mean(
+    terms: Values,
+    embeddings: Float[Array, "b d"],
+    weights: Float[Array, "c *k d"],
+    labels: Int[Array, " b"],
+    *,
+    block: int | None = None,
+) -> Float[Array, " b"]:
+    """The mean of `terms` over all classes, for every sample; memory and labels as `cross_entropy`."""
+
+    def part(values: Array, target: Array, real: Array) -> Array:
+        del target
+        return jnp.sum(jnp.where(real, values, 0), axis=1)
+
+    total = _over_classes(
+        terms, part, lambda parts: jnp.sum(parts, axis=0), embeddings, weights, labels, block
+    )
+    return _where_known(labels, weights, total / weights.shape[0])
+
+
+def _where_known(labels: Array, weights: Array, values: Array) -> Array:
+    """NaN for labels that are no class."""
+    return jnp.where((labels >= 0) & (labels < weights.shape[0]), values, jnp.nan)
+
+
+def _over_classes(
+    values: Values,
+    part: Callable[[Array, Array, Array], Array],
+    join: Callable[[Array], Array],
+    embeddings: Array,
+    weights: Array,
+    labels: Array,
+    block: int | None,
+) -> Array:
+    """What `join` makes of the parts of all chunks and devices.
+
+    `part(values [b, c], target [b, c], real [1, c])` sees one chunk, and `real` is False for classes that
+    only fill it up; `join` takes parts along a new first axis, and what it returns is a part again.
+    """
     check_block(block)
     classes, devices = weights.shape[0], data_devices()
     share = -(-classes // devices)
@@ -41,42 +93,28 @@ def cross_entropy(
     ids = jnp.arange(share * devices)
 
     def one_device(ids: Array, weights: Array, embeddings: Array, labels: Array) -> Array:
-        """(log-sum-exp, target logit), `[2, b]`, of the classes of this device."""
-
         def one_chunk(ids: Array, weights: Array) -> Array:
             target = labels[:, None] == ids[None, :]
-            values = logits(embeddings, weights, target)
             real = (ids < classes)[None, :]
-            log_sum = jax.nn.logsumexp(jnp.where(real, values, -jnp.inf), axis=1)
-            own = jnp.sum(jnp.where(target & real, values, 0), axis=1)
-            return jnp.stack([log_sum, own])
+            return part(values(embeddings, weights, target), target, real)
 
         if block == share:
             return one_chunk(ids, weights)
         chunks = jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), (ids, weights))
-
-        def step(so_far: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
-            more = jax.checkpoint(one_chunk, prevent_cse=False)(*chunk)
-            return jnp.stack([jnp.logaddexp(so_far[0], more[0]), so_far[1] + more[1]]), None
-
-        nothing = jnp.stack([jnp.full(labels.shape, -jnp.inf), jnp.zeros(labels.shape)])
-        return jax.lax.scan(step, nothing.astype(embeddings.dtype), chunks)[0]
+        again = jax.checkpoint(one_chunk, prevent_cse=False)
+        return join(jax.lax.map(lambda chunk: again(*chunk), chunks))
 
     weights = pad_rows(weights, share * devices - classes)
     if devices == 1:
-        log_sum, own = one_device(ids, weights, embeddings, labels)
-    else:
-        batch = embeddings.shape[0]
+        return one_device(ids, weights, embeddings, labels)
+    batch = embeddings.shape[0]
 
-        def one_share(ids: Array, weights: Array, embeddings: Array, labels: Array) -> Array:
-            gather = lambda x: jax.lax.all_gather(x, AXIS, tiled=True)[:batch]
-            part = one_device(ids, weights, gather(embeddings), gather(labels))
-            log_sums = jax.lax.all_gather(part[0], AXIS)
-            return jnp.stack([jax.nn.logsumexp(log_sums, axis=0), jax.lax.psum(part[1], AXIS)])
+    def one_share(ids: Array, weights: Array, embeddings: Array, labels: Array) -> Array:
+        gather = lambda x: jax.lax.all_gather(x, AXIS, tiled=True)[:batch]
+        mine = one_device(ids, weights, gather(embeddings), gather(labels))
+        return join(jax.lax.all_gather(mine, AXIS))
 
-        extra = -batch % devices
-        log_sum, own = jax.shard_map(one_share, in_specs=P(AXIS), out_specs=P(), check_vma=False)(
-            ids, weights, pad_rows(embeddings, extra), pad_rows(labels, extra)
-        )
-    known = (labels >= 0) & (labels < classes)
-    return jnp.where(known, log_sum - own, jnp.nan)
+    extra = -batch % devices
+    return jax.shard_map(one_share, in_specs=P(AXIS), out_specs=P(), check_vma=False)(
+        ids, weights, pad_rows(embeddings, extra), pad_rows(labels, extra)
+    )

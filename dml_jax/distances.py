@@ -1,5 +1,6 @@
 """Distances and similarities of every anchor to every reference."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,13 @@ def _root(size: Array, p: float, floor: Array | float) -> Array:
     """size^(1/p), where what is not above `floor` is 0 with a zero gradient."""
     some = size > floor
     return jnp.where(some, jnp.where(some, size, 1) ** (1 / p), 0)
+
+
+def norms(x: Float[Array, "n d"], p: float = 2.0, power: float = 1.0) -> Float[Array, " n"]:
+    """||x||_p ^ power of each row; 0, with a zero gradient, for a zero vector."""
+    if p == 2:
+        return _root(jnp.sum(x * x, axis=-1), p / power, 0.0)
+    return _root(jnp.sum(_root(jnp.abs(x), 1 / p, 0.0), axis=-1), p / power, 0.0)
 
 
 def cosine(a, r, *, normalize_embeddings: bool = True):
@@ -68,16 +76,20 @@ def snr(a, r, *, normalize_embeddings: bool = True):
     """Var(a - r) / Var(a), the noise-to-signal ratio (Yuan et al., CVPR 2019, eq. 4).
 
     Variances are over the coordinates (unbiased). Not symmetric: the anchor's variance divides. An
-    anchor without variance has distance 0 to everything, with a zero gradient.
+    anchor without variance has distance 0 to everything, with a zero gradient. Variances under their
+    rounding error count as 0, so that duplicates are coincident and not noise.
     """
     if normalize_embeddings:
         a, r = normalize(a), normalize(r)
+    eps = jnp.finfo(a.dtype).eps
+    size = jnp.sum(a * a, -1)[:, None]
     a = a - jnp.mean(a, -1, keepdims=True)
     r = r - jnp.mean(r, -1, keepdims=True)
     signal = jnp.sum(a * a, -1)[:, None]
-    noise = signal + jnp.sum(r * r, -1)[None, :] - 2 * _gram(a, r)
-    some = signal > 0
-    return jnp.where(some, jnp.maximum(noise, 0) / jnp.where(some, signal, 1), 0)
+    scale = signal + jnp.sum(r * r, -1)[None, :]
+    noise = scale - 2 * _gram(a, r)
+    some = (signal > (8 * eps) ** 2 * size) & (noise > 2 * eps * scale)
+    return jnp.where(some, noise / jnp.where(some, signal, 1), 0)
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,17 @@ class Distance:
     name: str
     similarity: bool
     hyper: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the vectors are normalised first."""
+        return bool(dict(self.hyper).get("normalize_embeddings", True))
+
+    @property
+    def farthest(self) -> float:
+        """The largest value of an lp distance of normalised vectors, 2^power; inf for others."""
+        bounded = self.name == "lp" and self.normalized
+        return 2.0 ** dict(self.hyper).get("power", 1.0) if bounded else math.inf
 
     def __call__(self, a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]:
         """The matrix [anchors, references], in float32 or wider."""

@@ -1,11 +1,12 @@
 """How the values of a loss become one number: sums that add up over blocks, then one division."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import names
 
@@ -25,22 +26,54 @@ class Reducer:
     Attributes:
       by: "weight" divides by the number of values that were counted (their weights), "divisor" by
         what the loss supplies, "one" does not divide.
+      class_weights: what a value is multiplied by, by the label of its anchor; () for nothing.
+      per_anchor: whether the values of an anchor are averaged first, so that anchors count alike.
+      terms: other reducers for terms of the loss, by the term's name.
     """
 
     name: str
     low: float = -math.inf
     high: float = math.inf
     by: str = "weight"
+    class_weights: tuple[float, ...] = ()
+    per_anchor: bool = False
+    terms: tuple[tuple[str, "Reducer"], ...] = ()
 
-    def sums(self, values: Array, weights: Array, divisor: Array | None) -> Sums:
-        """The sums of one term over one block."""
+    def of(self, term: str) -> "Reducer":
+        """The reducer of one term of a loss."""
+        return dict(self.terms).get(term, self)
+
+    def sums(
+        self,
+        values: Array,
+        weights: Array,
+        divisor: Array | None = None,
+        labels: Int[Array, " a"] | None = None,
+        real: Bool[Array, " a"] | None = None,
+    ) -> Sums:
+        """The sums of one term over one block of anchors.
+
+        `labels` of the anchors are for class weights. `real` is False for anchors that are padding: their
+        weights are 0, but an anchor without pairs counts for per_anchor, and padding does not.
+        """
         weights = weights.astype(values.dtype)
-        keep = (weights != 0) & (values > self.low) & (values < self.high)
+        if self.per_anchor and values.ndim == 2:
+            values = _row_means(values, weights)
+            weights = jnp.ones_like(values) if real is None else real.astype(values.dtype)
+        keep = weights != 0
+        # Asked this way round, and only where there is a bound: NaN and infinity must show in the loss.
+        if self.low > -math.inf:
+            keep &= ~(values <= self.low)
+        if self.high < math.inf:
+            keep &= ~(values >= self.high)
         weights = jnp.where(keep, weights, 0)
-        total = jnp.sum(jnp.where(keep, values, 0) * weights)
+        values = jnp.where(keep, values, 0)
+        if self.class_weights:
+            factor = jnp.asarray(self.class_weights, values.dtype)[labels]
+            values = values * (factor if values.ndim == 1 else factor[:, None])
         zero = jnp.zeros((), values.dtype)
         return Sums(
-            total,
+            jnp.sum(values * weights),
             jnp.sum(weights),
             zero if divisor is None else jnp.sum(divisor).astype(zero.dtype),
         )
@@ -50,6 +83,13 @@ class Reducer:
         return {"weight": sums.weight, "divisor": sums.divisor, "one": jnp.ones_like(sums.total)}[
             self.by
         ]
+
+
+def _row_means(values: Array, weights: Array) -> Array:
+    """The weighted mean of each row, 0 in a row of no weight."""
+    count = jnp.sum(weights, -1)
+    total = jnp.sum(jnp.where(weights != 0, values, 0) * weights, -1)
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)
 
 
 def mean() -> Reducer:
@@ -78,8 +118,37 @@ def threshold(*, low: float | None = None, high: float | None = None) -> Reducer
 
 
 def divisor() -> Reducer:
-    """The sum over a divisor that the loss supplies (proxy_anchor); 0 where that is 0."""
+    """The sum over a divisor that the loss supplies (proxy_anchor, margin); 0 where that is 0."""
     return Reducer("divisor", by="divisor")
+
+
+def class_weighted(*, weights: Sequence[float]) -> Reducer:
+    """mean( weights[label of the anchor] * value ): divided by the number of values, as in PML.
+
+    Differs from PML for losses whose values PML keeps as a column [B, 1] (multi_similarity): there PML
+    multiplies every value with every weight.
+    """
+    return Reducer("class_weighted", class_weights=tuple(float(w) for w in weights))
+
+
+def per_anchor(*, reducer: Any = "mean") -> Reducer:
+    """The mean of each anchor's pairs, then `reducer` over all anchors; one without pairs counts as 0.
+
+    Values that are by anchor already go to `reducer` as they are. PML: PerAnchorReducer, which cannot
+    take references of another number than the batch; this can.
+    """
+    return replace(build(reducer), name="per_anchor", per_anchor=True)
+
+
+def multiple(*, default: Any = "mean", **terms: Any) -> Reducer:
+    """A reducer for each term of a loss, by the term's name ("positive", ...), and `default` for the rest."""
+    chosen = tuple((term, build(spec)) for term, spec in sorted(terms.items()))
+    return replace(build(default), name="multiple", terms=chosen)
+
+
+def build(spec: Any) -> Reducer:
+    """A reducer from its name, a dict with a name, or itself."""
+    return names.build("reducer", get, Reducer, spec)
 
 
 REDUCERS = {
@@ -88,6 +157,9 @@ REDUCERS = {
     "avg_non_zero": avg_non_zero,
     "threshold": threshold,
     "divisor": divisor,
+    "class_weighted": class_weighted,
+    "per_anchor": per_anchor,
+    "multiple": multiple,
 }
 
 
@@ -99,5 +171,8 @@ def available() -> list[str]:
 def get(name: str, **hyper: Any) -> Reducer:
     """The reducer called `name`; ValueError for an unknown name or hyper-parameter."""
     make = names.resolve("reducer", REDUCERS, name)
-    names.check_hyper(f"reducer {name!r}", names.keywords(make), hyper)
+    accepted = names.keywords(make)
+    if make is multiple:  # the terms of a loss are its keywords; the loss checks them
+        accepted |= hyper
+    names.check_hyper(f"reducer {name!r}", accepted, hyper)
     return make(**hyper)

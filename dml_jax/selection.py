@@ -88,6 +88,24 @@ class Selection:
         return each_positive(count, self.pos, (zeros, zeros))
 
 
+def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
+    """`count` triplets of each anchor that has any, drawn with replacement: p and n uniformly.
+
+    `keys` are the anchors' own. PML: `triplets_per_anchor` (get_random_triplet_indices).
+    """
+
+    def draw(key: Array, row: Array) -> Array:
+        ranks = jnp.cumsum(row > 0)
+        rank = jax.random.randint(key, (count,), 0, jnp.maximum(ranks[-1], 1))
+        return jnp.minimum(jnp.searchsorted(ranks, rank + 1), row.shape[0] - 1)
+
+    halves = jax.vmap(jax.random.split)(keys)
+    positive, negative = (jax.vmap(draw)(halves[:, i], x) for i, x in enumerate((pos, neg)))
+    some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
+    weight = jnp.broadcast_to(some, positive.shape).astype(jnp.float32)
+    return Selection(pos, neg, Listed(positive, negative, weight))
+
+
 def pick(one: Array, values: Array) -> Array:
     """The value under the row's only True, `[a, n] -> [a]`; 0 in a row without one."""
     return jnp.sum(jnp.where(one, values, 0), axis=-1)
@@ -112,41 +130,44 @@ def each_positive(body: Callable[[Array, Array, Any], Any], pos: Array, init: An
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sum_over_positives(
-    term: Callable[..., tuple[Array, Array]], sims: Array, pos: Array, rest
+    term: Callable[[Array, Any, Any], tuple[Array, Array]], operands: Any, rest: Any, pos: Array
 ) -> tuple[Array, Array]:
-    """(sum_p w_p term_p, sum_p w_p count_p) of each row, streamed over its positives.
+    """(sum_p w_p value_p, sum_p w_p count_p) of each row, streamed over its positives.
 
-    `term(s_p [a], sims [a, n], one [a, n], rest)` is one positive's (value, count), `[a]` each, given
-    its similarity and its mask. A loop of dynamic length has no reverse mode in JAX; since the result
-    is one number a row, the derivative with respect to the row of `sims` is accumulated in the same
-    loop instead. Only the value has a derivative, and only with respect to `sims`.
+    `term(one [a, n], operands, rest)` is one positive's (value, count), `[a, ...]`, given its mask. A loop
+    of dynamic length has no reverse mode in JAX; the backward pass here is a second such loop, which
+    differentiates one positive at a time, so nothing is kept per positive. Only the value has a
+    derivative, with respect to `operands` (a tree of float arrays); `rest` and `pos` are constants.
     """
 
     def body(one, weight, carry):
-        value, count = term(pick(one, sims), sims, one, rest)
-        return carry[0] + weight * value, carry[1] + weight * count
+        terms = term(one, operands, rest)
+        return jax.tree.map(lambda sum_, x: sum_ + _by_row(weight, x) * x, carry, terms)
 
-    zeros = jnp.zeros(sims.shape[0], sims.dtype)
-    return each_positive(body, pos, (zeros, zeros))
-
-
-def _stream_fwd(term, sims, pos, rest):
-    def body(one, weight, carry):
-        def value(s_p, sims):
-            return term(s_p, sims, one, rest)
-
-        result, pull, count = jax.vjp(value, pick(one, sims), sims, has_aux=True)
-        d_p, d_sims = pull(weight.astype(sims.dtype))
-        slope = d_sims + jnp.where(one, d_p[:, None], 0)
-        return carry[0] + weight * result, carry[1] + weight * count, carry[2] + slope
-
-    zeros = jnp.zeros(sims.shape[0], sims.dtype)
-    value, count, slope = each_positive(body, pos, (zeros, zeros, jnp.zeros_like(sims)))
-    return (value, count), slope
+    shapes = jax.eval_shape(term, pos > 0, operands, rest)
+    return each_positive(body, pos, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
 
 
-def _stream_bwd(term, slope, cotangents):
-    return cotangents[0][:, None] * slope, None, None
+def _by_row(weight: Array, x: Array) -> Array:
+    """The weights `[a]` in the shape and type that multiply `[a, ...]` row by row."""
+    return weight.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _stream_fwd(term, operands, rest, pos):
+    return sum_over_positives(term, operands, rest, pos), (operands, rest, pos)
+
+
+def _stream_bwd(term, saved, cotangents):
+    operands, rest, pos = saved
+
+    def body(one, weight, slopes):
+        _, pull = jax.vjp(lambda operands: term(one, operands, rest)[0], operands)
+        return jax.tree.map(
+            jnp.add, slopes, pull(_by_row(weight, cotangents[0]) * cotangents[0])[0]
+        )
+
+    slopes = each_positive(body, pos, jax.tree.map(jnp.zeros_like, operands))
+    return slopes, None, None
 
 
 sum_over_positives.defvjp(_stream_fwd, _stream_bwd)

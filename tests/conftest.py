@@ -31,3 +31,12 @@ def x64():
     """float64 on for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs(request):
+    """Drops compiled programs now and then: each maps memory, of which a process has 65530 pieces."""
+    yield
+    request.config.tests_run = getattr(request.config, "tests_run", 0) + 1
+    if request.config.tests_run % 200 == 0:
+        jax.clear_caches()

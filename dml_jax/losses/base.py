@@ -1,10 +1,10 @@
 """What `losses.get` returns: a kernel with its distance, miner, reducer and relation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float
 
 from dml_jax import classwise, names
 from dml_jax import pairwise as driver
-from dml_jax.distances import Distance
+from dml_jax.distances import Distance, norms
 from dml_jax.miners.base import Miner
 from dml_jax.reducers import Reducer
+from dml_jax.regularizers import Regularizer
 from dml_jax.relations import SAME_LABEL, Relation
 from dml_jax.selection import Selection
 from dml_jax.types import Mean
@@ -22,23 +23,40 @@ from dml_jax.types import Mean
 Variables = dict[str, Any]
 
 
+class References(NamedTuple):
+    """What a batch is compared with instead of itself.
+
+    Attributes:
+      valid: False for references that are not there.
+      hold_batch: whether the first of them are the batch, in order: then a sample is not compared with the
+        reference of its own position.
+    """
+
+    vectors: Array
+    labels: Array | None
+    valid: Array
+    hold_batch: bool = False
+
+
 @dataclass(frozen=True)
 class Loss(ABC):
     """A loss with its settings: pure functions `init` and `apply`, hashable, free of arrays.
 
     Attributes:
+      relation: what makes two samples positives; it says which labels `apply` takes.
       pairwise: whether it compares samples with samples, so that it needs the whole batch at once.
+      takes_references: whether references other than the batch make sense.
+      reads_labels: whether the labels matter.
+      takes_block: whether it can be evaluated in blocks.
     """
 
     name: str
-    kernel: Callable[..., Any]
-    hyper: tuple[tuple[str, Any], ...]
-    distance: Distance
-    reducer: Reducer
     relation: Relation
-    miner: Miner | None
 
     pairwise = True
+    takes_references = True
+    reads_labels = True
+    takes_block = True
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """{"params": learned arrays, "state": arrays that steps update}; {} for a stateless loss."""
@@ -75,6 +93,8 @@ class Loss(ABC):
         """
         check_batch(self, embeddings, labels, ref_embeddings, ref_labels, valid)
         driver.check_block(block)
+        if block is not None and not self.takes_block:
+            raise ValueError(f"loss {self.name!r} has no form in blocks; accepted: block=None")
         if valid is None:
             valid = jnp.ones(embeddings.shape[0], bool)
         refs = None if ref_embeddings is None else (ref_embeddings, ref_labels)
@@ -86,24 +106,78 @@ class Loss(ABC):
         dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
         embeddings = embeddings.astype(dtype)
         if refs is not None:
-            refs = (refs[0].astype(dtype), refs[1])
-        mean = self._mean(variables, (embeddings, labels, valid), refs, key, block)
-        return mean, variables.get("state", {})
+            refs = References(refs[0].astype(dtype), refs[1], jnp.ones(refs[0].shape[0], bool))
+        return self.step(variables, (embeddings, labels, valid), refs, key, block)
+
+    @abstractmethod
+    def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
+        """The loss of anchors (embeddings, labels, valid) against References or None; the new state.
+
+        What `apply` does, for arrays that were checked: other losses build on it.
+        """
+
+
+@dataclass(frozen=True)
+class KernelLoss(Loss):
+    """A kernel with its distance, reducer, miner and regularizers.
+
+    Attributes:
+      settings: hyper-parameters with their defaults that are the class's own, not the kernel's.
+      needs_labels: whether it reads classes, so that no other relation will do.
+    """
+
+    kernel: Callable[..., Any]
+    hyper: tuple[tuple[str, Any], ...]
+    distance: Distance
+    reducer: Reducer
+    miner: Miner | None
+    regularizers: tuple[Regularizer, ...]
+
+    settings: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def needs_labels(self) -> bool:
+        return False
+
+    def setting(self, name: str) -> Any:
+        """The value of a hyper-parameter, given or default."""
+        return dict(self.hyper).get(name, {**names.keywords(self.kernel), **self.settings}[name])
+
+    def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
+        """The loss with its regularizers; the state as it was."""
+        mean = self._mean(variables, anchors, refs, key, block)
+        return self._regularized(mean, variables, anchors, block), variables.get("state", {})
+
+    def _regularized(self, mean: Mean, variables, anchors, block) -> Mean:
+        """The loss with its regularizers."""
+        for regularizer in self.regularizers:
+            embeddings, _, valid = anchors
+            if regularizer.of == "weights":
+                weights = variables["params"]["weights"].astype(embeddings.dtype)
+                value = regularizer(weights, block=block)
+            else:
+                value = regularizer(embeddings, valid, block=block)
+            total = mean.compute() + regularizer.weight * value
+            stats = {**mean.stats, f"regularizer/{regularizer.name}": value}
+            mean = Mean(total, jnp.ones_like(total), stats)
+        return mean
 
     @abstractmethod
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
-        """The loss of anchors (embeddings, labels, valid) against refs (embeddings, labels)."""
+        """The loss of anchors (embeddings, labels, valid) against References or None."""
 
-    @cached_property
-    def _settings(self) -> dict[str, Any]:
-        """The kernel's keywords: hyper-parameters and what follows from the other settings."""
-        accepted = names.keywords(self.kernel)
-        derived = {
+    def _keywords(self, kernel: Callable[..., Any], derived: dict[str, Any]) -> dict[str, Any]:
+        """What a kernel of this loss is called with: hyper-parameters, and what it asks for of the rest."""
+        accepted = names.keywords(kernel)
+        settings = {
             "similarity": self.distance.similarity,
+            "farthest": self.distance.farthest,
             "low": self.reducer.low,
             "high": self.reducer.high,
+            **dict(self.hyper),
+            **derived,
         }
-        return dict(self.hyper) | {k: v for k, v in derived.items() if k in accepted}
+        return {k: v for k, v in settings.items() if k in accepted}
 
     def _mine(self) -> driver.Mine | None:
         return (
@@ -120,7 +194,7 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
     batch, rank = embeddings.shape[0], loss.relation.rank
     columns = batch if ref_embeddings is None else ref_embeddings.shape[0]
     wanted = (batch,) if rank == 1 else (batch, columns)
-    if tuple(labels.shape) != wanted:
+    if loss.reads_labels and tuple(labels.shape) != wanted:
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}; relation {loss.relation.name!r} takes {wanted} "
             f"for {batch} embeddings"
@@ -132,72 +206,143 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
             raise ValueError("ref_labels were given without ref_embeddings")
         return
     if not loss.takes_references:
-        raise ValueError(
-            f"loss {loss.name!r} takes no ref_embeddings: it compares with class weights"
-        )
+        reason = "compares the batch with itself" if isinstance(loss, PairLoss) else "has its own"
+        raise ValueError(f"loss {loss.name!r} takes no ref_embeddings: it {reason}")
     if ref_embeddings.ndim != 2 or ref_embeddings.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
         )
-    if rank == 1 and (ref_labels is None or tuple(ref_labels.shape) != (columns,)):
+    if not loss.reads_labels or rank != 1:
+        return
+    if ref_labels is None or tuple(ref_labels.shape) != (columns,):
         shape = None if ref_labels is None else tuple(ref_labels.shape)
         raise ValueError(f"ref_labels have shape {shape}; accepted: {(columns,)}")
 
 
 @dataclass(frozen=True)
-class PairLoss(Loss):
-    """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`."""
+class PairLoss(KernelLoss):
+    """A loss whose kernel reads pairs: `rows(sims, pos, neg, ...)`.
+
+    Beside its hyper-parameters a kernel gets what its keywords name: `similarity`; `low` and `high` of the
+    reducer; `farthest`, the largest distance there is; `triplets` of the selection; `unmined`, the masks
+    before mining; `own`, the similarity of each anchor to itself, None where the references are not the
+    batch; `sums` and `columns` of the first phase; `vectors`, the anchors and references;
+    `partner(one, references)`, the similarities `[a, n]` of one reference a row to all; and arrays that
+    belong to the anchors, by their names in `extra`.
+
+    Attributes:
+      needs_negatives: whether the loss is 0 where no negative is in play in the whole batch.
+      first: `first(sims, pos, neg, ...) -> (sums, rows)`, evaluated over all anchors beforehand.
+      takes_references: whether references other than the batch make sense.
+      weighs_samples: whether a miner does not choose pairs but weighs the anchors' values by how often
+        it chose them.
+    """
 
     needs_negatives: bool = False
-    takes_references = True
+    first: Callable[..., Any] | None = None
+    takes_references: bool = True
+    weighs_samples: bool = False
 
-    def _terms(self, sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
-        result = self.kernel(sims, *kept.pairs(), **self._settings)
-        return result if isinstance(result, dict) else {self.name: result}
+    def _pairs(self, kept: Selection) -> tuple[Array, Array]:
+        return kept.pairs()
 
-    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+    def _call(self, kernel: Callable[..., Any], seen: driver.Block) -> Any:
+        derived = {
+            "triplets": seen.kept.triplets,
+            "unmined": (seen.related.pos, seen.related.neg),
+            "own": seen.own,
+            "sums": seen.sums,
+            "columns": seen.columns,
+            "vectors": (seen.anchors, seen.refs),
+            "partner": partial(_partner, self.distance),
+            **seen.extra,
+        }
+        return kernel(seen.sims, *self._pairs(seen.kept), **self._keywords(kernel, derived))
+
+    def _terms(self, seen: driver.Block) -> dict[str, tuple[Array, ...]]:
+        result = self._call(self.kernel, seen)
+        terms = result if isinstance(result, dict) else {self.name: result}
+        if "sample_weights" not in seen.extra:
+            return terms
+        weigh = lambda values: (values.T * seen.extra["sample_weights"]).T
+        return {name: (weigh(values), *rest) for name, (values, *rest) in terms.items()}
+
+    def _extra(self, variables: Variables, labels: Array) -> dict[str, Array]:
+        """Arrays of the anchors that the kernel asks for, `[B, ...]`."""
+        del variables, labels
+        return {}
+
+    def _setup(self, variables, anchors, refs, key, block) -> tuple[Any, dict[str, Any]]:
+        """(references, how the driver is called)."""
         if refs is None:
             others = anchors if self.relation.rank == 1 else (anchors[0], None, anchors[2])
         else:
-            others = (*refs, jnp.ones(refs[0].shape[0], bool))
+            others = (refs.vectors, refs.labels, refs.valid)
+        how: dict[str, Any] = dict(
+            relation=self.relation,
+            exclude_self=refs is None or refs.hold_batch,
+            mine=self._mine(),
+            key=key,
+            block=block,
+        )
+        extra = self._extra(variables, anchors[1])
+        if self.weighs_samples and how["mine"] is not None:
+            weights = driver.sample_weights(anchors, others, partners=refs is None, **how)
+            extra["sample_weights"], how["mine"] = weights, None
+        return others, dict(distance=self.distance, extra=extra, **how)
+
+    def _first_sums(self, anchors, others, how: dict[str, Any]) -> Any:
+        """What the first phase adds up over all anchors."""
+        assert self.first is not None  # set for the entries of losses.LOSSES that come here
+        return driver.first_phase(partial(self._call, self.first), anchors, others, **how)[0]
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        others, how = self._setup(variables, anchors, refs, key, block)
         return driver.pairwise(
             self._terms,
             anchors,
             others,
-            distance=self.distance,
-            relation=self.relation,
             reducer=self.reducer,
-            exclude_self=refs is None,
-            mine=self._mine(),
-            key=key,
-            block=block,
             needs_negatives=self.needs_negatives,
+            first=None if self.first is None else partial(self._call, self.first),
+            **how,
         )
 
 
-@dataclass(frozen=True)
-class TripletLoss(PairLoss):
-    """A loss whose kernel reads triplets: `rows(sims, pos, neg, triplets=..., ...)`."""
-
-    def _terms(self, sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
-        return {
-            self.name: self.kernel(
-                sims, kept.pos, kept.neg, triplets=kept.triplets, **self._settings
-            )
-        }
+def _partner(distance: Distance, one: Array, refs: Array) -> Array:
+    """The similarities of one reference of each row (under its mask, `[a, n]`) to all, `[a, n]`."""
+    return distance(jnp.matmul(one.astype(refs.dtype), refs, precision="highest"), refs)
 
 
 @dataclass(frozen=True)
-class ClassLoss(Loss):
-    """A loss with learned vectors of the classes, `params["weights"]` `[num_classes, dim]`."""
+class ClassLoss(KernelLoss):
+    """A loss with learned vectors of the classes, `params["weights"]` `[num_classes, dim]`.
+
+    Attributes:
+      init_weights: `(key, rows, dim) -> [rows, dim]`.
+      centers: the hyper-parameter that says how many vectors a class has; then the weights are
+        `[num_classes, centers, dim]`.
+      weigh_partners: whether a sample weighs more for every pair that a miner chose it for as a positive
+        or negative, too, or only as an anchor.
+    """
 
     init_weights: Callable[[Array, int, int], Array] | None = None
+    centers: str = ""
+    weigh_partners: bool = True
     takes_references = False
 
+    @property
+    def needs_labels(self) -> bool:
+        return True
+
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
-        """{"params": {"weights": [num_classes, dim]}}, float32."""
+        """{"params": {"weights": [num_classes, dim] or [num_classes, centers, dim]}}, float32."""
         assert self.init_weights is not None  # set for every entry of losses.LOSSES
-        return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
+        if not self.centers:
+            return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
+        count = self.setting(self.centers)
+        weights = self.init_weights(key, num_classes * count, dim)
+        return {"params": {"weights": weights.reshape(num_classes, count, dim)}}
 
     def _sample_weights(self, anchors, key, block) -> Array:
         """What a miner makes each sample weigh; 1 without one. Padding weighs 0."""
@@ -207,14 +352,29 @@ class ClassLoss(Loss):
         if mine is None:
             return weights
         return weights * driver.sample_weights(
-            anchors, relation=self.relation, mine=mine, key=key, block=block
+            anchors,
+            anchors,
+            relation=self.relation,
+            exclude_self=True,
+            mine=mine,
+            key=key,
+            block=block,
+            partners=self.weigh_partners,
         )
 
 
 @dataclass(frozen=True)
 class SoftmaxLoss(ClassLoss):
-    """Cross entropy over logits of all classes; the kernel makes the logits of a chunk."""
+    """Cross entropy over logits of all classes; the kernel makes the logits of a chunk.
 
+    The kernel sees `sims` `[b, c]`, or `[b, c * centers]` with the centers of a class side by side, and
+    where its keywords name `norms` those of the embeddings `[b, 1]` and of the weights `[1, c * centers]`.
+
+    Attributes:
+      over_classes: how the kernel's values of all classes become one of a sample (`classwise`).
+    """
+
+    over_classes: Callable[..., Array] = classwise.cross_entropy
     pairwise = False
 
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
@@ -222,13 +382,16 @@ class SoftmaxLoss(ClassLoss):
         weights = variables["params"]["weights"].astype(embeddings.dtype)
 
         def logits(embeddings: Array, weights: Array, target: Array) -> Array:
-            return self.kernel(self.distance(embeddings, weights), target, **self._settings)
+            weights = weights.reshape(-1, weights.shape[-1])
+            sims = self.distance(embeddings, weights)
+            derived = {"norms": (norms(embeddings)[:, None], norms(weights)[None, :])}
+            return self.kernel(sims, target, **self._keywords(self.kernel, derived))
 
-        values = classwise.cross_entropy(
+        values = self.over_classes(
             logits, embeddings, weights, jnp.where(valid, labels, 0), block=block
         )
         values = values * self._sample_weights(anchors, key, block)
-        sums = self.reducer.sums(values, valid, None)
+        sums = self.reducer.of(self.name).sums(values, valid, None, labels)
         return Mean(*driver.combine({self.name: sums}, self.reducer))
 
 
@@ -244,8 +407,9 @@ class ProxyLoss(ClassLoss):
         classes = jnp.arange(proxies.shape[0], dtype=labels.dtype)
         weights = valid if self.miner is None else self._sample_weights(anchors, key, None)
 
-        def kernel(sims: Array, kept: Selection) -> dict[str, tuple[Array, ...]]:
-            return self.kernel(sims, kept.pos, kept.neg, **self._settings)
+        def kernel(seen: driver.Block) -> dict[str, tuple[Array, ...]]:
+            pos, neg = seen.kept.pos, seen.kept.neg
+            return self.kernel(seen.sims, pos, neg, **self._keywords(self.kernel, {}))
 
         mean = driver.pairwise(
             kernel,

@@ -1,17 +1,23 @@
 """Losses against class weights: logit kernels `(cosines [a, c], target [a, c], *, ...) -> logits`.
 
 `target` marks the class of each sample. A kernel acts on each logit alone, so that any chunk of the
-classes will do; the classwise driver makes the cross entropy of it.
+classes will do; the classwise driver makes the cross entropy of it. Where a class has k centers the
+similarities are `[a, c * k]`, the centers of a class side by side.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from dml_jax import distances
 
 Cosines = Float[Array, "a c"]
 Target = Bool[Array, "a c"]
+Norms = tuple[Float[Array, "a 1"], Float[Array, "1 c"]]
 
 
 def cos_face_logits(
@@ -55,6 +61,162 @@ def normalized_softmax_logits(
     return jnp.where(similarity, sims, -sims) / temperature
 
 
+def multiple_angle(cosines: Cosines, margin: int) -> Cosines:
+    """psi(theta) = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi), of cos theta.
+
+    cos(m theta) is a polynomial (Chebyshev's) in cos theta, and k counts the angles j pi / m up to theta:
+    no arccosine, so the derivative is finite at perfect alignment.
+    """
+    powers = np.polynomial.chebyshev.cheb2poly([0.0] * margin + [1.0])[::-1]
+    angle = jnp.polyval(jnp.asarray(powers, cosines.dtype), cosines)
+    steps = np.cos(np.pi * np.arange(1, margin) / margin)
+    k = sum((cosines <= step).astype(cosines.dtype) for step in steps)
+    return jnp.where(k % 2 == 0, angle, -angle) - 2 * k
+
+
+def large_margin_softmax_logits(
+    cosines: Cosines, target: Target, *, margin: int = 4, scale: float = 1.0, norms: Norms
+) -> Cosines:
+    """L-Softmax: scale ||x|| ||w_y|| psi(theta_y), scale ||x|| ||w_c|| cos theta_c for the others.
+
+    psi(theta) = (-1)^k cos(margin theta) - 2k, k = floor(margin theta / pi); Liu et al., ICML 2016, eq. 6
+    and 7. `norms` are those of the embeddings and of the class weights. Same as PML.
+    """
+    own = jnp.where(target, multiple_angle(cosines, margin), cosines)
+    return scale * norms[0] * norms[1] * own
+
+
+def sphere_face_logits(
+    cosines: Cosines, target: Target, *, margin: int = 4, scale: float = 1.0, norms: Norms
+) -> Cosines:
+    """SphereFace (A-Softmax): scale ||x|| psi(theta_y), scale ||x|| cos theta_c for the others.
+
+    psi as in L-Softmax; the class weights count as unit vectors (Liu et al., CVPR 2017). Same as PML.
+    """
+    own = jnp.where(target, multiple_angle(cosines, margin), cosines)
+    return scale * norms[0] * own
+
+
+def sub_center_arc_face_logits(
+    cosines: Float[Array, "a ck"],
+    target: Target,
+    *,
+    margin: float = 28.6,
+    scale: float = 64.0,
+    sub_centers: int = 3,
+) -> Cosines:
+    """ArcFace on the cosine of the nearest center: cos theta_c = max_k cos(x, w_ck).
+
+    Deng et al., ECCV 2020. Weights `[num_classes, sub_centers, dim]`. Differs from PML as
+    arc_face does, and in the gradient at ties (here shared).
+    """
+    nearest = jnp.max(cosines.reshape(len(cosines), -1, sub_centers), axis=-1)
+    return arc_face_logits(nearest, target, margin=margin, scale=scale)
+
+
+def soft_triple_logits(
+    sims: Float[Array, "a ck"],
+    target: Target,
+    *,
+    centers_per_class: int = 10,
+    la: float = 20.0,
+    gamma: float = 0.1,
+    margin: float = 0.01,
+) -> Cosines:
+    """SoftTriple: la (S_c - margin [c = y]) with S_c = sum_k softmax_k(s_ck / gamma) s_ck.
+
+    Qian et al., ICCV 2019; the paper's penalty on the centers is the regularizer
+    "sparse_centers". Weights `[num_classes, centers_per_class, dim]`. Same as PML.
+    """
+    sims = sims.reshape(len(sims), -1, centers_per_class)
+    near = jnp.sum(jax.nn.softmax(sims / gamma, axis=-1) * sims, axis=-1)
+    return la * jnp.where(target, near - margin, near)
+
+
+def proxy_nca_logits(
+    sims: Cosines, target: Target, *, softmax_scale: float = 1.0, similarity: bool = False
+) -> Cosines:
+    """Proxy-NCA with the own class in the denominator: -softmax_scale d^2(x, w_c).
+
+    Movshovitz-Attias et al., ICCV 2017, up to the denominator, which there leaves the own class out.
+    Squared distances of unit vectors by default. As a log-softmax: no sample is lost. Differs from PML in
+    this: PML drops the samples whose probability underflows to 0, the hardest ones, from the mean. A
+    miner makes a sample weigh by its number of pairs as an anchor, as in PML.
+    """
+    del target
+    return softmax_scale * jnp.where(similarity, sims, -sims)
+
+
+def proxy_nca_pp_logits(
+    sims: Cosines, target: Target, *, temperature: float = 1 / 9, similarity: bool = False
+) -> Cosines:
+    """Proxy-NCA++: -d^2(x, w_c) / temperature (Teh, DeVries, Taylor, ECCV 2020).
+
+    Squared distances of unit vectors by default; the temperature is the paper's 1/9. The paper also uses
+    global max pooling, layer norm and a larger learning rate for the proxies. PML has no such loss.
+    """
+    del target
+    return jnp.where(similarity, sims, -sims) / temperature
+
+
+def p2s_grad_terms(cosines: Cosines, target: Target) -> Cosines:
+    """P2SGrad as a squared error: (cos theta_c - [c = y])^2, averaged over samples and classes.
+
+    Its derivative by cos theta_c is, up to a factor, the gradient of Zhang et al., CVPR 2019, eq. 11. The
+    class weights count as unit vectors. PML rescales them to unit length in place in every step and so
+    has a radial part in their gradient, which is projected out here; PML is NaN for a zero vector (here
+    its cosines are 0) and takes no miner.
+    """
+    return jnp.square(cosines - target)
+
+
+class Outliers(NamedTuple):
+    """What `sub_center_outliers` found.
+
+    Attributes:
+      outliers: the samples that are farther than the threshold from their class's dominant center.
+      dominant: which center is the nearest to most samples of a class; -1 for a class without samples.
+    """
+
+    outliers: Bool[Array, " b"]
+    dominant: Int[Array, " c"]
+
+
+def sub_center_outliers(
+    weights: Float[Array, "c k d"],
+    embeddings: Float[Array, "b d"],
+    labels: Int[Array, " b"],
+    *,
+    threshold: float = 75.0,
+) -> Outliers:
+    """Samples at an angle beyond `threshold` degrees from the dominant center of their class.
+
+    Deng et al., ECCV 2020 (PML: `SubCenterArcFaceLoss.get_outliers`, which returns indices,
+    and the vectors `weights[c, dominant[c]]`). Of centers that are nearest equally often the first is
+    dominant.
+    """
+    classes, centers, dim = weights.shape
+    unit = distances.normalize(weights.reshape(-1, dim)).reshape(weights.shape)
+    cosines = jnp.einsum(
+        "bd,bkd->bk", distances.normalize(embeddings), unit[labels], precision="highest"
+    )
+    nearest = jnp.argmax(cosines, axis=-1)
+    counts = jnp.zeros((classes, centers), jnp.int32).at[labels, nearest].add(1)
+    dominant = jnp.where(jnp.sum(counts, -1) > 0, jnp.argmax(counts, -1), -1)
+    own = jnp.take_along_axis(cosines, dominant[labels][:, None], axis=1)[:, 0]
+    return Outliers(own < math.cos(math.radians(threshold)), dominant)
+
+
 def normal_weights(key: Array, num_classes: int, dim: int) -> Float[Array, "c d"]:
     """Class weights drawn from N(0, 1), as PML initialises them."""
     return jax.random.normal(key, (num_classes, dim))
+
+
+def fan_in_centers(key: Array, rows: int, dim: int) -> Float[Array, "c d"]:
+    """Centers drawn uniformly from +-1/sqrt(number of all centers), as PML and the paper's code do."""
+    return jax.random.uniform(key, (rows, dim), minval=-1, maxval=1) / math.sqrt(rows)
+
+
+def unit_weights(key: Array, num_classes: int, dim: int) -> Float[Array, "c d"]:
+    """Unit vectors in directions drawn uniformly from a cube, as PML initialises P2SGrad."""
+    return distances.normalize(jax.random.uniform(key, (num_classes, dim), minval=-1, maxval=1))

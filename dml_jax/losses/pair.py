@@ -50,8 +50,9 @@ def contrastive_rows(
     positive: [pos_margin - s_ap]+    negative: [s_an - neg_margin]+        (`similarity=True`)
 
     The two terms are averaged apart, over the pairs that violate their margin (avg_non_zero). No pair
-    of a kind: that term is 0. Differs from PML in nothing but this: a batch of one positive and one
-    negative pair has its loss (PML returns 0).
+    of a kind: that term is 0. On the distance snr this is signal_to_noise_ratio_contrastive (Yuan et al.,
+    CVPR 2019, without the regularizer). Differs from PML in nothing but this: a batch of one positive
+    and one negative pair has its loss (PML returns 0).
     """
     sign = -1.0 if similarity else 1.0
     return {
@@ -153,4 +154,43 @@ def sup_con_rows(
     some = count > 0
     gap = jnp.where(some, log_all, 0)[:, None] - scaled
     value = jnp.sum(jnp.where(positive, gap, 0), -1) / jnp.where(some, count, 1)
+    return value, jnp.ones_like(value)
+
+
+def circle_rows(sims: Sims, pos: Mask, neg: Mask, *, m: float = 0.4, gamma: float = 80.0) -> Rows:
+    """Circle loss of each anchor (Sun et al., CVPR 2020, eq. 6).
+
+    l = log( 1 + sum_n e^{gamma [s_an + m]+ (s_an - m)} sum_p e^{-gamma [1 + m - s_ap]+ (s_ap - 1 + m)} )
+
+    Cosine similarity; the brackets are weights without a gradient. An anchor that lacks a positive or a
+    negative has value 0; the mean is over the anchors with a value above 0. A repeated pair counts once.
+    Same as PML.
+    """
+    fixed = jax.lax.stop_gradient(sims)
+    positive = log_sum_exp(-gamma * jax.nn.relu(1 + m - fixed) * (sims - (1 - m)), pos > 0)
+    negative = log_sum_exp(gamma * jax.nn.relu(fixed + m) * (sims - m), neg > 0)
+    total = positive + negative
+    both = total > -jnp.inf
+    value = jnp.where(both, jax.nn.softplus(jnp.where(both, total, 0)), 0)
+    return value, jnp.ones_like(value)
+
+
+def sigmoid_rows(
+    sims: Sims,
+    pos: Mask,
+    neg: Mask,
+    *,
+    scale: float | Float[Array, " a"] = 10.0,
+    bias: float | Float[Array, " a"] = -10.0,
+) -> Rows:
+    """Sigmoid loss of each anchor (SigLIP; Zhai et al., ICCV 2023, algorithm 1), positives by label.
+
+    l_a = sum_p softplus(-(scale s_ap + bias)) + sum_n softplus(scale s_an + bias)
+
+    averaged over the anchors; those without pairs count as 0. `scale` and `bias` are learned by the loss,
+    from these values on (`params["log_scale"]`, `params["bias"]`). The paper's positives are the pairs
+    (i, i) of two sets: give one as references with labels 0..B-1. PML has no such loss.
+    """
+    logits = jnp.reshape(scale, (-1, 1)) * sims + jnp.reshape(bias, (-1, 1))
+    value = jnp.sum(jax.nn.softplus(-logits) * pos + jax.nn.softplus(logits) * neg, -1)
     return value, jnp.ones_like(value)

@@ -1,14 +1,16 @@
 """Losses on triplets, reduced to one value a row; never an `[a, n, n]` array."""
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dml_jax.losses.pair import Mask, Rows, Sims
-from dml_jax.selection import Listed, Within, sum_over_positives
+from dml_jax.selection import Listed, Within, pick, sum_over_positives
 
 # Up to this many positives in the fullest row, streaming over them beats sorting the row.
 STREAM_LIMIT = 64
@@ -20,8 +22,12 @@ def triplet_margin_rows(
     neg: Mask,
     *,
     margin: float = 0.05,
+    swap: bool = False,
+    smooth_loss: bool = False,
     similarity: bool = False,
     triplets: Within | Listed | None = None,
+    partner: Callable[[Array, Array], Array] | None = None,
+    vectors: tuple[Array, Array] | None = None,
     low: float = 0.0,
     high: float = math.inf,
 ) -> Rows:
@@ -31,52 +37,107 @@ def triplet_margin_rows(
 
     averaged over the triplets with low < l_apn < high: by default those that violate the margin (Schroff
     et al., CVPR 2015; PML's avg_non_zero); low = -inf averages over all. `triplets` narrows them
-    further (see `selection`). An anchor without a counted triplet is (0, 0).
+    further (see `selection`). An anchor without a counted triplet is (0, 0). `smooth_loss` puts softplus in
+    the place of [.]+. `swap` puts min(d_an, d_pn) in the place of d_an (Balntas et al., BMVC 2016), d_pn
+    being `partner(one, vectors[1])`, the distances of the positive under `one` to all references.
 
     Evaluated in closed form: one sort of the row's negatives, with prefix sums, gives the value and the
-    gradient in O(n log n); a row block whose anchors have few positives streams over these instead.
-    Same values up to rounding. Differs from PML in nothing but memory (PML lists all triplets).
+    gradient in O(n log n); a row block whose anchors have few positives streams over these instead, and
+    so do `swap` and `smooth_loss`, which have no such form. Same values up to rounding. Differs from PML
+    in memory (PML lists all triplets), and in that `swap` takes references.
     """
-    d = -sims if similarity else sims
-    if isinstance(triplets, Listed):
-        gather = partial(jnp.take_along_axis, axis=-1)
-        loss = jax.nn.relu(gather(d, triplets.positive) - gather(d, triplets.negative) + margin)
-        counted = jnp.where((loss > low) & (loss < high), triplets.weight, 0)
-        total, count = jnp.sum(jnp.where(counted > 0, loss, 0) * counted, -1), jnp.sum(counted, -1)
+    sign = -1.0 if similarity else 1.0
+    d = sign * sims
+    hinge = jax.nn.softplus if smooth_loss else jax.nn.relu
+    closer, refs = None, None
+    if swap:
+        if partner is None or vectors is None:
+            raise ValueError("swap needs 'partner' and 'vectors', for the distances d_pn")
+        closer, refs = (lambda one, refs: sign * partner(one, refs)), vectors[1]
+
+    def stream(d: Sims, pos: Mask, neg: Mask, triplets: Within | Listed | None) -> Rows:
+        value = lambda d_ap, d_an: hinge(d_ap - d_an + margin)
+        bounds = dict(low=low, high=high)
+        return sum_triplets(value, d, d, pos, neg, triplets, closer=closer, refs=refs, **bounds)
+
+    own_order = triplets is None or (isinstance(triplets, Within) and triplets.own_order)
+    if own_order and not (swap or smooth_loss):
+        closed = partial(_sorted, margin=margin, low=low, high=high)
+        most = jnp.max(jnp.sum(pos > 0, -1))
+        total, count = jax.lax.cond(most <= STREAM_LIMIT, stream, closed, d, pos, neg, triplets)
     else:
-        stream = partial(_streamed, margin=margin, low=low, high=high)
-        if triplets is None or triplets.own_order:
-            closed = partial(_sorted, margin=margin, low=low, high=high)
-            most = jnp.max(jnp.sum(pos > 0, -1))
-            total, count = jax.lax.cond(most <= STREAM_LIMIT, stream, closed, d, pos, neg, triplets)
-        else:
-            total, count = stream(d, pos, neg, triplets)
+        total, count = stream(d, pos, neg, triplets)
     some = count > 0
     return jnp.where(some, total / jnp.where(some, count, 1), 0), count
 
 
-def _streamed(
-    d: Sims,
+def over_triplets(
+    term: Callable[[Array, Array, Array, Any], tuple[Array, Array]],
+    near: Sims,
+    far: Sims,
     pos: Mask,
     neg: Mask,
-    triplets: Within | None,
+    triplets: Within | Listed | None,
+    rest: Any = (),
     *,
-    margin: float,
-    low: float,
-    high: float,
-) -> Rows:
-    """(sum, count) of the hinges in (low, high), one positive of every row at a time."""
+    closer: Callable[[Array, Any], Array] | None = None,
+    refs: Any = None,
+) -> tuple[Array, Array]:
+    """The sums of `term(near_ap, far_an, weights, rest) -> (value, count)` over the triplets of each row.
 
-    def term(d_p: Array, d: Array, one: Array, rest: tuple) -> Rows:
-        neg, triplets = rest
+    One positive of every row at a time, O(a n) each: never an `[a, n, n]` array. `term` sums over the last
+    axis of what it gets, `[a, m]` (near_ap may be `[a, 1]`), and holds no arrays of its own (they would have
+    no derivative); `rest` are constants. With `closer`, far_an is the smaller of itself and
+    closer(one, refs)_an, where `one` `[a, n]` marks the positive.
+    """
+
+    def reach(one: Array, far: Array, refs: Any) -> Array:
+        return far if closer is None else jnp.minimum(far, closer(one, refs))
+
+    if isinstance(triplets, Listed):
+        at = partial(jnp.take_along_axis, axis=-1)
+        columns = jnp.arange(near.shape[1])[None, :]
+
+        def slot(indices: tuple[Array, Array]) -> Array:
+            positive, negative = (x[:, None] for x in indices)
+            return at(reach(positive == columns, far, refs), negative)[:, 0]
+
+        if closer is None:
+            beyond = at(far, triplets.negative)
+        else:
+            slots = (triplets.positive.T, triplets.negative.T)
+            beyond = jax.lax.map(jax.checkpoint(slot), slots).T
+        weight = triplets.weight.astype(near.dtype)
+        return term(at(near, triplets.positive), beyond, weight, rest)
+
+    def of_one(one: Array, operands: tuple, others: tuple) -> tuple[Array, Array]:
+        (near, far, refs), (neg, triplets, rest) = operands, others
         if triplets is not None:
-            order_p = jnp.sum(jnp.where(one, triplets.order, 0), -1)
-            neg = triplets.negatives(order_p, neg)
-        loss = jax.nn.relu(d_p[:, None] - d + margin)
-        counted = jnp.where((loss > low) & (loss < high), neg, 0)
-        return jnp.sum(jnp.where(counted > 0, loss, 0) * counted, -1), jnp.sum(counted, -1)
+            neg = triplets.negatives(pick(one, triplets.order), neg)
+        return term(pick(one, near)[:, None], reach(one, far, refs), neg, rest)
 
-    return sum_over_positives(term, d, pos, (neg.astype(d.dtype), triplets))
+    others = (neg.astype(near.dtype), triplets, rest)
+    return sum_over_positives(of_one, (near, far, refs), others, pos)
+
+
+def within(values: Array, weights: Array, low: float, high: float) -> Rows:
+    """(sum, count) by row of the values with low < value < high."""
+    weights = jnp.where((values > low) & (values < high), weights, 0)
+    return jnp.sum(jnp.where(weights > 0, values, 0) * weights, -1), jnp.sum(weights, -1)
+
+
+def sum_triplets(
+    value: Callable[[Array, Array], Array], *triplets: Any, low: float, high: float, **reach: Any
+) -> Rows:
+    """(sum, count) of value(near_ap, far_an) over the triplets of each row with low < value < high.
+
+    `value` is elementwise; the rest as `over_triplets`.
+    """
+
+    def term(near_ap: Array, far_an: Array, weights: Array, rest: Any) -> Rows:
+        return within(value(near_ap, far_an), weights, low, high)
+
+    return over_triplets(term, *triplets, **reach)
 
 
 def _sorted(

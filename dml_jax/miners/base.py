@@ -84,7 +84,7 @@ class Miner:
         if ref_embeddings is not None:
             refs = (ref_embeddings, ref_labels, ones(ref_embeddings))
 
-        def one_block(ids, valid, anchors, refs):
+        def one_block(ids, valid, anchors, refs, everywhere):
             _, kept = pairwise.select(
                 ids,
                 valid,

@@ -1,11 +1,14 @@
 """The losses under test. A new loss is a new row here: every law then runs on it.
 
-A row is (name, hyper-parameters, naive double loop). The double loops follow the papers in plain numpy
-and know nothing of the library: `sim` is the cosine matrix, `same` the matrix of equal labels.
+A row is (name, hyper-parameters, naive double loop), its key "name/variant" for further hyper-parameters.
+The double loops follow the papers in plain numpy and know nothing of the library: `sim` is the cosine
+matrix, `same` the matrix of equal labels.
 """
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 LABELS = np.array([3, 0, 1, 0, 2, 4, 0, 1, 5, 2, 0, 1, 3, 0, 2, 1, 0, 4, 1, 3, 2, 6], np.int32)
@@ -122,7 +125,410 @@ def arc(c):
     return math.cos(math.acos(c) + math.radians(28.6))
 
 
+def circle(x, y, w):
+    s = cosines(x, x)
+
+    def row(a, p, n):
+        if not p or not n:
+            return 0
+        pull = sum(math.exp(-80 * max(1.4 - s[a, j], 0) * (s[a, j] - 0.6)) for j in p)
+        push = sum(math.exp(80 * max(s[a, j] + 0.4, 0) * (s[a, j] - 0.4)) for j in n)
+        return math.log(1 + pull * push)
+
+    return non_zero(row(*r) for r in each_anchor(y))
+
+
+def generalized_lifted_structure(x, y, w):
+    d = distance(x)
+
+    def row(a, p, n):
+        pull = math.log(sum(math.exp(d[a, j]) for j in p)) if p else 0
+        push = math.log(sum(math.exp(1 - d[a, j]) for j in n)) if n else 0
+        return max(pull + push, 0)
+
+    return mean(row(*r) for r in each_anchor(y))
+
+
+def lifted_structure(x, y, w):
+    d = distance(x)
+    rows = list(each_anchor(y))
+
+    def pair(a, i):
+        reach = sum(math.exp(1 - d[k, j]) for k in (a, i) for j in rows[k][2])
+        return max(math.log(reach) + d[a, i], 0) ** 2 / 2
+
+    return mean(pair(a, i) for a, p, _ in rows for i in p)
+
+
+def signal_to_noise_ratio_contrastive(x, y, w):
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    ratio = lambda a, j: np.var(x[a] - x[j]) / np.var(x[a])
+    return non_zero(ratio(a, j) for a, p, _ in each_anchor(y) for j in p) + non_zero(
+        1 - ratio(a, j) for a, _, n in each_anchor(y) for j in n
+    )
+
+
+def tuplet_margin(x, y, w):
+    s = cosines(x, x)
+
+    def pair(a, i, n):
+        target = math.cos(math.acos(s[a, i]) - math.radians(5.73))
+        return math.log(1 + sum(math.exp(64 * (s[a, j] - target)) for j in n))
+
+    return mean(pair(a, i, n) for a, p, n in each_anchor(y) for i in p)
+
+
+def intra_pair_variance(x, y, w):
+    s = cosines(x, x)
+    pull = [s[a, j] for a, p, _ in each_anchor(y) for j in p]
+    push = [s[a, j] for a, _, n in each_anchor(y) for j in n]
+    return mean(max(0.9 * mean(pull) - v, 0) ** 2 for v in pull) + mean(
+        max(v - 1.2 * mean(push), 0) ** 2 for v in push
+    )
+
+
+def instance(x, y, w):
+    s = cosines(x, x)
+    return mean(
+        math.log(1 + sum(math.exp(8 * (s[a, j] - 1)) for j in n)) for a, _, n in each_anchor(y)
+    )
+
+
+def nca(x, y, w):
+    near = np.exp(2 * cosines(x, x) - 2)
+    return mean(
+        -math.log(sum(near[a, j] for j in p) / sum(near[a, j] for j in p + n))
+        for a, p, n in each_anchor(y)
+        if p
+    )
+
+
+def n_pairs(x, y, w):
+    s = np.exp(cosines(x, x))
+    members = [np.flatnonzero(y == c) for c in set(y.tolist())]
+    pairs = [m[:2] for m in members if len(m) > 1]
+    return mean(-math.log(s[a, p] / sum(s[a, q] for _, q in pairs)) for a, p in pairs)
+
+
+def margin(nu):
+    def loss(x, y, w):
+        d = distance(x)
+        triplets = [(a, i, j) for a, p, n in each_anchor(y) for i in p for j in n]
+        pull = [max(d[a, i] - 1.2 + 0.2, 0) for a, i, _ in triplets]
+        push = [max(1.2 - d[a, j] + 0.2, 0) for a, _, j in triplets]
+        active = sum(v > 0 for v in pull) + sum(v > 0 for v in push)
+        return (sum(pull) + sum(push)) / active, nu * 1.2, len(triplets) / active
+
+    return loss
+
+
+def margin_learned(x, y, w):
+    value, nu_beta, _ = margin(0.1)(x, y, w)
+    return value + nu_beta
+
+
+def margin_per_class(x, y, w):
+    value, nu_beta, triplets_per_active = margin(0.1)(x, y, w)
+    return value + nu_beta * triplets_per_active
+
+
+def triplet_variant(swap, hinge):
+    def loss(x, y, w):
+        d = distance(x)
+        far = lambda a, i, j: min(d[a, j], d[i, j]) if swap else d[a, j]
+        return non_zero(
+            hinge(d[a, i] - far(a, i, j) + 0.05) for a, p, n in each_anchor(y) for i in p for j in n
+        )
+
+    return loss
+
+
+def softplus(v):
+    return math.log1p(math.exp(v))
+
+
+def log_softmax(logits, y):
+    """-log softmax of each sample's class, with logits(i, c)."""
+
+    def row(i, own, classes):
+        values = [logits(i, c) for c in range(classes)]
+        top = max(values)
+        return math.log(sum(math.exp(v - top) for v in values)) + top - values[own]
+
+    return lambda classes: mean(row(i, own, classes) for i, own in enumerate(y.tolist()))
+
+
+def psi(c, margin):
+    angle = math.acos(max(-1, min(1, c)))
+    k = math.floor(angle * margin / math.pi)
+    return (-1) ** k * math.cos(margin * angle) - 2 * k
+
+
+def multiple_angle(with_weights):
+    def loss(x, y, w):
+        s, size = cosines(x, w), np.linalg.norm(x, axis=1)
+        length = np.linalg.norm(w, axis=1) if with_weights else np.ones(len(w))
+
+        def logits(i, c):
+            return size[i] * length[c] * (psi(s[i, c], 4) if c == y[i] else s[i, c])
+
+        return log_softmax(logits, y)(len(w))
+
+    return loss
+
+
+def sub_center_arc_face(x, y, w):
+    def logits(i, c):
+        near = max(cosines(x[i : i + 1], w[c])[0])
+        return 64 * (arc(near) if c == y[i] else near)
+
+    return log_softmax(logits, y)(len(w))
+
+
+def soft_triple(x, y, w):
+    def logits(i, c):
+        s = cosines(x[i : i + 1], w[c])[0]
+        share = np.exp(s / 0.1) / np.exp(s / 0.1).sum()
+        return 20 * ((share * s).sum() - 0.01 * (c == y[i]))
+
+    return log_softmax(logits, y)(len(w))
+
+
+def proxy_nca(scale):
+    def loss(x, y, w):
+        s = cosines(x, w)
+        return log_softmax(lambda i, c: -scale * (2 - 2 * s[i, c]), y)(len(w))
+
+    return loss
+
+
+def p2s_grad(x, y, w):
+    s = cosines(x, w)
+    return mean((s[i, c] - (c == y[i])) ** 2 for i in range(len(x)) for c in range(len(w)))
+
+
+def sigmoid(x, y, w):
+    s = cosines(x, x)
+
+    def soft(z):
+        return math.log(1 + math.exp(z))
+
+    return mean(
+        sum(soft(-(10 * s[a, j] - 10)) for j in p) + sum(soft(10 * s[a, j] - 10) for j in n)
+        for a, p, n in each_anchor(y)
+    )
+
+
+def nearest_rows(sims, pos, neg, *, margin=0.5):
+    """A user's own kernel: what the positives are beyond the margin, and the nearest negative short of 2."""
+    pull = jnp.sum(jnp.where(pos > 0, jax.nn.relu(sims - margin), 0), -1)
+    some = jnp.any(neg > 0, -1) & jnp.any(pos > 0, -1)
+    push = jnp.min(jnp.where(neg > 0, sims, 9.0), -1)
+    return jnp.where(some, pull + jax.nn.relu(2 - push), 0), jnp.ones_like(pull)
+
+
+def generic_pair(x, y, w):
+    d = distance(x)
+    return mean(
+        sum(max(d[a, j] - 0.4, 0) for j in p) + max(2 - min(d[a, j] for j in n), 0)
+        if p and n
+        else 0
+        for a, p, n in each_anchor(y)
+    )
+
+
+def multiple(x, y, w):
+    return nt_xent(x, y, w) + 0.5 * triplet_margin(x, y, w)
+
+
+BOTH = {"near": "nt_xent", "far": {"name": "triplet_margin"}}
+
+
+# Rankings and distributions. The anchor is a positive of itself in the losses of average precision.
+
+
+def logistic(z):
+    return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
+
+
+def step(t, s, i, others):
+    """The soft number of `others` ahead of i."""
+    return sum(logistic((s[j] - s[i]) / t) for j in others if j != i)
+
+
+def angular(x, y, w):
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    t = math.tan(math.radians(40)) ** 2
+    return mean(
+        math.log(
+            1 + sum(math.exp(4 * t * (u[a] + u[i]) @ u[j] - 2 * (1 + t) * u[a] @ u[i]) for j in n)
+        )
+        for a, p, n in each_anchor(y)
+        for i in p
+    )
+
+
+def soft_margin_histogram(margins):
+    histogram = np.zeros(10)
+    for m in margins:
+        place = min((m + 2) / 0.4, 9)
+        low = int(place)
+        histogram[low] += 1 - (place - low)
+        histogram[min(low + 1, 9)] += place - low
+    return histogram / histogram.sum()
+
+
+def margins(x, y):
+    d = distance(x)
+    return [d[a, i] - d[a, j] for a, p, n in each_anchor(y) for i in p for j in n]
+
+
+def dynamic_soft_margin(x, y, w, histogram=None):
+    found = margins(x, y)
+    below = np.cumsum(soft_margin_histogram(found) if histogram is None else histogram)
+    return mean(below[min(int((m + 2) / 0.4), 9)] * m for m in found)
+
+
+def fast_ap(x, y, w):
+    d = 2 - 2 * cosines(x, x)
+
+    def bins(a, others):
+        return [sum(max(0, 1 - abs(d[a, j] - 0.4 * r) / 0.4) for j in others) for r in range(11)]
+
+    rows = []
+    for a, p, n in each_anchor(y):
+        if p:
+            positive, total = bins(a, p), bins(a, p + n)
+            part = [
+                positive[r] * sum(positive[: r + 1]) / sum(total[: r + 1])
+                for r in range(11)
+                if positive[r] > 0
+            ]
+            rows.append(1 - sum(part) / len(p))
+    return mean(rows)
+
+
+def histogram(x, y, w):
+    s = cosines(x, x)
+    found = {True: np.zeros(101), False: np.zeros(101)}
+    for a in range(len(y)):
+        for j in range(a):
+            for r in range(101):
+                found[y[a] == y[j]][r] += max(0, 1 - abs(s[a, j] - (0.02 * r - 1)) / 0.02)
+    positive, negative = (found[k] / found[k].sum() for k in (True, False))
+    return sum(negative[r] * positive[: r + 1].sum() for r in range(101))
+
+
+def manifold(x, y, w):
+    points, n = np.concatenate([x, w]), len(x)
+    s = np.exp(2 * np.maximum(cosines(points, points), 0))
+    np.fill_diagonal(s, 0)
+    d = s.sum(1) ** -0.5
+    f = 0.2 * np.linalg.inv(np.eye(len(points)) - 0.8 * d[:, None] * s * d)
+
+    def term(scores):
+        rows = []
+        for i in range(n):
+            gaps = [scores[i, k] - scores[i, y[i]] + 5e-4 for k in range(len(w)) if k != y[i]]
+            rows.append(math.log(1 + sum(math.exp(g) for g in gaps if g >= 0)))
+        return mean(rows)
+
+    return term(f[:n, n:]) + term(cosines(f[:n], f[n:]))
+
+
+def pnp(x, y, w):
+    s = cosines(x, x)
+    return mean(mean(step(0.01, s[a], i, n) for i in [*p, a]) for a, p, n in each_anchor(y) if p)
+
+
+def ranked_list(x, y, w):
+    d, alpha, b = distance(x), 1.2, 0.8
+
+    def row(a, p, n):
+        far = [d[a, j] - b for j in p if d[a, j] > b]
+        near = [alpha - d[a, j] for j in n if d[a, j] < alpha]
+        weights = [math.exp(10 * v) for v in near]
+        small = 1e-5 * len(y)
+        pull = sum(far) / (len(far) + small)
+        push = sum(u * v for u, v in zip(weights, near, strict=True)) / (sum(weights) + small)
+        return 0.5 * pull + 0.5 * push
+
+    return mean(row(*r) for r in each_anchor(y))
+
+
+def recall_at_k(x, y, w):
+    s = cosines(x, x)
+
+    def row(a, p, n):
+        ranks = [1 + step(0.01, s[a], i, p + n) for i in p]
+        return mean(
+            1 - min(sum(logistic(k - r) for r in ranks), k) / min(len(p), k)
+            for k in (1, 2, 4, 8, 16)
+        )
+
+    return mean(row(a, p, n) for a, p, n in each_anchor(y) if p)
+
+
+def roadmap(x, y, w):
+    s = cosines(x, x)
+
+    def upper(t):
+        if t <= 0:
+            return logistic(t / 0.01)
+        return 0.5 + logistic(min(t, 0.05) / 0.01) + 100 * max(t - 0.05, 0)
+
+    def row(a, p, n):
+        p = [*p, a]
+        first = {i: 1 + sum(s[a, j] >= s[a, i] for j in p if j != i) for i in p}
+        return 1 - mean(first[i] / (first[i] + sum(upper(s[a, j] - s[a, i]) for j in n)) for i in p)
+
+    pull = non_zero(0.9 - s[a, j] for a, p, _ in each_anchor(y) for j in p)
+    push = non_zero(s[a, j] - 0.6 for a, _, n in each_anchor(y) for j in n)
+    return 0.5 * mean(row(*r) for r in each_anchor(y)) + 0.5 * (pull + push)
+
+
+def smooth_ap(x, y, w):
+    s = cosines(x, x)
+
+    def row(a, p, n):
+        p = [*p, a]
+        return 1 - mean((1 + step(0.01, s[a], i, p)) / (1 + step(0.01, s[a], i, p + n)) for i in p)
+
+    return mean(row(*r) for r in each_anchor(y))
+
+
+def second_view(x):
+    """The references of a loss on two views: row by row a function of the batch."""
+    return 0.4 * x[:, ::-1] + 0.1 * x
+
+
+def vic_reg(x, y, w):
+    views = [x, second_view(x)]
+    pull = mean(((views[0] - views[1]) ** 2).ravel().tolist())
+    spread = sum(mean(max(0, 1 - math.sqrt(v.var(ddof=1) + 1e-4)) / 2 for v in z.T) for z in views)
+    crossed = 0
+    for z in views:
+        c = np.cov(z.T)
+        crossed += sum(c[i, j] ** 2 for i in range(DIM) for j in range(DIM) if i != j) / DIM
+    return 25 * pull + 25 * spread + crossed
+
+
+# Losses whose references are a second view of the batch; they do not normalise it.
+VIEWS = ("vic_reg",)
+
+
 LOSSES = {
+    "angular": ({}, angular),
+    "dynamic_soft_margin": ({}, dynamic_soft_margin),
+    "fast_ap": ({}, fast_ap),
+    "histogram": ({}, histogram),
+    "manifold": ({}, manifold),
+    "pnp": ({}, pnp),
+    "ranked_list": (dict(margin=0.4, Tn=10.0), ranked_list),
+    "recall_at_k": ({}, recall_at_k),
+    "roadmap": ({}, roadmap),
+    "smooth_ap": ({}, smooth_ap),
+    "vic_reg": ({}, vic_reg),
     "arc_face": ({}, softmax(arc, 64)),
     "contrastive": ({}, contrastive),
     "cos_face": ({}, softmax(lambda c: c - 0.35, 64)),
@@ -133,4 +539,31 @@ LOSSES = {
     "sup_con": ({}, sup_con),
     "threshold_consistent_margin": ({}, threshold_consistent_margin),
     "triplet_margin": ({}, triplet_margin),
+    "circle": ({}, circle),
+    "generalized_lifted_structure": ({}, generalized_lifted_structure),
+    "instance": ({"gamma": 8.0}, instance),  # at 64 the batch has hardly any loss
+    "intra_pair_variance": ({"pos_eps": 0.1, "neg_eps": 0.2}, intra_pair_variance),
+    "lifted_structure": ({}, lifted_structure),
+    "margin": ({}, lambda *arrays: margin(0)(*arrays)[0]),
+    "margin/learned": ({"learn_beta": True, "nu": 0.1}, margin_learned),
+    "margin/per_class": ({"learn_beta": True, "nu": 0.1, "per_class": True}, margin_per_class),
+    "n_pairs": ({}, n_pairs),
+    "nca": ({}, nca),
+    "signal_to_noise_ratio_contrastive": ({}, signal_to_noise_ratio_contrastive),
+    "triplet_margin/smooth": ({"smooth_loss": True}, triplet_variant(False, softplus)),
+    "triplet_margin/swap": ({"swap": True}, triplet_variant(True, lambda v: max(v, 0))),
+    "tuplet_margin": ({}, tuplet_margin),
+    "cross_batch_memory": ({"loss": "triplet_margin", "memory_size": 30}, triplet_margin),
+    "generic_pair": ({"rows": nearest_rows, "margin": 0.4}, generic_pair),
+    "large_margin_softmax": ({}, multiple_angle(True)),
+    "multiple": ({"losses": BOTH, "weights": {"near": 1, "far": 0.5}}, multiple),
+    "p2s_grad": ({}, p2s_grad),
+    "proxy_nca": ({}, proxy_nca(1)),
+    "proxy_nca_pp": ({}, proxy_nca(9)),
+    "sigmoid": ({}, sigmoid),
+    "soft_triple": ({}, soft_triple),
+    "sphere_face": ({}, multiple_angle(False)),
+    "sub_center_arc_face": ({}, sub_center_arc_face),
 }
+# Losses whose batch has an order, or which are not a function of one batch: tests/losses/test_wrappers.py.
+APART = ("self_supervised",)

@@ -1,5 +1,6 @@
 """Bad input to losses, miners, distances and reducers: one line that says what is accepted."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -12,13 +13,23 @@ X, Y = jnp.ones((4, 3)), jnp.asarray([0, 0, 1, 1])
     ("make", "words"),
     [
         (lambda: losses.get("multi_similarty"), "did you mean 'multi_similarity'"),
-        (lambda: losses.get("zzz"), "accepted: arc_face"),
+        (lambda: losses.get("zzz"), "accepted: angular, arc_face"),
         (lambda: losses.get("nt_xent", temprature=0.1), "did you mean 'temperature'"),
         (lambda: losses.get("nt_xent", miner="batch_hrd"), "did you mean 'batch_hard'"),
         (lambda: losses.get("nt_xent", miner=3), "miner is 3; accepted: a name"),
-        (lambda: losses.get("nt_xent", reducer="divisor"), "accepted: avg_non_zero, mean, sum"),
+        (
+            lambda: losses.get("nt_xent", reducer="divisor"),
+            "accepted: avg_non_zero, class_weighted, mean",
+        ),
         (lambda: losses.get("cos_face", distance="lp"), "accepted: cosine"),
         (lambda: losses.get("cos_face", relation="matrix"), "takes relation 'label'"),
+        (lambda: losses.get("vic_reg", distance="lp"), "has no use for a distance, which is 'lp'"),
+        (lambda: losses.get("histogram", reducer="sum"), "no use for a reducer"),
+        (
+            lambda: losses.get("fast_ap", distance={"name": "lp", "normalize_embeddings": False}),
+            "defined for normalised vectors",
+        ),
+        (lambda: losses.get("ranked_list", margin=0.4), "needs a value for 'Tn'"),
         (lambda: miners.get("triplet_margin", type_of_triplets="semi"), "'semihard'"),
         (
             lambda: miners.get("batch_hard", distance="euclid"),
@@ -57,3 +68,23 @@ def test_arrays(arguments, words):
 def test_class_weights_take_no_references():
     with pytest.raises(ValueError, match="takes no ref_embeddings"):
         losses.get("cos_face").apply({}, X, Y, ref_embeddings=X, ref_labels=Y)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "words"),
+    [
+        (
+            "pnp",
+            dict(variant="Du"),
+            "unknown variant of loss 'pnp': 'Du'; did you mean 'Iu' or 'Ds' or 'Dq'",
+        ),
+        ("ranked_list", dict(margin=0.4, Tn=10, imbalance=1.5), "accepted: 0 to 1"),
+        ("histogram", dict(n_bins=10, delta=0.1), "accepted: delta = 2 / n_bins"),
+        ("vic_reg", {}, r"shape None; accepted: \(4, 3\), the second view"),
+        ("manifold", dict(lambdaC=-1.0), "accepted: 0 or more"),
+    ],
+)
+def test_values_of_hyper_parameters(name, hyper, words):
+    loss = losses.get(name, **hyper)
+    with pytest.raises(ValueError, match=words):
+        loss.apply(loss.init(jax.random.key(0), 5, 3), X, Y)

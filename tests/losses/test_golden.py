@@ -13,7 +13,25 @@ from dml_jax.losses import triplet
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "losses.npz")
 KEYS = sorted(k[5:-6] for k in GOLDEN.files if k.startswith("loss/") and k.endswith("/value"))
 THRESHOLD = {"name": "threshold", "low": 0.1, "high": 0.5}
+BY_CLASS = {"name": "class_weighted", "weights": tuple(GOLDEN["class_weights"].tolist())}
+LP = {"name": "lp", "weight": 0.3}
 VARIANTS = {
+    "large_margin_softmax/three": dict(margin=3, scale=0.5),
+    "soft_triple/sparse": dict(regularizer={"name": "sparse_centers", "weight": 0.2}),
+    "proxy_nca/scaled": dict(softmax_scale=3),
+    "contrastive/regularized": dict(regularizer=LP),
+    "cos_face/regularized": dict(regularizer=[LP, {"name": "regular_face", "weight": 0.5}]),
+    "contrastive/class_weighted": dict(reducer=BY_CLASS),
+    "triplet_margin/class_weighted": dict(reducer=BY_CLASS),
+    "cos_face/class_weighted": dict(reducer=BY_CLASS),
+    "contrastive/per_anchor": dict(reducer="per_anchor"),
+    "contrastive/per_anchor_non_zero": dict(
+        reducer={"name": "per_anchor", "reducer": "avg_non_zero"}
+    ),
+    "nt_xent/per_anchor": dict(reducer="per_anchor"),
+    "contrastive/multiple": dict(
+        reducer={"name": "multiple", "positive": "mean", "default": THRESHOLD}
+    ),
     "contrastive/cosine": dict(distance="cosine", pos_margin=0.9, neg_margin=0.3),
     "multi_similarity/lp": dict(distance="lp", beta=10.0),
     "nt_xent/lp": dict(distance="lp", temperature=0.5),
@@ -24,7 +42,37 @@ VARIANTS = {
     "contrastive/mean": dict(reducer="mean"),
     "triplet_margin/mean": dict(reducer="mean"),
     "proxy_anchor/mean": dict(reducer="mean"),
+    "generalized_lifted_structure/cosine": dict(distance="cosine", neg_margin=0.4, pos_margin=0.8),
+    "instance/gamma": dict(gamma=8),
+    "intra_pair_variance/lp": dict(distance="lp", pos_eps=0.1),
+    "lifted_structure/cosine": dict(distance="cosine", neg_margin=0.4, pos_margin=0.8),
+    "margin/mean": dict(reducer="mean"),
+    "margin/non_zero": dict(reducer="avg_non_zero"),
+    "margin/learned": dict(learn_beta=True, nu=0.1),
+    "margin/per_class": dict(learn_beta=True, nu=0.1, per_class=True),
+    "margin/cosine": dict(beta=0.6, distance="cosine"),
+    "triplet_margin/smooth": dict(smooth_loss=True),
+    "triplet_margin/swap": dict(swap=True),
+    "triplet_margin/swap_cosine": dict(swap=True, smooth_loss=True, distance="cosine"),
+    # Rankings and distributions.
+    "manifold": dict(K=8),
+    "pnp/Ds": dict(variant="Ds"),
+    "pnp/Dq": dict(variant="Dq", alpha=2.0),
+    "pnp/Iu": dict(variant="Iu"),
+    "pnp/Ib": dict(variant="Ib"),
+    "ranked_list": dict(margin=0.4, Tn=10.0),
+    "ranked_list/weighted": dict(margin=0.8, Tn=3.0, Tp=2.0, imbalance=0.3, alpha=1.3),
 }
+# As in make_losses.py: where PML is wrong, a batch on which it is not.
+ARANGE = ("instance", "instance/gamma")
+NO_DUPLICATES = (*ARANGE, "tuplet_margin", "triplet_margin/swap", "triplet_margin/swap_cosine")
+LEARNED = {"margin/learned": GOLDEN["beta"][0], "margin/per_class": GOLDEN["beta"]}
+
+# torch's softplus is x itself above 20: off by up to e^-20 in the value and in the slope.
+TOLERANCE = {"circle/triplet_margin/easy": 2.1e-9}
+# Losses that are compared on normalised embeddings (differentiated through the normalisation): PML's
+# angular leaves negatives as they are, and vic_reg's variance term needs small deviations.
+UNIT = ("angular", "vic_reg")
 
 
 def miner(name):
@@ -35,8 +83,14 @@ def miner(name):
 def split(key):
     """'loss[/variant]/miner[/kind]' -> (loss[/variant], miner[/kind])."""
     parts = key.split("/")
-    at = 2 if "/".join(parts[:2]) in VARIANTS else 1
+    at = 2 if "/".join(parts[:2]) in VARIANTS and len(parts) > 2 else 1
     return "/".join(parts[:at]), "/".join(parts[at:])
+
+
+def class_weights(name):
+    """[classes, dim], or [classes, centers, dim] for losses with several centers."""
+    centers = {"sub_center_arc_face": 3, "soft_triple": 10}.get(name)
+    return GOLDEN["centers"][:, :centers] if centers else GOLDEN["weights"]
 
 
 def evaluate(key, **changes):
@@ -45,16 +99,25 @@ def evaluate(key, **changes):
     if mined not in ("none", "refs"):
         spec["miner"] = miner(mined)
     loss = losses.get(name.partition("/")[0], **spec)
+    unit = name.partition("/")[0] in UNIT
     refs = {}
     if mined == "refs":
-        refs = dict(ref_embeddings=GOLDEN["refs"], ref_labels=GOLDEN["ref_labels"])
+        scaled = distances.normalize(jnp.asarray(GOLDEN["refs"])) if unit else GOLDEN["refs"]
+        refs = dict(ref_embeddings=scaled, ref_labels=GOLDEN["ref_labels"])
+    rows = GOLDEN.get(f"loss/{key}/rows", slice(None))
+    state = loss.init(jax.random.key(0), *GOLDEN["weights"].shape).get("state", {})
+
+    labels = np.arange(len(GOLDEN["labels"])) if name in ARANGE else GOLDEN["labels"][rows]
 
     @jax.jit
     def value(embeddings, weights):
-        variables = {"params": {"weights": weights}}
-        return loss.apply(variables, embeddings, GOLDEN["labels"], **refs)[0].compute()
+        variables = {"params": {"beta" if name in LEARNED else "weights": weights}, "state": state}
+        embeddings = distances.normalize(embeddings) if unit else embeddings
+        return loss.apply(variables, embeddings, labels, **refs)[0].compute()
 
-    arrays = jnp.asarray(GOLDEN["x"]), jnp.asarray(GOLDEN["weights"])
+    embeddings = GOLDEN["distinct" if name in NO_DUPLICATES else "x"][rows]
+    weights = LEARNED.get(name, class_weights(name.partition("/")[0]))
+    arrays = jnp.asarray(embeddings), jnp.asarray(weights)
     result, (gradient, weights) = jax.value_and_grad(value, argnums=(0, 1))(*arrays)
     return {"value": result, "gradient": gradient, "weights": weights}
 
@@ -70,7 +133,7 @@ def test_value_and_gradient(key, x64):
     parts = ["value", "gradient"] + ["weights"] * (f"loss/{key}/weights" in GOLDEN)
     assert got["value"].dtype == jnp.float64
     for part in parts:
-        assert error(got, key, part) < 1e-10, part
+        assert error(got, key, part) < TOLERANCE.get(key, 1e-10), part
 
 
 def test_a_wrong_formula_fails(x64):
@@ -83,7 +146,14 @@ def test_a_wrong_formula_fails(x64):
 
 
 @pytest.mark.parametrize(
-    "key", [k for k in KEYS if k.startswith("triplet_margin") and split(k)[1] != "batch_hard"]
+    "key",
+    [
+        k
+        for k in KEYS
+        if k.startswith("triplet_margin")
+        and split(k)[1] != "batch_hard"
+        and not k.startswith(("triplet_margin/smooth", "triplet_margin/swap"))  # they only stream
+    ],
 )
 def test_sorting(key, x64, monkeypatch):
     """The other evaluation of triplet_margin, which rows of many positives take, gives the same."""

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from dml_jax import losses
 from dml_jax.training import optim, state
 from dml_jax.training.step import make_train_step
 from tests.training import standins
@@ -27,8 +28,8 @@ def groups(**spec):
     return {g: {"match": f"{m}.*", **spec} for g, m in [("m", "model/"), ("l", "loss/")]}
 
 
-def train(steps=10, devices=1, micro_batch=None, spec=None, model=None, key_of=0):
-    model, loss = model or standins.model(), standins.loss()
+def train(steps=10, devices=1, micro_batch=None, spec=None, model=None, key_of=0, loss=None):
+    model, loss = model or standins.model(), loss or standins.loss()
     spec = spec or {"name": "sgd", "lr": 0.005, "momentum": 0.9}
     tx = optim.build(groups(**spec), total_steps=steps, epoch_steps=steps)
     mesh = state.make_mesh(devices)
@@ -187,3 +188,18 @@ def test_devices_must_divide_the_batch():
 def test_to_host_owns_its_memory():
     x = jnp.arange(4.0)
     assert state.to_host({"x": x})["x"].base is None
+
+
+def test_a_queue_in_the_state():
+    """Learned scale and bias, and a queue that wraps around: the same on devices and in micro-batches."""
+    both = {"name": "multiple", "losses": ["sigmoid", "contrastive"], "weights": [0.1, 1]}
+    loss = losses.get("cross_batch_memory", loss=both, memory_size=64)
+    want, _, traced = train(5, loss=loss)
+    got, _, traced_sharded = train(5, devices=4, micro_batch=8, loss=loss)
+    assert traced == traced_sharded == 1
+    close(got["params"], want["params"])
+    close(got["state"], want["state"])
+    queue = want["state"]["loss"]
+    assert (queue["index"], queue["filled"]) == (5 * B % 64, 64)
+    last = np.concatenate([b["label"] for b in batches(5)])[-64:]
+    np.testing.assert_array_equal(np.roll(queue["labels"], -(5 * B % 64)), last)

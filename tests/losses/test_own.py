@@ -1,0 +1,125 @@
+"""What some losses do beside their kernel: drawn triplets, learned margins, chosen pairs, weighed samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from dml_jax import losses, miners
+from dml_jax.selection import draw_triplets
+from tests.losses import table
+
+LABELS = table.LABELS
+KEY = jax.random.key(5)
+
+
+def batch(seed=0):
+    return np.random.default_rng(seed).normal(size=(len(LABELS), table.DIM)).astype(np.float32)
+
+
+def test_drawn_triplets_are_triplets():
+    same = LABELS[:, None] == LABELS[None, :]
+    pos, neg = same & ~np.eye(len(LABELS), dtype=bool), ~same
+    keys = jax.random.split(KEY, len(LABELS))
+    drawn = draw_triplets(jnp.asarray(pos), jnp.asarray(neg), keys, 50).triplets
+    weight, positive, negative = map(np.asarray, (drawn.weight, drawn.positive, drawn.negative))
+    np.testing.assert_array_equal(weight.sum(1), 50 * pos.any(1))
+    rows = np.flatnonzero(pos.any(1))
+    assert all(pos[a, positive[a]].all() and neg[a, negative[a]].all() for a in rows)
+    # 50 draws leave out one of at most 5 positives about once in 70,000 times.
+    assert all(set(positive[a]) == set(np.flatnonzero(pos[a])) for a in rows)
+
+
+def test_many_draws_approach_the_mean_of_each_anchor():
+    x, distance = batch(), table.distance(batch())
+    rows = [
+        table.mean(max(distance[a, i] - distance[a, j] + 0.05, 0) for i in p for j in n)
+        for a, p, n in table.each_anchor(LABELS)
+        if p
+    ]
+    loss = losses.get("triplet_margin", triplets_per_anchor=4000, reducer="mean")
+    got = loss.apply({}, x, LABELS, key=KEY)[0].compute()
+    np.testing.assert_allclose(got, np.mean(rows), rtol=0.01)
+
+
+@pytest.mark.parametrize("name", ["triplet_margin", "margin"])
+def test_draws_depend_on_key_and_anchor_alone(name):
+    loss = losses.get(name, triplets_per_anchor=3)
+    value = lambda key, **how: loss.apply({}, batch(), LABELS, key=key, **how)[0].compute()
+    want = value(KEY)
+    assert value(jax.random.key(6)) != want
+    np.testing.assert_allclose(value(KEY, block=5), want, rtol=1e-6)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        np.testing.assert_allclose(value(KEY, block=2), want, rtol=1e-6)
+    with pytest.raises(ValueError, match="triplets_per_anchor=3 at random and needs a key"):
+        value(None)
+
+
+@pytest.mark.parametrize("count", [0, 2.0, True, "al"])
+def test_bad_number_of_triplets(count):
+    with pytest.raises(ValueError, match="accepted: 'all', or a positive integer"):
+        losses.get("triplet_margin", triplets_per_anchor=count)
+
+
+def test_learned_beta():
+    x = batch()
+    assert losses.get("margin").init(KEY, 9, 4) == {}
+    one = losses.get("margin", learn_beta=True, beta=1.1)
+    each = losses.get("margin", learn_beta=True, beta=1.1, per_class=True)
+    assert each.init(KEY, 9, 4)["params"]["beta"].shape == (9,)
+    value = lambda variables, loss: loss.apply(variables, x, LABELS)[0].compute()
+    got, slope = jax.value_and_grad(value)(one.init(KEY, 9, 4), one)
+    want, slopes = jax.value_and_grad(value)(each.init(KEY, 9, 4), each)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    np.testing.assert_allclose(slope["params"]["beta"], slopes["params"]["beta"].sum(), rtol=1e-5)
+    assert not slopes["params"]["beta"][7:].any()
+    assert np.isnan(value(each.init(KEY, 3, 4), each))
+    with pytest.raises(ValueError, match="takes relation 'label' alone"):
+        losses.get("margin", learn_beta=True, per_class=True, relation="matrix")
+
+
+@pytest.mark.parametrize("name", ["instance", "lifted_structure", "n_pairs"])
+def test_no_references(name):
+    with pytest.raises(ValueError, match="compares the batch with itself"):
+        losses.get(name).apply({}, batch(), LABELS, ref_embeddings=batch(1), ref_labels=LABELS)
+
+
+def test_swap_takes_references():
+    x, refs = batch(), batch(1)
+    near, between = (np.sqrt(np.maximum(2 - 2 * table.cosines(a, refs), 0)) for a in (x, refs))
+    want = table.non_zero(
+        near[a, i] - min(near[a, j], between[i, j]) + 0.05
+        for a in range(22)
+        for i in range(22)
+        for j in range(22)
+        if LABELS[a] == LABELS[i] != LABELS[j]
+    )
+    loss = losses.get("triplet_margin", swap=True)
+    got = loss.apply({}, x, LABELS, ref_embeddings=refs, ref_labels=LABELS)[0].compute()
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_nca_weighs_anchors_by_how_often_they_were_chosen():
+    """Against references a triplet counts for its anchor alone."""
+    x, refs = batch(), batch(1)
+    others = dict(ref_embeddings=refs, ref_labels=LABELS)
+    anchors, *_ = miners.get("triplet_margin")(x, LABELS, **others).indices()
+    counts = np.bincount(anchors, minlength=22)
+    near = np.exp(2 * table.cosines(x, refs))
+    rows = [-np.log(near[a, LABELS[a] == LABELS].sum() / near[a].sum()) for a in range(22)]
+    loss = losses.get("nca", miner="triplet_margin")
+    got = loss.apply({}, x, LABELS, **others)[0].compute()
+    np.testing.assert_allclose(got, np.mean(rows * counts / counts.max()), rtol=1e-5)
+
+
+def test_hard_anchors_keep_their_loss():
+    """NCA where the probability of a positive is e^-300 (PML drops the anchor), tuplet at duplicates."""
+    x = jnp.asarray([[1.0, 0], [-1, 0], [1, 1e-3], [1, -1e-3]])
+    loss = losses.get("nca", softmax_scale=75)
+    value, slope = jax.value_and_grad(
+        lambda x: loss.apply({}, x, jnp.asarray([0, 0, 1, 2]))[0].compute()
+    )(x)
+    np.testing.assert_allclose(value, (300 + np.log(2) + np.log(3)) / 2, rtol=1e-3)
+    assert np.isfinite(slope).all() and np.abs(slope).max() > 1e-3
