@@ -69,14 +69,22 @@ class Reducer:
         weights = jnp.where(keep, weights, 0)
         values = jnp.where(keep, values, 0)
         if self.class_weights:
-            factor = jnp.asarray(self.class_weights, values.dtype)[labels]
-            values = values * (factor if values.ndim == 1 else factor[:, None])
+            factor = self._class_weight(labels).astype(values.dtype)
+            factor = factor if values.ndim == 1 else factor[:, None]
+            values = values * jnp.where(keep, factor, 0)
         zero = jnp.zeros((), values.dtype)
         return Sums(
             jnp.sum(values * weights),
             jnp.sum(weights),
             zero if divisor is None else jnp.sum(divisor).astype(zero.dtype),
         )
+
+    def _class_weight(self, labels: Int[Array, " a"] | None) -> Float[Array, " a"]:
+        """The weight of each label; NaN, which shows in the loss, for a label without one."""
+        assert labels is not None  # losses.get refuses class weights where labels are no integers
+        table = jnp.asarray(self.class_weights)
+        known = (labels >= 0) & (labels < len(table))
+        return jnp.where(known, table[jnp.where(known, labels, 0)], jnp.nan)
 
     def denominator(self, sums: Sums) -> Array:
         """What the total is divided by at the end."""

@@ -99,3 +99,12 @@ def test_errors():
     with pytest.raises(ValueError, match="accepted: relation 'label'"):
         losses.get("contrastive", reducer=BY_CLASS, relation="matrix")
     assert reducers.build(BY_CLASS) == reducers.get("class_weighted", weights=jnp.asarray(WEIGHTS))
+
+
+def test_a_class_without_a_weight_shows():
+    """NaN for the anchor of that class; not for padding of it, whatever its label."""
+    few = reducers.get("class_weighted", weights=[1.0, 2.0])
+    values, labels = jnp.asarray([0.5, 0.25, 4.0]), jnp.asarray([0, 1, 2])
+    assert jnp.isnan(few.sums(values, jnp.ones(3), labels=labels).total)
+    sums = few.sums(values, jnp.asarray([1.0, 1.0, 0.0]), labels=labels)
+    assert (float(sums.total), float(sums.weight)) == (1.0, 2.0)
