@@ -1,5 +1,6 @@
 """Losses by name, and their row kernels."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,7 @@ __all__ = [
     "get",
     "histogram_sums",
     "histogram_value",
+    "hyper_parameters",
     "instance_rows",
     "intra_pair_variance_rows",
     "large_margin_softmax_logits",
@@ -313,6 +315,25 @@ def available() -> list[str]:
     return sorted([*LOSSES, *WRAPPERS, GENERIC])
 
 
+def hyper_parameters(name: str) -> dict[str, Any]:
+    """What `get(name, ...)` takes beside the settings of every loss, with the defaults.
+
+    `inspect.Parameter.empty` stands for one that is required. Raises ValueError for an unknown name.
+    """
+    if name in WRAPPERS:
+        return names.keywords(WRAPPERS[name])
+    if name == GENERIC:
+        return {"rows": inspect.Parameter.empty}
+    return _hyper_parameters(names.resolve("loss", LOSSES, name))
+
+
+def _hyper_parameters(entry: Entry) -> dict[str, Any]:
+    accepted = dict(entry.cls.settings)
+    for function in (entry.kernel, *(dict(entry.more).get(phase) for phase in PHASES)):
+        accepted |= {} if function is None else names.keywords(function, without=DERIVED)
+    return accepted
+
+
 def get(
     name: str,
     *,
@@ -352,9 +373,7 @@ def get(
         entry = _generic(hyper.pop("rows", None))
     else:
         entry = names.resolve("loss", {**LOSSES, **dict.fromkeys((*WRAPPERS, GENERIC))}, name)
-    accepted = dict(entry.cls.settings)
-    for function in (entry.kernel, *(dict(entry.more).get(phase) for phase in PHASES)):
-        accepted |= {} if function is None else names.keywords(function, without=DERIVED)
+    accepted = _hyper_parameters(entry)
     hyper = {k: tuple(v) if isinstance(v, list) else v for k, v in hyper.items()}
     names.check_hyper(f"loss {name!r}", accepted, hyper)
     given = {"distance": distance, "miner": miner, "reducer": reducer, "relation": relation}
