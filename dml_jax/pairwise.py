@@ -6,7 +6,7 @@ leave a block or a device, so all of these give the value and the gradient of th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -27,17 +27,23 @@ AXIS = "data"
 Kernel = Callable[["Block"], dict[str, tuple[Array, ...]]]
 # first(block) -> (sums over all anchors, one value or more for each anchor)
 First = Callable[["Block"], tuple[Any, Any]]
-# mine(anchors, refs, pos, neg, keys) -> Selection
-Mine = Callable[[Array, Array, Array, Array, Array | None], Selection]
+Anchors = tuple[Float[Array, "b d"], Array, Array]
+References = tuple[Float[Array, "m d"], Array | None, Array]
+
+# The position whose key is for draws over the whole batch; no anchor has it.
+NOWHERE = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a kernel may look at: some anchors against all references.
+    """What a kernel or a miner may look at: some anchors against all references.
 
     Attributes:
       anchors, refs: vectors `[a, d]`, `[n, d]`.
-      sims: what the distance gives for them, `[a, n]`.
+      ids: positions of the anchors in the whole batch, `[a]`.
+      labels: the anchors' labels.
+      real: False for anchors that are padding, `[a]`.
+      sims: what the distance gives for them, `[a, n]`; None where none was asked for.
       kept: the pairs and triplets in play.
       related: what the relation allows of them, before mining.
       own: what the distance gives for each anchor and itself, `[a]`; None where the references are not
@@ -49,13 +55,49 @@ class Block:
 
     anchors: Array
     refs: Array
-    sims: Array
+    ids: Array
+    labels: Array
+    real: Array
+    sims: Any
     kept: Selection
     related: Selection
     own: Array | None
     extra: dict[str, Array]
     sums: Any = None
     columns: Any = None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The whole batch, for what a miner finds out before it mines any block.
+
+    Attributes:
+      anchors, refs: (vectors, labels, valid) of all.
+      key: for draws over the whole batch; None where there is none.
+      over: `over(fn, sums=None, distance=None) -> (sums, rows)` evaluates `fn(block) -> (sums, rows)` on all
+        blocks, as `map_blocks`, before any mining. A prepare may call it several times.
+    """
+
+    anchors: Anchors
+    refs: References
+    key: Array | None
+    over: Callable[..., tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Mine:
+    """How a miner chooses: once for the whole batch, then block by block.
+
+    Attributes:
+      select: `select(block, keys, found) -> Selection`. The block has no `sims`; `keys` are the anchors' own
+        random keys `[a]`, or None.
+      prepare: `prepare(survey) -> found`, a tree of arrays that every block gets whole.
+      found: what it gave.
+    """
+
+    select: Callable[[Block, Array | None, Any], Selection]
+    prepare: Callable[[Survey], Any] | None = None
+    found: Any = ()
 
 
 def data_devices() -> int:
@@ -147,100 +189,79 @@ def map_anchors(
     return sums, jax.tree.map(lambda x: x[:total], rows)
 
 
-def select(
-    ids: Array,
-    valid: Array,
-    anchors: tuple[Array, Array, Array],
-    refs: tuple[Array, Array | None, Array],
+def prepared(
+    mine: Mine | None, anchors: Anchors, refs: References, *, key: Array | None, **how: Any
+) -> Mine | None:
+    """The miner after its look at the whole batch; as it is where it needs none or had it already."""
+    if mine is None or mine.prepare is None:
+        return mine
+    anchors, refs = jax.lax.stop_gradient((anchors, refs))
+
+    def over(fn: First, sums: Any = None, distance: Distance | None = None) -> tuple[Any, Any]:
+        return map_blocks(fn, anchors, refs, distance=distance, sums=sums, **how)
+
+    own_key = None if key is None else jax.random.fold_in(key, NOWHERE)
+    found = jax.lax.stop_gradient(mine.prepare(Survey(anchors, refs, own_key, over)))
+    return replace(mine, prepare=None, found=found)
+
+
+def map_blocks(
+    fn: First,
+    anchors: Anchors,
+    refs: References,
     *,
     relation: Relation,
     exclude_self: bool,
-    mine: Mine | None,
-    key: Array | None,
-) -> tuple[Selection, Selection]:
-    """(what the relation allows, what the miner kept of it) on one block of anchors."""
-    (a, a_labels, a_valid), (r, r_labels, r_weight) = anchors, refs
-    pos, neg = relation(a_labels, r_labels)
-    real = (valid & a_valid)[:, None] & (r_weight > 0)[None, :]
-    if exclude_self:
-        real &= ids[:, None] != jnp.arange(r.shape[0])[None, :]
-    pos, neg = pos & real, neg & real
-    if r_weight.dtype != bool:
-        pos, neg = pos * r_weight[None, :], neg * r_weight[None, :]
-    related = Selection(pos, neg)
-    if mine is None:
-        return related, related
-    # The key of a draw is (key, position in the whole batch): no block or device changes the choice.
-    keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
-    return related, jax.lax.stop_gradient(
-        mine(jax.lax.stop_gradient(a), jax.lax.stop_gradient(r), pos, neg, keys)
-    )
-
-
-def _look(
-    ids,
-    valid,
-    anchors,
-    refs,
-    *,
-    distance,
-    relation,
-    exclude_self,
-    mine,
-    key,
-    sums=None,
-    columns=None,
-) -> Block:
-    """The block that a kernel sees."""
-    vectors, extra = anchors
-    related, kept = select(
-        ids,
-        valid,
-        vectors,
-        refs,
-        relation=relation,
-        exclude_self=exclude_self,
-        mine=mine,
-        key=key,
-    )
-    own = None
-    if exclude_self:
-        own = jax.vmap(lambda x: distance(x[None], x[None])[0, 0])(vectors[0])
-    sims = distance(vectors[0], refs[0])
-    return Block(vectors[0], refs[0], sims, kept, related, own, extra, sums, columns)
-
-
-def first_phase(
-    first: First,
-    anchors: tuple[Float[Array, "b d"], Array, Array],
-    refs: tuple[Float[Array, "m d"], Array | None, Array],
-    *,
-    distance: Distance,
-    relation: Relation,
-    exclude_self: bool,
+    distance: Distance | None = None,
     mine: Mine | None = None,
     key: Array | None = None,
     block: int | None = None,
     extra: dict[str, Array] | None = None,
+    sums: Any = None,
+    columns: Any = None,
 ) -> tuple[Any, Any]:
-    """(sums over all anchors, values of each anchor) of what `first` gives by block, as in `pairwise`."""
+    """`map_anchors` of `fn(block) -> (sums, rows)`: (sums over all anchors, values of each anchor).
 
-    def one_block(ids, valid, anchors, refs, everywhere):
-        return first(
-            _look(
-                ids,
-                valid,
-                anchors,
-                refs,
-                distance=distance,
-                relation=relation,
-                exclude_self=exclude_self,
-                mine=mine,
-                key=key,
-            )
-        )
+    Every evaluation of pairs comes through here: the miner is prepared, and its choice is the same in
+    all of them.
+    """
+    mine = prepared(
+        mine, anchors, refs, relation=relation, exclude_self=exclude_self, key=key, block=block
+    )
 
-    return map_anchors(one_block, (anchors, extra or {}), refs, block=block)
+    def one_block(ids, valid, anchors, refs, everywhere) -> tuple[Any, Any]:
+        ((a, labels, real), extra), ((r, r_labels, r_weight), columns) = anchors, refs
+        sums, found = everywhere
+        real = valid & real
+        pos, neg = relation(labels, r_labels)
+        there = real[:, None] & (r_weight > 0)[None, :]
+        if exclude_self:
+            there &= ids[:, None] != jnp.arange(r.shape[0])[None, :]
+        pos, neg = pos & there, neg & there
+        if r_weight.dtype != bool:
+            pos, neg = pos * r_weight[None, :], neg * r_weight[None, :]
+        related = Selection(pos, neg)
+        seen = Block(a, r, ids, labels, real, None, related, related, None, extra, sums, columns)
+        if mine is not None:
+            # The key of a draw is (key, position in the whole batch): no block or device changes it.
+            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+            plain = replace(seen, anchors=jax.lax.stop_gradient(a), refs=jax.lax.stop_gradient(r))
+            kept = jax.lax.stop_gradient(mine.select(plain, keys, found))
+            seen = replace(seen, kept=kept)
+        if distance is not None:
+            own = None
+            if exclude_self:
+                own = jax.vmap(lambda x: distance(x[None], x[None])[0, 0])(a)
+            seen = replace(seen, sims=distance(a, r), own=own)
+        return fn(seen)
+
+    return map_anchors(
+        one_block,
+        (anchors, extra or {}),
+        (refs, columns),
+        everywhere=(sums, () if mine is None else mine.found),
+        block=block,
+    )
 
 
 def in_play(related: Selection, kept: Selection) -> dict[str, Array]:
@@ -279,53 +300,37 @@ def combine(terms: dict[str, Sums], reducer: Reducer) -> tuple[Array, Array]:
 
 def pairwise(
     kernel: Kernel,
-    anchors: tuple[Float[Array, "b d"], Array, Array],
-    refs: tuple[Float[Array, "m d"], Array | None, Array],
+    anchors: Anchors,
+    refs: References,
     *,
-    distance: Distance,
-    relation: Relation,
     reducer: Reducer,
-    exclude_self: bool,
-    mine: Mine | None = None,
-    key: Array | None = None,
-    block: int | None = None,
     needs_negatives: bool = False,
-    extra: dict[str, Array] | None = None,
     first: First | None = None,
     sums: Any = None,
+    **how: Any,
 ) -> Mean:
     """The loss of a batch of anchors against references.
 
-    `anchors` are (vectors, labels, valid), `refs` (vectors, labels, valid or weight). `exclude_self`
-    removes the pair of an anchor with the reference of the same position. `needs_negatives` makes the
-    loss 0 where no negative is in play in the whole batch. `first` is evaluated over all anchors before
-    the kernel sees any; `sums` are given instead where the caller has them. Sums are in float32 or
-    wider, whatever the embeddings are in.
+    `anchors` are (vectors, labels, valid), `refs` (vectors, labels, valid or weight); `how` is what
+    `map_blocks` takes: `exclude_self` removes the pair of an anchor with the reference of the same
+    position. `needs_negatives` makes the loss 0 where no negative is in play in the whole batch. `first` is
+    evaluated over all anchors before the kernel sees any; `sums` are given instead where the caller has
+    them. Sums are in float32 or wider, whatever the embeddings are in.
     """
-    extra = extra or {}
-    how: dict[str, Any] = dict(
-        distance=distance, relation=relation, exclude_self=exclude_self, mine=mine, key=key
-    )
     columns = None
     if first is not None:
-        sums, columns = first_phase(first, anchors, refs, block=block, extra=extra, **how)
+        sums, columns = map_blocks(first, anchors, refs, **how)
 
-    def one_block(ids, valid, anchors, refs, sums):
-        refs, columns = refs
-        seen = _look(ids, valid, anchors, refs, sums=sums, columns=columns, **how)
-        _, labels, real = anchors[0]
-        real &= valid
+    def one_block(seen: Block) -> tuple[Any, tuple[()]]:
         parts = {}
         for name, (values, weights, *divisor) in kernel(seen).items():
-            mask = real if values.ndim == 1 else real[:, None]
-            rows = jnp.where(real, divisor[0], 0) if divisor else None
+            mask = seen.real if values.ndim == 1 else seen.real[:, None]
+            rows = jnp.where(seen.real, divisor[0], 0) if divisor else None
             weights = jnp.where(mask, weights, 0)
-            parts[name] = reducer.of(name).sums(values, weights, rows, labels, real)
+            parts[name] = reducer.of(name).sums(values, weights, rows, seen.labels, seen.real)
         return (parts, in_play(seen.related, seen.kept)), ()
 
-    (terms, counts), _ = map_anchors(
-        one_block, (anchors, extra), (refs, columns), everywhere=sums, block=block
-    )
+    (terms, counts), _ = map_blocks(one_block, anchors, refs, sums=sums, columns=columns, **how)
     total, weight = combine(terms, reducer)
     if needs_negatives:
         total = jnp.where(counts["after"][2] > 0, total, 0)
@@ -333,43 +338,25 @@ def pairwise(
 
 
 def sample_weights(
-    anchors: tuple[Float[Array, "b d"], Array, Array],
-    refs: tuple[Float[Array, "m d"], Array | None, Array],
-    *,
-    relation: Relation,
-    exclude_self: bool,
-    mine: Mine,
-    key: Array | None = None,
-    block: int | None = None,
-    partners: bool = True,
+    anchors: Anchors, refs: References, *, partners: bool = True, **how: Any
 ) -> Float[Array, " b"]:
     """How often each anchor occurs in what a miner chose, over the largest such count.
 
     `partners` says whether it counts as a positive or negative of others, too (the references are the
-    batch then), or only as an anchor.
+    batch then), or only as an anchor; `how` is what `map_blocks` takes.
 
     This is how a loss against class weights uses a miner (PML's `convert_to_weights`). A sample that was
     not chosen weighs 0. Differs from PML where nothing at all was chosen: all weights are 0, and so is
     the loss (PML: all are 1).
     """
 
-    def one_block(ids, valid, anchors, refs, everywhere) -> tuple[Array, Array]:
-        _, kept = select(
-            ids,
-            valid,
-            anchors,
-            refs,
-            relation=relation,
-            exclude_self=exclude_self,
-            mine=mine,
-            key=key,
-        )
-        pos, neg = (x.astype(anchors[0].dtype) for x in kept.pairs())
+    def one_block(seen: Block) -> tuple[Array, Array]:
+        pos, neg = (x.astype(anchors[0].dtype) for x in seen.kept.pairs())
         as_anchor = jnp.sum(pos, -1)  # a triplet names its anchor once, two pairs name it twice
-        if kept.triplets is None:
+        if seen.kept.triplets is None:
             as_anchor += jnp.sum(neg, -1)
         return jnp.sum(pos + neg, 0), as_anchor
 
-    as_partner, as_anchor = map_anchors(one_block, anchors, refs, block=block)
+    as_partner, as_anchor = map_blocks(one_block, anchors, refs, **how)
     counts = as_partner + as_anchor if partners else as_anchor
     return counts / jnp.maximum(jnp.max(counts), 1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 @partial(
@@ -35,9 +35,9 @@ class Within:
     high: float
     own_order: bool = False
 
-    def negatives(self, order_ap: Float[Array, " a"], neg: Array) -> Array:
-        """The weights of the negatives that form a triplet with the given positive of each row."""
-        gap = self.order - order_ap[:, None]
+    def negatives(self, one: Bool[Array, "a n"], neg: Array) -> Array:
+        """The weights of the negatives that form a triplet with the marked positive of each row."""
+        gap = self.order - pick(one, self.order)[:, None]
         return jnp.where((gap > self.low) & (gap <= self.high), neg, jnp.zeros_like(neg))
 
 
@@ -81,7 +81,7 @@ class Selection:
         neg = self.neg.astype(dtype)
 
         def count(one: Array, weight: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-            partners = within.negatives(pick(one, within.order), neg) * weight[:, None]
+            partners = within.negatives(one, neg) * weight[:, None]
             return sums[0] + jnp.where(one, jnp.sum(partners, -1)[:, None], 0), sums[1] + partners
 
         zeros = jnp.zeros(self.pos.shape, dtype)

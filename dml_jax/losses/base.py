@@ -180,9 +180,7 @@ class KernelLoss(Loss):
         return {k: v for k, v in settings.items() if k in accepted}
 
     def _mine(self) -> driver.Mine | None:
-        return (
-            None if self.miner is None else partial(self.miner.select, loss_distance=self.distance)
-        )
+        return None if self.miner is None else self.miner.mining(self.distance)
 
 
 def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> None:
@@ -281,10 +279,11 @@ class PairLoss(KernelLoss):
         how: dict[str, Any] = dict(
             relation=self.relation,
             exclude_self=refs is None or refs.hold_batch,
-            mine=self._mine(),
             key=key,
             block=block,
         )
+        # Here rather than in each evaluation of pairs, of which a loss may have two.
+        how["mine"] = driver.prepared(self._mine(), anchors, others, **how)
         extra = self._extra(variables, anchors[1])
         if self.weighs_samples and how["mine"] is not None:
             weights = driver.sample_weights(anchors, others, partners=refs is None, **how)
@@ -294,7 +293,7 @@ class PairLoss(KernelLoss):
     def _first_sums(self, anchors, others, how: dict[str, Any]) -> Any:
         """What the first phase adds up over all anchors."""
         assert self.first is not None  # set for the entries of losses.LOSSES that come here
-        return driver.first_phase(partial(self._call, self.first), anchors, others, **how)[0]
+        return driver.map_blocks(partial(self._call, self.first), anchors, others, **how)[0]
 
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
         others, how = self._setup(variables, anchors, refs, key, block)

@@ -47,15 +47,15 @@ class TripletLoss(PairLoss):
         if self.miner is not None or count == "all":
             return super()._mine()
 
-        def mine(anchors, refs, pos, neg, keys) -> Selection:
-            del anchors, refs
+        def select(seen: driver.Block, keys: Array | None, found: Any) -> Selection:
+            del found
             if keys is None:
                 raise ValueError(
                     f"loss {self.name!r} draws triplets_per_anchor={count} at random and needs a key"
                 )
-            return draw_triplets(pos, neg, keys, count)
+            return draw_triplets(seen.related.pos, seen.related.neg, keys, count)
 
-        return mine
+        return driver.Mine(select)
 
 
 @dataclass(frozen=True)
@@ -109,21 +109,20 @@ class NPairsLoss(PairLoss):
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
         embeddings, labels, _ = anchors
 
-        def first_positive(ids, valid, anchors, refs, everywhere) -> tuple[tuple[()], Any]:
-            _, kept = driver.select(
-                ids,
-                valid,
-                anchors,
-                refs,
-                relation=self.relation,
-                exclude_self=True,
-                mine=self._mine(),
-                key=key,
-            )
-            positive = kept.pairs()[0] > 0
+        def first_positive(seen: driver.Block) -> tuple[tuple[()], Any]:
+            positive = seen.kept.pairs()[0] > 0
             return (), (jnp.any(positive, -1), jnp.argmax(positive, -1))
 
-        _, (some, partner) = driver.map_anchors(first_positive, anchors, anchors, block=block)
+        _, (some, partner) = driver.map_blocks(
+            first_positive,
+            anchors,
+            anchors,
+            relation=self.relation,
+            exclude_self=True,
+            mine=self._mine(),
+            key=key,
+            block=block,
+        )
         chosen = first_of_each(labels, some)
         mean = driver.pairwise(
             self._terms,

@@ -113,7 +113,7 @@ def over_triplets(
     def of_one(one: Array, operands: tuple, others: tuple) -> tuple[Array, Array]:
         (near, far, refs), (neg, triplets, rest) = operands, others
         if triplets is not None:
-            neg = triplets.negatives(pick(one, triplets.order), neg)
+            neg = triplets.negatives(one, neg)
         return term(pick(one, near)[:, None], reach(one, far, refs), neg, rest)
 
     others = (neg.astype(near.dtype), triplets, rest)

@@ -1,18 +1,29 @@
 """Miners by name: which pairs or triplets of a batch a loss will see."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from dml_jax import distances, names
 from dml_jax.miners import batch
-from dml_jax.miners.base import Mined, Miner
+from dml_jax.miners.base import DERIVED, Mined, Miner, Mining
 
 __all__ = ["Mined", "Miner", "available", "get"]
 
-# name: (function, default distance, chooses triplets, keywords with a closed set of values)
-MINERS: dict[str, tuple[Any, str, bool, dict[str, tuple[str, ...]]]] = {
-    "multi_similarity": (batch.multi_similarity, "cosine", False, {}),
-    "batch_hard": (batch.batch_hard, "lp", True, {}),
-    "triplet_margin": (batch.triplet_margin, "lp", True, {"type_of_triplets": batch.KINDS}),
+
+class Entry(NamedTuple):
+    """What `get` makes a miner from: `Miner`'s attributes, and keywords with a closed set of values."""
+
+    mine: Mining
+    distance: str
+    triplets: bool
+    choices: Mapping[str, tuple[str, ...]] = {}
+    before: Callable[..., Any] | None = None
+
+
+MINERS = {
+    "multi_similarity": Entry(batch.multi_similarity, "cosine", False),
+    "batch_hard": Entry(batch.batch_hard, "lp", True),
+    "triplet_margin": Entry(batch.triplet_margin, "lp", True, {"type_of_triplets": batch.KINDS}),
 }
 
 
@@ -27,12 +38,13 @@ def get(name: str, *, distance: Any = None, **hyper: Any) -> Miner:
     `distance` is a name, a dict with a name, or a Distance; by default PML's for that miner. Raises
     ValueError for an unknown name, hyper-parameter or choice.
     """
-    function, default, triplets, choices = names.resolve("miner", MINERS, name)
-    accepted = names.keywords(function, without=("similarity", "own_order", "keys"))
-    names.check_hyper(f"miner {name!r}", accepted, hyper)
-    for keyword, values in choices.items():
+    entry = names.resolve("miner", MINERS, name)
+    names.check_hyper(f"miner {name!r}", names.keywords(entry.mine, without=DERIVED), hyper)
+    for keyword, values in entry.choices.items():
         if keyword in hyper:
             names.resolve(f"{keyword} of miner {name!r}:", dict.fromkeys(values), hyper[keyword])
-    spec = default if distance is None else distance
+    spec = entry.distance if distance is None else distance
     built = names.build("distance", distances.get, distances.Distance, spec)
-    return Miner(name, function, tuple(sorted(hyper.items())), built, triplets)
+    return Miner(
+        name, entry.mine, tuple(sorted(hyper.items())), built, entry.triplets, entry.before
+    )

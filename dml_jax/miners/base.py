@@ -1,7 +1,7 @@
 """What `miners.get` returns, and what a miner's call returns."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,24 @@ from dml_jax.selection import Listed, Selection, Within
 
 # mine(sims [a, n], pos, neg, **hyper) -> Selection
 Mining = Callable[..., Selection]
+# Keywords of a miner that are not hyper-parameters.
+DERIVED = ("similarity", "own_order", "keys", "seen", "found")
 
 
 @dataclass(frozen=True)
 class Miner:
     """A miner with its settings: which pairs or triplets of a batch a loss will see.
 
+    `mine(sims [a, n], pos, neg, ...)` chooses on one block of anchors, `sims` by the miner's own distance.
+    Beside its hyper-parameters it gets what its keywords name: `similarity`; `own_order`, whether the loss
+    has the same distance; `keys`, the anchors' own random keys; `seen`, the whole `pairwise.Block`; and
+    `found`, what `before` gave.
+
     Attributes:
       triplets: whether it chooses triplets (a, p, n) rather than pairs (a, p) and (a, n).
+      before: `before(survey, ...) -> found`, called once for the whole batch, with the hyper-parameters that
+        its keywords name, `similarity` and `key`. `survey.over(fn, sums)` evaluates `fn(block) -> (sums,
+        rows)` over all blocks, with `block.sims` by the miner's distance, as often as it is called.
     """
 
     name: str
@@ -32,32 +42,46 @@ class Miner:
     hyper: tuple[tuple[str, Any], ...]
     distance: Distance
     triplets: bool
+    before: Callable[..., Any] | None = None
 
-    def select(
+    def mining(self, loss_distance: Distance | None = None) -> pairwise.Mine:
+        """The miner as the driver takes it."""
+        if self.before is None:
+            return pairwise.Mine(partial(self._select, loss_distance=loss_distance))
+        return pairwise.Mine(partial(self._select, loss_distance=loss_distance), self._prepare)
+
+    def _prepare(self, survey: pairwise.Survey) -> Any:
+        assert self.before is not None
+        survey = replace(survey, over=partial(survey.over, distance=self.distance))
+        return self.before(survey, **self._keywords(self.before, {"key": survey.key}))
+
+    def _select(
         self,
-        anchors: Array,
-        refs: Array,
-        pos: Array,
-        neg: Array,
+        seen: pairwise.Block,
         keys: Array | None,
+        found: Any,
         *,
-        loss_distance: Distance | None = None,
+        loss_distance: Distance | None,
     ) -> Selection:
-        """The selection on one block of anchors: `[a, d]`, `[n, d]`, masks `[a, n]`.
-
-        `keys` are the anchors' own random keys, for miners that draw.
-        """
-        accepted = names.keywords(self.mine)
-        given: dict[str, Any] = {
-            "similarity": self.distance.similarity,
+        """The selection on one block of anchors."""
+        derived = {
             "own_order": self.distance == loss_distance,
+            "keys": keys,
+            "seen": seen,
+            "found": found,
         }
-        if "keys" in accepted:
-            if keys is None:
-                raise ValueError(f"miner {self.name!r} draws at random and needs a key")
-            given["keys"] = keys
-        given = {k: v for k, v in given.items() if k in accepted}
-        return self.mine(self.distance(anchors, refs), pos, neg, **dict(self.hyper), **given)
+        sims = self.distance(seen.anchors, seen.refs)
+        given = self._keywords(self.mine, derived)
+        return self.mine(sims, seen.related.pos, seen.related.neg, **given)
+
+    def _keywords(self, fn: Callable[..., Any], derived: dict[str, Any]) -> dict[str, Any]:
+        """What a function of this miner is called with: hyper-parameters, and what it asks for of the rest."""
+        accepted = names.keywords(fn)
+        if any(name in accepted and derived.get(name, ()) is None for name in ("keys", "key")):
+            raise ValueError(f"miner {self.name!r} draws at random and needs a key")
+        defaults = {k: v for k, v in names.keywords(self.mine).items() if k not in DERIVED}
+        given = {**defaults, "similarity": self.distance.similarity, **dict(self.hyper), **derived}
+        return {k: v for k, v in given.items() if k in accepted}
 
     def __call__(
         self,
@@ -67,37 +91,33 @@ class Miner:
         ref_embeddings: Float[Array, "m d"] | None = None,
         ref_labels: Array | None = None,
         key: Array | None = None,
+        block: int | None = None,
     ) -> "Mined":
         """Mines a whole batch, for looking and for tests (inside a loss, blocks do the same).
 
         Labels are integers `[B]`. With references no pair is left out as a sample with itself.
         """
-        return Mined(
-            self._whole(embeddings, labels, ref_embeddings, ref_labels, key), self.triplets
-        )
+        refs = (ref_embeddings, ref_labels)
+        return Mined(self._whole(embeddings, labels, *refs, key, block), self.triplets)
 
-    @partial(jax.jit, static_argnums=0)
-    def _whole(self, embeddings, labels, ref_embeddings, ref_labels, key) -> Selection:
+    @partial(jax.jit, static_argnums=(0, 6))
+    def _whole(self, embeddings, labels, ref_embeddings, ref_labels, key, block) -> Selection:
         ones = lambda x: jnp.ones(x.shape[0], bool)
         anchors = (embeddings, labels, ones(embeddings))
         refs = anchors
         if ref_embeddings is not None:
             refs = (ref_embeddings, ref_labels, ones(ref_embeddings))
 
-        def one_block(ids, valid, anchors, refs, everywhere):
-            _, kept = pairwise.select(
-                ids,
-                valid,
-                anchors,
-                refs,
-                relation=SAME_LABEL,
-                exclude_self=ref_embeddings is None,
-                mine=self.select,
-                key=key,
-            )
-            return (), kept
-
-        return pairwise.map_anchors(one_block, anchors, refs)[1]
+        return pairwise.map_blocks(
+            lambda seen: ((), seen.kept),
+            anchors,
+            refs,
+            relation=SAME_LABEL,
+            exclude_self=ref_embeddings is None,
+            mine=self.mining(),
+            key=key,
+            block=block,
+        )[1]
 
 
 @dataclass(frozen=True)
