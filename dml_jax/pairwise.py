@@ -41,7 +41,7 @@ class Block:
     Attributes:
       anchors, refs: vectors `[a, d]`, `[n, d]`.
       ids: positions of the anchors in the whole batch, `[a]`.
-      labels: the anchors' labels.
+      labels, ref_labels: of the anchors and of the references, as the relation takes them.
       real: False for anchors that are padding, `[a]`.
       sims: what the distance gives for them, `[a, n]`; None where none was asked for.
       kept: the pairs and triplets in play.
@@ -57,6 +57,7 @@ class Block:
     refs: Array
     ids: Array
     labels: Array
+    ref_labels: Any
     real: Array
     sims: Any
     kept: Selection
@@ -241,7 +242,8 @@ def map_blocks(
         if r_weight.dtype != bool:
             pos, neg = pos * r_weight[None, :], neg * r_weight[None, :]
         related = Selection(pos, neg)
-        seen = Block(a, r, ids, labels, real, None, related, related, None, extra, sums, columns)
+        which = (a, r, ids, labels, r_labels, real)
+        seen = Block(*which, None, related, related, None, extra, sums, columns)
         if mine is not None:
             # The key of a draw is (key, position in the whole batch): no block or device changes it.
             keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
@@ -327,7 +329,8 @@ def pairwise(
             mask = seen.real if values.ndim == 1 else seen.real[:, None]
             rows = jnp.where(seen.real, divisor[0], 0) if divisor else None
             weights = jnp.where(mask, weights, 0)
-            parts[name] = reducer.of(name).sums(values, weights, rows, seen.labels, seen.real)
+            classes = how["relation"].classes(seen.labels)
+            parts[name] = reducer.of(name).sums(values, weights, rows, classes, seen.real)
         return (parts, in_play(seen.related, seen.kept)), ()
 
     (terms, counts), _ = map_blocks(one_block, anchors, refs, sums=sums, columns=columns, **how)

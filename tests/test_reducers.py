@@ -96,7 +96,7 @@ def test_references_of_another_number_than_the_batch():
 def test_errors():
     with pytest.raises(ValueError, match="did you mean 'positive'"):
         value("contrastive", reducer={"name": "multiple", "positve": "mean"})
-    with pytest.raises(ValueError, match="accepted: relation 'label'"):
+    with pytest.raises(ValueError, match="accepted: relation 'hierarchy' or 'label'"):
         losses.get("contrastive", reducer=BY_CLASS, relation="matrix")
     assert reducers.build(BY_CLASS) == reducers.get("class_weighted", weights=jnp.asarray(WEIGHTS))
 

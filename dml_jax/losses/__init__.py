@@ -70,6 +70,7 @@ from dml_jax.losses.proxy import fan_out_proxies, proxy_anchor_rows
 from dml_jax.losses.ranking import (
     angular_rows,
     fast_ap_rows,
+    happier_rows,
     pnp_rows,
     ranked_list_rows,
     recall_at_k_rows,
@@ -95,6 +96,7 @@ __all__ = [
     "fast_ap_rows",
     "generalized_lifted_structure_rows",
     "get",
+    "happier_rows",
     "histogram_sums",
     "histogram_value",
     "hyper_parameters",
@@ -258,6 +260,9 @@ LOSSES: Mapping[str, Entry] = {
     "fast_ap": Entry(
         PairLoss, fast_ap_rows, SQUARED, "mean", ("lp",), (("weighs_samples", True),), unit=True
     ),
+    "happier": Entry(
+        PairLoss, happier_rows, "cosine", "mean", ("cosine",), (("weighs_samples", True),)
+    ),
     "histogram": Entry(
         SumsLoss,
         histogram_value,
@@ -306,6 +311,7 @@ DERIVED = (
     "columns",
     "partner",
     "vectors",
+    "levels",
     "norms",
 )
 
@@ -350,7 +356,7 @@ def get(
       name: one of `available()`.
       miner: narrows the pairs or triplets; a loss against class weights takes it as sample weights.
       distance, reducer: PML's defaults for the loss where None; a few losses have no use for one.
-      relation: what makes two samples positives; None: equal integer labels.
+      relation: what makes two samples positives (`relations.get`); None: equal integer labels.
       regularizer: penalties that are added, see `regularizers.get`; several as a list.
       **hyper: the keyword parameters of the loss's kernel.
 
@@ -401,16 +407,16 @@ def get(
             f"loss {name!r} supplies nothing to divide by for reducer {chosen.name!r}; accepted: "
             f"{', '.join(accepted_reducers)}"
         )
-    related = names.build("relation", relations.get, relations.Relation, relation)
+    related = relations.build(relation)
     by_class = any(r.class_weights for r in (chosen, *dict(chosen.terms).values()))
-    if by_class and related is not None and related.rank != 1:
+    if by_class and not related.kind.has_classes:
         raise ValueError(
             f"reducer 'class_weighted' needs the anchors' classes, which relation {related.name!r} does not "
-            "give; accepted: relation 'label'"
+            f"give; accepted: relation {relations.WITH_CLASSES}"
         )
     loss = entry.cls(
         name=name,
-        relation=related or relations.SAME_LABEL,
+        relation=related,
         kernel=entry.kernel,
         hyper=tuple(sorted(hyper.items())),
         distance=built,
@@ -419,10 +425,11 @@ def get(
         regularizers=_regularizers(name, entry, regularizer),
         **dict(entry.more),
     )
-    if loss.needs_labels and loss.relation != relations.SAME_LABEL:
+    graded = "levels" in names.keywords(entry.kernel)
+    if (loss.needs_labels or graded) and not related.kind.has_classes:
         raise ValueError(
-            f"loss {name!r} reads the classes of samples and takes relation 'label' alone, not "
-            f"{loss.relation.name!r}"
+            f"loss {name!r} reads the classes of samples and takes relation {relations.WITH_CLASSES}, not "
+            f"{related.name!r}"
         )
     return loss
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -80,7 +80,8 @@ class Loss(ABC):
         Args:
           variables: what `init` made.
           embeddings: `[B, D]`, not normalised (the distance does that), any float type.
-          labels: `[B]` integers, or what the relation takes (`[B, M]` for "matrix").
+          labels: `[B]` integers, or what the relation takes: `[B, levels]` for "hierarchy", `[B, L]` for
+            "overlap", `[B, M]` for "matrix".
           ref_embeddings, ref_labels: compare the batch with these instead of with itself; then no
             pair is left out as a sample with itself.
           valid: False for rows that are padding: as if they were not there.
@@ -123,7 +124,7 @@ class KernelLoss(Loss):
 
     Attributes:
       settings: hyper-parameters with their defaults that are the class's own, not the kernel's.
-      needs_labels: whether it reads classes, so that no other relation will do.
+      needs_labels: whether it reads classes, so that a relation without them will not do.
     """
 
     kernel: Callable[..., Any]
@@ -145,7 +146,14 @@ class KernelLoss(Loss):
 
     def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:
         """The loss with its regularizers; the state as it was."""
-        mean = self._mean(variables, anchors, refs, key, block)
+        loss: KernelLoss = self
+        if self.needs_labels:
+            embeddings, labels, valid = anchors
+            anchors = (embeddings, self.relation.classes(labels), valid)
+            if refs is not None:
+                refs = refs._replace(labels=self.relation.classes(refs.labels))
+            loss = replace(self, relation=SAME_LABEL)
+        mean = loss._mean(variables, anchors, refs, key, block)
         return self._regularized(mean, variables, anchors, block), variables.get("state", {})
 
     def _regularized(self, mean: Mean, variables, anchors, block) -> Mean:
@@ -189,19 +197,14 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
         raise ValueError(f"embeddings have shape {embeddings.shape}; accepted: [batch, dim]")
     if not jnp.issubdtype(embeddings.dtype, jnp.floating):
         raise ValueError(f"embeddings are {embeddings.dtype}; accepted: a float type")
-    batch, rank = embeddings.shape[0], loss.relation.rank
-    columns = batch if ref_embeddings is None else ref_embeddings.shape[0]
-    wanted = (batch,) if rank == 1 else (batch, columns)
-    if loss.reads_labels and tuple(labels.shape) != wanted:
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)}; relation {loss.relation.name!r} takes {wanted} "
-            f"for {batch} embeddings"
-        )
+    batch = embeddings.shape[0]
     if valid is not None and tuple(valid.shape) != (batch,):
         raise ValueError(f"valid has shape {tuple(valid.shape)}; accepted: {(batch,)}")
     if ref_embeddings is None:
         if ref_labels is not None:
             raise ValueError("ref_labels were given without ref_embeddings")
+        if loss.reads_labels:
+            loss.relation.check(labels, None, batch, None)
         return
     if not loss.takes_references:
         reason = "compares the batch with itself" if isinstance(loss, PairLoss) else "has its own"
@@ -210,11 +213,8 @@ def check_batch(loss, embeddings, labels, ref_embeddings, ref_labels, valid) -> 
         raise ValueError(
             f"ref_embeddings have shape {ref_embeddings.shape}; accepted: [m, {embeddings.shape[1]}]"
         )
-    if not loss.reads_labels or rank != 1:
-        return
-    if ref_labels is None or tuple(ref_labels.shape) != (columns,):
-        shape = None if ref_labels is None else tuple(ref_labels.shape)
-        raise ValueError(f"ref_labels have shape {shape}; accepted: {(columns,)}")
+    if loss.reads_labels:
+        loss.relation.check(labels, ref_labels, batch, ref_embeddings.shape[0])
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,9 @@ class PairLoss(KernelLoss):
     reducer; `farthest`, the largest distance there is; `triplets` of the selection; `unmined`, the masks
     before mining; `own`, the similarity of each anchor to itself, None where the references are not the
     batch; `sums` and `columns` of the first phase; `vectors`, the anchors and references;
-    `partner(one, references)`, the similarities `[a, n]` of one reference a row to all; and arrays that
-    belong to the anchors, by their names in `extra`.
+    `partner(one, references)`, the similarities `[a, n]` of one reference a row to all; `levels`, how many
+    levels of a hierarchy the pairs share and how many there are; and arrays that belong to the anchors, by
+    their names in `extra`.
 
     Attributes:
       needs_negatives: whether the loss is 0 where no negative is in play in the whole batch.
@@ -255,6 +256,8 @@ class PairLoss(KernelLoss):
             "partner": partial(_partner, self.distance),
             **seen.extra,
         }
+        if "levels" in names.keywords(kernel):
+            derived["levels"] = self.relation.shared_levels(seen.labels, seen.ref_labels)
         return kernel(seen.sims, *self._pairs(seen.kept), **self._keywords(kernel, derived))
 
     def _terms(self, seen: driver.Block) -> dict[str, tuple[Array, ...]]:
@@ -273,7 +276,7 @@ class PairLoss(KernelLoss):
     def _setup(self, variables, anchors, refs, key, block) -> tuple[Any, dict[str, Any]]:
         """(references, how the driver is called)."""
         if refs is None:
-            others = anchors if self.relation.rank == 1 else (anchors[0], None, anchors[2])
+            others = anchors if self.relation.kind.of_samples else (anchors[0], None, anchors[2])
         else:
             others = (refs.vectors, refs.labels, refs.valid)
         how: dict[str, Any] = dict(

@@ -11,7 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import names
 from dml_jax.losses.pair import Mask, Pairs, Rows, Sims, log_one_plus_sum_exp
@@ -200,6 +200,17 @@ def recall_at_k_rows(
     return jnp.where(count > 0, value, 0), count > 0
 
 
+def step_from_above(gap: Sims, tau: float, rho: float, delta: float) -> Sims:
+    """An upper bound of the step function of ROADMAP and HAPPIER, with a slope where negatives are ahead.
+
+    H(t) = sigmoid(t / tau)                               for t <= 0
+           1/2 + sigmoid(t / tau)                         for 0 < t <= delta
+           1/2 + sigmoid(delta / tau) + rho (t - delta)   above
+    """
+    soft = jax.nn.sigmoid(jnp.minimum(gap, delta) / tau) + jnp.where(gap > 0, 0.5, 0)
+    return soft + rho * jax.nn.relu(gap - delta)
+
+
 def roadmap_rows(
     sims: Sims,
     pos: Mask,
@@ -216,10 +227,7 @@ def roadmap_rows(
     """ROADMAP loss: (1 - lambda) L_SupAP + lambda L_calibr (Ramzi et al., NeurIPS 2021, section 3).
 
     ap:       1 - 1/|P| sum_{i in P} r+_i / (r+_i + sum_{n in N} H-(s_n - s_i)),
-              r+_i = 1 + #{j in P, j != i: s_j >= s_i},
-              H-(t) = sigmoid(t / tau)                            for t <= 0
-                      1/2 + sigmoid(t / tau)                      for 0 < t <= delta
-                      1/2 + sigmoid(delta / tau) + rho (t - delta)    above
+              r+_i = 1 + #{j in P, j != i: s_j >= s_i},    H- = `step_from_above`
     positive: [pos_margin - s_ap]+ and negative: [s_an - neg_margin]+, each averaged over the pairs that
               violate their margin, as in the authors' code.
 
@@ -243,8 +251,7 @@ def roadmap_rows(
     def term(one: Array, sims: Array, rest: tuple) -> Rows:
         pos, neg = rest
         gap = sims - pick(one, sims)[:, None]
-        soft = jax.nn.sigmoid(jnp.minimum(gap, delta) / tau) + jnp.where(gap > 0, 0.5, 0)
-        step = jnp.where(neg, soft + rho * jax.nn.relu(gap - delta), 0)
+        step = jnp.where(neg, step_from_above(gap, tau, rho, delta), 0)
         positive = 1 + jnp.sum(pos & ~one & (gap >= 0), -1)
         value = positive / (positive + jnp.sum(step, -1))
         return value, jnp.ones_like(value)
@@ -253,6 +260,64 @@ def roadmap_rows(
     some = count > 0
     ap = jnp.where(some, 1 - total / jnp.where(some, count, 1), 0)
     return {"ap": ((1 - lambda_) * ap, some)} | calibration
+
+
+def happier_rows(
+    sims: Sims,
+    pos: Mask,
+    neg: Mask,
+    *,
+    alpha: float = 1.0,
+    tau: float = 0.01,
+    rho: float = 100.0,
+    delta: float = 0.05,
+    levels: tuple[Int[Array, "a n"], int],
+    own: Float[Array, " a"] | None = None,
+) -> Rows:
+    """Hierarchical average precision loss of each anchor (HAPPIER: Ramzi et al., ECCV 2022, section 3).
+
+    l = 1 - 1/(sum_{k in P} rel_k) sum_{k in P} h_k / (r>=_k + sum_{j: l_j < l_k} H-(s_j - s_k))
+
+    h_k   = rel_k + sum_{j in P, j != k, s_j >= s_k} min(rel_j, rel_k)     the H-rank
+    r>=_k = 1 + #{j != k: l_j >= l_k, s_j >= s_k},    H- = `step_from_above`
+    rel_k = (l_k / L)^alpha / #{j: l_j = l_k}
+
+    `levels` are l, how many of the L levels of the hierarchy each reference shares with the anchor, and L;
+    P are those that share one or more, and the anchor itself (l = L) where the references are the batch.
+    An anchor with an empty P is left out; where all share all levels the value is 0. With one level this is
+    the ap term of roadmap. The relation's own `level` does not matter; a miner makes samples weigh.
+
+    h and r>= have no derivative, as in the authors' code with the settings of all its published commands
+    (it can smooth the H-rank, too); that code has another constant in H- (see roadmap). The method's total is
+    (1 - lambda) L + lambda L_clust, lambda = 0.1 by default: L_clust is normalized_softmax on the finest
+    level, so that the loss "multiple" makes it, with weights 0.9 and 0.1 and relation "hierarchy" for both.
+    """
+    level, top = levels
+    real = (pos > 0) | (neg > 0)
+    if own is not None:
+        sims = jnp.concatenate([own[:, None], sims], -1)
+        level = jnp.pad(level, ((0, 0), (1, 0)), constant_values=top)
+        real = jnp.pad(real, ((0, 0), (1, 0)), constant_values=True)
+    relevance = jnp.zeros_like(sims)
+    for shared in range(1, top + 1):  # a few levels
+        of_level = real & (level == shared)
+        count = jnp.maximum(jnp.sum(of_level, -1, keepdims=True), 1).astype(sims.dtype)
+        relevance = jnp.where(of_level, (shared / top) ** alpha / count, relevance)
+
+    def term(one: Array, sims: Array, rest: tuple) -> Rows:
+        level, relevance, real = rest
+        gap = sims - pick(one, sims)[:, None]
+        less = level < pick(one, level)[:, None]
+        ahead = real & ~one & (gap >= 0)
+        rank = 1 + jnp.sum(ahead & ~less, -1)
+        rank += jnp.sum(jnp.where(real & less, step_from_above(gap, tau, rho, delta), 0), -1)
+        gain = pick(one, relevance)
+        shared = jnp.minimum(relevance, gain[:, None])
+        return (gain + jnp.sum(jnp.where(ahead, shared, 0), -1)) / rank, gain
+
+    total, weight = sum_over_positives(term, sims, (level, relevance, real), relevance > 0)
+    some = weight > 0
+    return jnp.where(some, 1 - total / jnp.where(some, weight, 1), 0), some
 
 
 def ranked_list_rows(

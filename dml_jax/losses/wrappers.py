@@ -10,7 +10,6 @@ from jaxtyping import Array
 
 from dml_jax.losses.base import KernelLoss, Loss, References, Variables
 from dml_jax.miners.base import Miner
-from dml_jax.relations import SAME_LABEL
 from dml_jax.types import Mean
 
 
@@ -72,15 +71,15 @@ def multiple(*, losses: Any, weights: Any = None) -> Multiple:
             f"loss 'multiple' has {len(losses)} losses and {len(weights)} weights; accepted: one loss or "
             "more, and a weight for each"
         )
-    relations = {loss.relation for _, loss in losses}
+    relations = {loss.relation.name: loss.relation for _, loss in losses}
     if len(relations) > 1:
         raise ValueError(
-            f"loss 'multiple' has losses of relations {', '.join(sorted(r.name for r in relations))}; "
+            f"loss 'multiple' has losses of relations {', '.join(sorted(relations))}, which take other labels; "
             "accepted: one relation for all"
         )
     return Multiple(
         "multiple",
-        relations.pop(),
+        losses[0][1].relation,
         tuple(losses),
         tuple(float(w) for w in weights),
         any(loss.pairwise for _, loss in losses),
@@ -98,12 +97,13 @@ class Wrapped(Loss):
     takes_references = False
 
 
-def check_wrapped(name: str, loss: Any) -> None:
-    """ValueError unless `loss` compares samples with references by integer labels."""
-    if isinstance(loss, Wrapped) or not loss.takes_references or loss.relation != SAME_LABEL:
+def check_wrapped(name: str, loss: Any, accepted: tuple[str, ...]) -> None:
+    """ValueError unless `loss` compares samples with references by one of the relations."""
+    known = loss.relation.name in accepted
+    if isinstance(loss, Wrapped) or not loss.takes_references or not known:
         raise ValueError(
             f"loss {name!r} is of loss {loss.name!r} with relation {loss.relation.name!r}; accepted: a loss "
-            "that takes references, with relation 'label'"
+            f"that takes references, with relation {' or '.join(map(repr, accepted))}"
         )
 
 
@@ -118,6 +118,7 @@ class SelfSupervised(Wrapped):
 
     views: int = 2
     symmetric: bool = True
+    reads_labels = False
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Those of the loss."""
@@ -142,7 +143,7 @@ class SelfSupervised(Wrapped):
 
 def self_supervised(*, loss: Any, views: int = 2, symmetric: bool = True) -> SelfSupervised:
     """`loss` is a Loss on pairs; `views` of every sample."""
-    check_wrapped("self_supervised", loss)
+    check_wrapped("self_supervised", loss, ("label",))
     if not isinstance(views, int) or views < 2:
         raise ValueError(f"loss 'self_supervised' has views={views!r}; accepted: an integer from 2")
     return SelfSupervised("self_supervised", loss.relation, loss, views, symmetric)
@@ -156,20 +157,23 @@ class CrossBatchMemory(Wrapped):
     compared with its own copy. Any loss that takes references, with any miner: the miner sees the queue.
     Rows that are padding do not enter.
 
-    `state`: "memory" [memory_size, dim], "labels" [memory_size], "index" (where the next sample goes),
-    "filled" (how many slots hold one), and "loss" where the inner loss has a state. All of it is in the
+    `state`: "memory" [memory_size, dim], "labels" [memory_size], or [memory_size, label_size] where labels
+    are rows, "index" (where the next sample goes), "filled" (how many slots hold one), and "loss" where the
+    inner loss has a state. All of it is in the
     state, and the same on any number of devices (PML loses the index when saved, and queues of processes
     differ). Differs from PML with a miner: own copies are out before it chooses, not after.
     """
 
     memory_size: int = 1024
+    label_size: int | None = None
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """The parameters of the loss, and an empty queue."""
         made = self.loss.init(key, num_classes, dim)
+        columns = () if self.label_size is None else (self.label_size,)
         state = {
             "memory": jnp.zeros((self.memory_size, dim)),
-            "labels": jnp.zeros(self.memory_size, jnp.int32),
+            "labels": jnp.zeros((self.memory_size, *columns), jnp.int32),
             "index": jnp.zeros((), jnp.int32),
             "filled": jnp.zeros((), jnp.int32),
         }
@@ -185,6 +189,11 @@ class CrossBatchMemory(Wrapped):
             raise ValueError(
                 f"loss 'cross_batch_memory' has memory_size={size}; accepted: at least the batch of "
                 f"{embeddings.shape[0]}"
+            )
+        if labels.shape[1:] != state["labels"].shape[1:]:
+            raise ValueError(
+                f"loss 'cross_batch_memory' has label_size={self.label_size}, and labels of shape "
+                f"{labels.shape}; accepted: {(labels.shape[0], *state['labels'].shape[1:])}"
             )
         copies = jax.lax.stop_gradient(embeddings)
         slots = (state["index"] + jnp.cumsum(valid) - 1) % size
@@ -215,14 +224,25 @@ class CrossBatchMemory(Wrapped):
         return mean, {**after, "loss": new} if "loss" in state else after
 
 
-def cross_batch_memory(*, loss: Any, memory_size: int = 1024) -> CrossBatchMemory:
-    """`loss` is a Loss that takes references, with its miner."""
-    check_wrapped("cross_batch_memory", loss)
+def cross_batch_memory(
+    *, loss: Any, memory_size: int = 1024, label_size: int | None = None
+) -> CrossBatchMemory:
+    """`loss` is a Loss that takes references, with its miner.
+
+    `label_size` is the length of a label where labels are rows (relations "overlap" and "hierarchy").
+    """
+    check_wrapped("cross_batch_memory", loss, ("label", "hierarchy", "overlap"))
+    rows = loss.relation.kind.rank == 2
+    if rows != (isinstance(label_size, int) and label_size > 0):
+        raise ValueError(
+            f"loss 'cross_batch_memory' has label_size={label_size!r} for relation "
+            f"{loss.relation.name!r}; accepted: {'a positive integer' if rows else 'None'}"
+        )
     if not isinstance(memory_size, int) or memory_size < 1:
         raise ValueError(
             f"loss 'cross_batch_memory' has memory_size={memory_size!r}; accepted: a positive integer"
         )
-    return CrossBatchMemory("cross_batch_memory", loss.relation, loss, memory_size)
+    return CrossBatchMemory("cross_batch_memory", loss.relation, loss, memory_size, label_size)
 
 
 def with_miner(name: str, loss: Any, miner: Miner | None) -> Any:

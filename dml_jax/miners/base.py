@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dml_jax import names, pairwise
+from dml_jax import names, pairwise, relations
 from dml_jax.distances import Distance
-from dml_jax.relations import SAME_LABEL
+from dml_jax.relations import Relation
 from dml_jax.selection import Listed, Selection, Within
 
 # mine(sims [a, n], pos, neg, **hyper) -> Selection
@@ -90,21 +90,29 @@ class Miner:
         *,
         ref_embeddings: Float[Array, "m d"] | None = None,
         ref_labels: Array | None = None,
+        relation: Any = None,
         key: Array | None = None,
         block: int | None = None,
     ) -> "Mined":
         """Mines a whole batch, for looking and for tests (inside a loss, blocks do the same).
 
-        Labels are integers `[B]`. With references no pair is left out as a sample with itself.
+        Labels are integers `[B]`, or what `relation` (a name, a dict with a name, or the object) takes; inside
+        a loss its relation holds. With references no pair is left out as a sample with itself.
         """
+        related = relations.build(relation)
         refs = (ref_embeddings, ref_labels)
-        return Mined(self._whole(embeddings, labels, *refs, key, block), self.triplets)
+        ref_rows = None if ref_embeddings is None else ref_embeddings.shape[0]
+        related.check(labels, ref_labels, embeddings.shape[0], ref_rows)
+        chosen = self._whole(related, embeddings, labels, *refs, key, block)
+        return Mined(chosen, self.triplets)
 
-    @partial(jax.jit, static_argnums=(0, 6))
-    def _whole(self, embeddings, labels, ref_embeddings, ref_labels, key, block) -> Selection:
+    @partial(jax.jit, static_argnums=(0, 1, 7))
+    def _whole(
+        self, relation: Relation, embeddings, labels, ref_embeddings, ref_labels, key, block
+    ) -> Selection:
         ones = lambda x: jnp.ones(x.shape[0], bool)
         anchors = (embeddings, labels, ones(embeddings))
-        refs = anchors
+        refs = anchors if relation.kind.of_samples else (embeddings, None, anchors[2])
         if ref_embeddings is not None:
             refs = (ref_embeddings, ref_labels, ones(ref_embeddings))
 
@@ -112,7 +120,7 @@ class Miner:
             lambda seen: ((), seen.kept),
             anchors,
             refs,
-            relation=SAME_LABEL,
+            relation=relation,
             exclude_self=ref_embeddings is None,
             mine=self.mining(),
             key=key,

@@ -21,14 +21,41 @@ def cosines(a, b):
     return a @ b.T
 
 
+def label_sets(labels):
+    """Labels that are sets, multi-hot: c, c + 1, c + 2, and one more where c is odd.
+
+    Neighbouring classes share two, others one or none.
+    """
+    sets = np.zeros((len(labels), 14), np.int32)
+    for row, c in zip(sets, np.asarray(labels), strict=True):
+        row[[c, c + 1, c + 2]] = 1
+        row[13] = c % 2
+    return sets
+
+
+def paths(labels):
+    """Labels that are paths in a tree of three levels, coarse to fine."""
+    labels = np.asarray(labels)
+    return np.stack([labels // 4, labels // 2, labels], 1)
+
+
+TWO_SHARED = {"name": "overlap", "threshold": 2}
+
+
 def each_anchor(labels):
-    """(anchor, its positives, its negatives)."""
+    """(anchor, its positives, its negatives); of label sets those that share two or more, and none."""
     n = len(labels)
     for a in range(n):
+        if labels.ndim == 2:
+            shared = [sum(labels[a] * labels[j]) for j in range(n)]
+            positive, negative = [s >= 2 for s in shared], [s == 0 for s in shared]
+        else:
+            positive = [labels[j] == labels[a] for j in range(n)]
+            negative = [not same for same in positive]
         yield (
             a,
-            [j for j in range(n) if j != a and labels[j] == labels[a]],
-            [j for j in range(n) if labels[j] != labels[a]],
+            [j for j in range(n) if j != a and positive[j]],
+            [j for j in range(n) if j != a and negative[j]],
         )
 
 
@@ -411,10 +438,10 @@ def fast_ap(x, y, w):
 def histogram(x, y, w):
     s = cosines(x, x)
     found = {True: np.zeros(101), False: np.zeros(101)}
-    for a in range(len(y)):
-        for j in range(a):
+    for a, p, n in each_anchor(y):
+        for j in p + n:
             for r in range(101):
-                found[y[a] == y[j]][r] += max(0, 1 - abs(s[a, j] - (0.02 * r - 1)) / 0.02)
+                found[j in p][r] += max(0, 1 - abs(s[a, j] - (0.02 * r - 1)) / 0.02)
     positive, negative = (found[k] / found[k].sum() for k in (True, False))
     return sum(negative[r] * positive[: r + 1].sum() for r in range(101))
 
@@ -469,13 +496,34 @@ def recall_at_k(x, y, w):
     return mean(row(a, p, n) for a, p, n in each_anchor(y) if p)
 
 
+def upper(t):
+    """The step function from above."""
+    if t <= 0:
+        return logistic(t / 0.01)
+    return 0.5 + logistic(min(t, 0.05) / 0.01) + 100 * max(t - 0.05, 0)
+
+
+def happier(x, y, w, alpha=1.0, anchors=None):
+    s, trees = cosines(x, x), y.reshape(len(y), -1)
+    everyone, top = range(len(y)), trees.shape[1]
+
+    def row(a):
+        level = [sum(trees[a] == trees[j]) for j in everyone]
+        relevance = [(v / top) ** alpha / level.count(v) if v else 0 for v in level]
+        total = 0
+        for k in everyone:
+            ahead = [j for j in everyone if j != k and s[a, j] >= s[a, k]]
+            gain = relevance[k] + sum(min(relevance[j], relevance[k]) for j in ahead)
+            rank = 1 + sum(level[j] >= level[k] for j in ahead)
+            rank += sum(upper(s[a, j] - s[a, k]) for j in everyone if level[j] < level[k])
+            total += gain / rank if level[k] else 0
+        return 1 - total / sum(relevance)
+
+    return mean(row(a) for a in (everyone if anchors is None else anchors))
+
+
 def roadmap(x, y, w):
     s = cosines(x, x)
-
-    def upper(t):
-        if t <= 0:
-            return logistic(t / 0.01)
-        return 0.5 + logistic(min(t, 0.05) / 0.01) + 100 * max(t - 0.05, 0)
 
     def row(a, p, n):
         p = [*p, a]
@@ -521,6 +569,8 @@ LOSSES = {
     "angular": ({}, angular),
     "dynamic_soft_margin": ({}, dynamic_soft_margin),
     "fast_ap": ({}, fast_ap),
+    "happier": ({}, happier),
+    "happier/hierarchy": ({"relation": "hierarchy"}, happier),
     "histogram": ({}, histogram),
     "manifold": ({}, manifold),
     "pnp": ({}, pnp),
@@ -533,6 +583,7 @@ LOSSES = {
     "contrastive": ({}, contrastive),
     "cos_face": ({}, softmax(lambda c: c - 0.35, 64)),
     "multi_similarity": ({}, multi_similarity),
+    "multi_similarity/overlap": ({"relation": TWO_SHARED}, multi_similarity),
     "normalized_softmax": ({}, softmax(lambda c: c, 20)),
     "nt_xent": ({}, nt_xent),
     "proxy_anchor": ({}, proxy_anchor),
@@ -565,5 +616,7 @@ LOSSES = {
     "sphere_face": ({}, multiple_angle(False)),
     "sub_center_arc_face": ({}, sub_center_arc_face),
 }
+# Rows whose labels are not classes: what to make of these.
+LABELLED = {"happier/hierarchy": paths, "multi_similarity/overlap": label_sets}
 # Losses whose batch has an order, or which are not a function of one batch: tests/losses/test_wrappers.py.
 APART = ("self_supervised",)

@@ -22,7 +22,7 @@ X, Y = jnp.ones((4, 3)), jnp.asarray([0, 0, 1, 1])
             "accepted: avg_non_zero, class_weighted, mean",
         ),
         (lambda: losses.get("cos_face", distance="lp"), "accepted: cosine"),
-        (lambda: losses.get("cos_face", relation="matrix"), "takes relation 'label'"),
+        (lambda: losses.get("cos_face", relation="matrix"), "relation 'hierarchy' or 'label'"),
         (lambda: losses.get("vic_reg", distance="lp"), "has no use for a distance, which is 'lp'"),
         (lambda: losses.get("histogram", reducer="sum"), "no use for a reducer"),
         (

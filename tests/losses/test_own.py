@@ -76,7 +76,7 @@ def test_learned_beta():
     np.testing.assert_allclose(slope["params"]["beta"], slopes["params"]["beta"].sum(), rtol=1e-5)
     assert not slopes["params"]["beta"][7:].any()
     assert np.isnan(value(each.init(KEY, 3, 4), each))
-    with pytest.raises(ValueError, match="takes relation 'label' alone"):
+    with pytest.raises(ValueError, match="takes relation 'hierarchy' or 'label'"):
         losses.get("margin", learn_beta=True, per_class=True, relation="matrix")
 
 
