@@ -18,7 +18,7 @@ def normalize(x: Float[Array, "n d"], p: float = 2.0) -> Float[Array, "n d"]:
     (torch's `normalize` divides such a row by 1e-12, so that its gradient is of order 1e12.)
     """
     size = jnp.sum(jnp.abs(x) ** p if p != 2 else x * x, axis=-1, keepdims=True)
-    some = size > 1e-12**p
+    some = ~(size <= 1e-12**p)  # NaN stays NaN
     norm = jnp.where(some, size, 1) ** (1 / p)
     return jnp.where(some, x / norm, 0)
 
@@ -29,8 +29,8 @@ def _gram(a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]
 
 
 def _root(size: Array, p: float, floor: Array | float) -> Array:
-    """size^(1/p), where what is not above `floor` is 0 with a zero gradient."""
-    some = size > floor
+    """size^(1/p), where what is at most `floor` is 0 with a zero gradient."""
+    some = ~(size <= floor)
     return jnp.where(some, jnp.where(some, size, 1) ** (1 / p), 0)
 
 
@@ -88,7 +88,7 @@ def snr(a, r, *, normalize_embeddings: bool = True):
     signal = jnp.sum(a * a, -1)[:, None]
     scale = signal + jnp.sum(r * r, -1)[None, :]
     noise = scale - 2 * _gram(a, r)
-    some = (signal > (8 * eps) ** 2 * size) & (noise > 2 * eps * scale)
+    some = ~((signal <= (8 * eps) ** 2 * size) | (noise <= 2 * eps * scale))
     return jnp.where(some, noise / jnp.where(some, signal, 1), 0)
 
 

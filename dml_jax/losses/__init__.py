@@ -24,6 +24,7 @@ from dml_jax.losses.classification import (
     p2s_grad_terms,
     proxy_nca_logits,
     proxy_nca_pp_logits,
+    small_weights,
     soft_triple_logits,
     sphere_face_logits,
     sub_center_arc_face_logits,
@@ -223,7 +224,9 @@ LOSSES: Mapping[str, Entry] = {
         (),
         (*NORMAL, ("weigh_partners", False)),
     ),
-    "proxy_nca_pp": Entry(SoftmaxLoss, proxy_nca_pp_logits, SQUARED, "mean", (), NORMAL),
+    "proxy_nca_pp": Entry(
+        SoftmaxLoss, proxy_nca_pp_logits, SQUARED, "mean", (), (("init_weights", small_weights),)
+    ),
     "sigmoid": Entry(SigmoidLoss, sigmoid_rows, "cosine", "mean", SIMILARITIES),
     "soft_triple": Entry(
         SoftmaxLoss,

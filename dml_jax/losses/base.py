@@ -89,6 +89,8 @@ class Loss(ABC):
           block: anchors (for a loss against class weights: classes) at a time; None: all at once. The
             value and the gradient are the same.
 
+        The loss is NaN where an embedding or a reference is not finite, whatever a miner would leave of it.
+
         Raises:
           ValueError: shapes that do not belong together, references where the loss takes none.
         """
@@ -108,7 +110,13 @@ class Loss(ABC):
         embeddings = embeddings.astype(dtype)
         if refs is not None:
             refs = References(refs[0].astype(dtype), refs[1], jnp.ones(refs[0].shape[0], bool))
-        return self.step(variables, (embeddings, labels, valid), refs, key, block)
+        mean, state = self.step(variables, (embeddings, labels, valid), refs, key, block)
+        # A miner or a bound may leave out just the pairs that are NaN, and the rest would look sound.
+        nothing = 0 * jnp.sum(jnp.where(valid[:, None], embeddings, 0), dtype=dtype)
+        if refs is not None:
+            nothing += 0 * jnp.sum(refs.vectors, dtype=dtype)
+        nothing = jax.lax.stop_gradient(nothing)
+        return replace(mean, total=mean.total + nothing, weight=mean.weight + nothing), state
 
     @abstractmethod
     def step(self, variables, anchors, refs, key, block) -> tuple[Mean, dict[str, Any]]:

@@ -79,8 +79,8 @@ def large_margin_softmax_logits(
 ) -> Cosines:
     """L-Softmax: scale ||x|| ||w_y|| psi(theta_y), scale ||x|| ||w_c|| cos theta_c for the others.
 
-    psi(theta) = (-1)^k cos(margin theta) - 2k, k = floor(margin theta / pi); Liu et al., ICML 2016, eq. 6
-    and 7. `norms` are those of the embeddings and of the class weights. Same as PML.
+    psi(theta) = (-1)^k cos(margin theta) - 2k, k = floor(margin theta / pi); Liu et al., ICML
+    2016. `norms` are those of the embeddings and of the class weights. Same as PML.
     """
     own = jnp.where(target, multiple_angle(cosines, margin), cosines)
     return scale * norms[0] * norms[1] * own
@@ -152,7 +152,8 @@ def proxy_nca_pp_logits(
 ) -> Cosines:
     """Proxy-NCA++: -d^2(x, w_c) / temperature (Teh, DeVries, Taylor, ECCV 2020).
 
-    Squared distances of unit vectors by default; the temperature is the paper's 1/9. The paper also uses
+    Squared distances of unit vectors by default; the own class is in the denominator, and the temperature
+    1/9 and the first proxies, drawn from N(0, 1/64), are those of the authors' code. The paper also uses
     global max pooling, layer norm and a larger learning rate for the proxies. PML has no such loss.
     """
     del target
@@ -162,7 +163,7 @@ def proxy_nca_pp_logits(
 def p2s_grad_terms(cosines: Cosines, target: Target) -> Cosines:
     """P2SGrad as a squared error: (cos theta_c - [c = y])^2, averaged over samples and classes.
 
-    Its derivative by cos theta_c is, up to a factor, the gradient of Zhang et al., CVPR 2019, eq. 11. The
+    Its derivative by cos theta_c is, up to a factor, the gradient of Zhang et al., CVPR 2019. The
     class weights count as unit vectors. PML rescales them to unit length in place in every step and so
     has a radial part in their gradient, which is projected out here; PML is NaN for a zero vector (here
     its cosines are 0) and takes no miner.
@@ -210,6 +211,15 @@ def sub_center_outliers(
 def normal_weights(key: Array, num_classes: int, dim: int) -> Float[Array, "c d"]:
     """Class weights drawn from N(0, 1), as PML initialises them."""
     return jax.random.normal(key, (num_classes, dim))
+
+
+def small_weights(key: Array, num_classes: int, dim: int) -> Float[Array, "c d"]:
+    """Class weights drawn from N(0, 1/64), as the authors of Proxy-NCA++ do.
+
+    Only their directions matter to the loss; its gradient is eight times that of N(0, 1), so that they turn
+    faster under SGD.
+    """
+    return jax.random.normal(key, (num_classes, dim)) / 8
 
 
 def fan_in_centers(key: Array, rows: int, dim: int) -> Float[Array, "c d"]:

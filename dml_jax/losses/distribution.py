@@ -18,7 +18,7 @@ def histogram_sums(
 ) -> tuple[dict[str, Float[Array, " r"]], tuple[()]]:
     """Soft histograms of the cosines of positive and of negative pairs, on n_bins + 1 nodes of [-1, 1].
 
-    A pair is shared by its two nearest nodes (Ustinova and Lempitsky, NeurIPS 2016, section 3).
+    A pair is shared by its two nearest nodes (Ustinova and Lempitsky, NIPS 2016).
     `delta` is the width of a bin, another way to say 2 / n_bins; 100 bins where neither is given. A
     repeated pair counts once. Cosines beyond 1 by rounding count as 1.
     """
@@ -38,7 +38,7 @@ def histogram_sums(
 
 
 def histogram_value(sums: dict[str, Float[Array, " r"]]) -> Float[Array, ""]:
-    """Histogram loss (Ustinova and Lempitsky, NeurIPS 2016, section 3) of the sums of `histogram_sums`.
+    """Histogram loss (Ustinova and Lempitsky, NIPS 2016) of the sums of `histogram_sums`.
 
     L = sum_r h-_r sum_{q <= r} h+_q
 
@@ -51,7 +51,7 @@ def histogram_value(sums: dict[str, Float[Array, " r"]]) -> Float[Array, ""]:
     positive, negative = sums["positive"], sums["negative"]
     pairs = jnp.stack([jnp.sum(positive), jnp.sum(negative)])
     scale = pairs[0] * pairs[1]
-    some = scale > 0
+    some = scale != 0
     value = jnp.sum(negative * jnp.cumsum(positive)) / jnp.where(some, scale, 1)
     return jnp.where(some, value, 0)
 
@@ -115,7 +115,8 @@ def dynamic_soft_margin_rows(
 
     l_apn = F(x) x,    x = d_ap - d_an,    F(x) = the share of triplets at or below the bin of x
 
-    (Zhang and Rusinkiewicz, ICCV 2019, section 3.) F comes from the running histogram, which is the
+    (Zhang and Rusinkiewicz, ICCV 2019; their code takes the hardest negatives alone, and 512 nodes from -2 to
+    2.) F comes from the running histogram, which is the
     loss's state (`momentum` is the share of the new batch) and holds this batch already; it is a constant
     of the step. Euclidean distances of unit vectors. Differs from PML: the histogram has no derivative, a
     later step works (PML's raises) and weighs the batch's histogram by momentum (PML's would weigh the
@@ -144,7 +145,7 @@ def vic_reg_views(
     covariance_v: float = 1.0,
     eps: float = 1e-4,
 ) -> Float[Array, ""]:
-    """VICReg loss of two views of a batch (Bardes, Ponce, LeCun, ICLR 2022, eqs. 1 to 6).
+    """VICReg loss of two views of a batch (Bardes, Ponce, LeCun, ICLR 2022).
 
     L = invariance_lambda mean (x - y)^2
         + variance_mu sum over views of mean_d [1 - sqrt(Var_d + eps)]+ / 2
@@ -203,7 +204,8 @@ def manifold_graph(
     edges = real[:, None] & real[None, :] & ~unit
     weights = jnp.where(edges, jnp.exp(2 * jax.nn.relu(sims)), 0)
     degree = jnp.sum(weights, -1)
-    scale = jnp.where(degree > 0, jnp.where(degree > 0, degree, 1) ** -0.5, 0)
+    some = degree != 0
+    scale = jnp.where(some, jnp.where(some, degree, 1) ** -0.5, 0)
     walk = scale[:, None] * weights * scale[None, :]
     with jax.default_matmul_precision("highest"):
         flow = (1 - alpha) * jnp.linalg.inv(unit.astype(sims.dtype) - alpha * walk)
@@ -211,7 +213,7 @@ def manifold_graph(
 
     def term(scores: Array) -> Array:
         gap = scores - jnp.sum(jnp.where(own, scores, 0), -1, keepdims=True) + margin
-        rows = log_one_plus_sum_exp(gap, (gap >= 0) & ~own)
+        rows = log_one_plus_sum_exp(gap, ~(gap < 0) & ~own)  # NaN stays in play
         return jnp.sum(jnp.where(valid, rows, 0)) / jnp.maximum(jnp.sum(valid), 1)
 
     context = term(distances.cosine(flow[:batch], flow[batch:]))

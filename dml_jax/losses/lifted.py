@@ -28,7 +28,7 @@ def lifted_structure_rows(
     pos_margin: float = 0.0,
     similarity: bool = False,
 ) -> Pairs:
-    """Lifted structure loss of each positive pair (Oh Song et al., CVPR 2016, eq. 4).
+    """Lifted structure loss of each positive pair (Oh Song et al., CVPR 2016).
 
     l_ap = [ log( sum_{n in N(a)} e^{neg_margin - d_an} + sum_{n in N(p)} e^{neg_margin - d_pn} )
              + d_ap - pos_margin ]+^2 / 2
@@ -63,5 +63,5 @@ def generalized_lifted_structure_rows(
     sign = -1.0 if similarity else 1.0
     positive = log_sum_exp(sign * (sims - pos_margin), pos > 0)
     negative = log_sum_exp(sign * (neg_margin - sims), neg > 0)
-    value = jax.nn.relu(sum(jnp.where(side > -jnp.inf, side, 0) for side in (positive, negative)))
+    value = jax.nn.relu(sum(jnp.where(side != -jnp.inf, side, 0) for side in (positive, negative)))
     return value, jnp.ones_like(value)

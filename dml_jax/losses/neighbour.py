@@ -20,8 +20,8 @@ def nca_rows(
     """
     scaled = softmax_scale * (sims if similarity else -sims)
     positive, negative = log_sum_exp(scaled, pos > 0), log_sum_exp(scaled, neg > 0)
-    some = positive > -jnp.inf
-    both = some & (negative > -jnp.inf)
+    some = positive != -jnp.inf
+    both = some & (negative != -jnp.inf)
     gap = jnp.where(both, negative, 0) - jnp.where(both, positive, 0)
     return jnp.where(both, jax.nn.softplus(gap), 0), some.astype(sims.dtype)
 
@@ -38,7 +38,7 @@ def instance_rows(sims: Sims, pos: Mask, neg: Mask, *, gamma: float = 64.0) -> R
     """
     del pos
     log_negatives = log_sum_exp(gamma * sims, neg > 0)
-    some = log_negatives > -jnp.inf
+    some = log_negatives != -jnp.inf
     value = jnp.where(some, jax.nn.softplus(jnp.where(some, log_negatives, 0) - gamma), 0)
     return value, jnp.ones_like(value)
 

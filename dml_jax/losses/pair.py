@@ -31,7 +31,7 @@ def log_sum_exp(x: Sims, weights: Mask) -> Float[Array, " a"]:
 def log_one_plus_sum_exp(x: Sims, weights: Mask) -> Float[Array, " a"]:
     """log(1 + sum_j w_j exp(x_j)) of each row; 0, with a zero gradient, where all weights are 0."""
     total = log_sum_exp(x, weights)
-    some = total > -jnp.inf
+    some = total != -jnp.inf
     return jnp.where(some, jax.nn.softplus(jnp.where(some, total, 0)), 0)
 
 
@@ -71,7 +71,7 @@ def threshold_consistent_margin_rows(
     margin_plus: float = 0.9,
     margin_minus: float = 0.5,
 ) -> dict[str, Pairs]:
-    """Threshold-consistent margin loss of each pair (Zhang et al., 2023, arXiv 2307.04047, eq. 5).
+    """Threshold-consistent margin loss of each pair (Zhang et al., ICLR 2024, arXiv 2307.04047).
 
     positive: lambda_plus (margin_plus - s) over the pairs with s <= margin_plus
     negative: lambda_minus (s - margin_minus) over the pairs with s >= margin_minus
@@ -83,11 +83,11 @@ def threshold_consistent_margin_rows(
     return {
         "positive": (
             lambda_plus * (margin_plus - sims),
-            jnp.where(sims <= margin_plus, pos, jnp.zeros_like(pos)),
+            jnp.where(sims > margin_plus, jnp.zeros_like(pos), pos),
         ),
         "negative": (
             lambda_minus * (sims - margin_minus),
-            jnp.where(sims >= margin_minus, neg, jnp.zeros_like(neg)),
+            jnp.where(sims < margin_minus, jnp.zeros_like(neg), neg),
         ),
     }
 
@@ -131,7 +131,7 @@ def nt_xent_rows(
     """
     scaled = (sims if similarity else -sims) / temperature
     log_negatives = log_sum_exp(scaled, neg)
-    some = log_negatives > -jnp.inf
+    some = log_negatives != -jnp.inf
     gap = jnp.where(some, log_negatives, 0)[:, None] - scaled
     return jnp.where(some[:, None], jax.nn.softplus(gap), 0), pos
 
@@ -158,7 +158,7 @@ def sup_con_rows(
 
 
 def circle_rows(sims: Sims, pos: Mask, neg: Mask, *, m: float = 0.4, gamma: float = 80.0) -> Rows:
-    """Circle loss of each anchor (Sun et al., CVPR 2020, eq. 6).
+    """Circle loss of each anchor (Sun et al., CVPR 2020).
 
     l = log( 1 + sum_n e^{gamma [s_an + m]+ (s_an - m)} sum_p e^{-gamma [1 + m - s_ap]+ (s_ap - 1 + m)} )
 
@@ -170,7 +170,7 @@ def circle_rows(sims: Sims, pos: Mask, neg: Mask, *, m: float = 0.4, gamma: floa
     positive = log_sum_exp(-gamma * jax.nn.relu(1 + m - fixed) * (sims - (1 - m)), pos > 0)
     negative = log_sum_exp(gamma * jax.nn.relu(fixed + m) * (sims - m), neg > 0)
     total = positive + negative
-    both = total > -jnp.inf
+    both = total != -jnp.inf
     value = jnp.where(both, jax.nn.softplus(jnp.where(both, total, 0)), 0)
     return value, jnp.ones_like(value)
 

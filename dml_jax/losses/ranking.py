@@ -69,7 +69,7 @@ soft_histogram.defvjp(_histogram_fwd, _histogram_bwd)
 def fast_ap_rows(
     sims: Sims, pos: Mask, neg: Mask, *, num_bins: int = 10, farthest: float = 4.0
 ) -> Rows:
-    """FastAP loss of each anchor (Cakir et al., CVPR 2019, section 4).
+    """FastAP loss of each anchor (Cakir et al., CVPR 2019).
 
     l = 1 - 1/|P| sum_b h+_b H+_b / H_b
 
@@ -98,7 +98,7 @@ def smooth_ap_rows(
     temperature: float = 0.01,
     own: Float[Array, " a"] | None = None,
 ) -> Rows:
-    """Smooth-AP loss of each anchor (Brown et al., ECCV 2020, section 4).
+    """Smooth-AP loss of each anchor (Brown et al., ECCV 2020).
 
     l = 1 - 1/|P| sum_{i in P} R+_i / R_i,    R_i  = 1 + sum_{j != i}         sigmoid((s_j - s_i) / T)
                                               R+_i = 1 + sum_{j in P, j != i} sigmoid((s_j - s_i) / T)
@@ -143,14 +143,15 @@ def pnp_rows(
     variant: str = "O",
     own: Float[Array, " a"] | None = None,
 ) -> Rows:
-    """Penalising-negatives-before-positives loss of each anchor (Li et al., AAAI 2022, section 3).
+    """Penalising-negatives-before-positives loss of each anchor (Li et al., AAAI 2022).
 
     l = 1/|P| sum_{i in P} f(r_i),    r_i = sum_{n in N} sigmoid((s_n - s_i) / anneal)
 
     f(r) by variant: "O" r; "Ds" log(1 + r); "Iu" (1 + r) log(1 + r); "Ib" (b r - log(1 + b r)) / b^2;
     "Dq" 1 - (1 + r)^-alpha. P holds the anchor itself where the references are the batch. Without
-    negatives the value is 0; an anchor without another positive is left out. Differs from PML: miners (a
-    repeated pair counts once) and references are taken, and no [B, B, B] array.
+    negatives the value is 0; an anchor without another positive is left out. Equals the authors' code, which
+    takes classes of one size alone. Differs from PML: miners (a repeated pair counts once) and references
+    are taken, and no [B, B, B] array.
     """
     penalty = names.resolve("variant of loss 'pnp':", PNP_PENALTIES, variant)
     some = jnp.any(pos > 0, -1)
@@ -174,25 +175,28 @@ def recall_at_k_rows(
     temperature: float = 0.01,
     k_temperature: float | tuple[float, ...] = 1.0,
 ) -> Rows:
-    """Recall@k surrogate loss of each anchor (Patel, Tolias, Matas, CVPR 2022, section 3).
+    """Recall@k surrogate loss of each anchor (Patel, Tolias, Matas, CVPR 2022).
 
     l = mean_k 1 - min(C_k, k) / min(|P|, k),    C_k = sum_{i in P} sigmoid((k - r_i) / k_temperature)
                                                  r_i = 1 + sum_{j != i} sigmoid((s_j - s_i) / temperature)
 
     `k` are the recalls that are averaged; `k_temperature` is for all of them or one for each. The anchor
-    is neither ranked nor a positive of itself, as the paper has it (the authors' code ranks it, ahead of
-    all others, and takes k itself as k_temperature). The two minima are those of the code: recall@k
-    cannot exceed 1. An anchor without positives is left out.
+    is neither ranked nor a positive of itself. The two minima are those of the authors' code: recall@k
+    cannot exceed 1. `k` and `temperature` are that code's defaults. It differs in two things: it ranks the
+    anchor, too, ahead of all others, so that the nearest positive has rank 2; and its k_temperature is k
+    itself, `k_temperature=(1, 2, 4, 8, 16)` here. An anchor without positives is left out.
     """
     pos, neg = pos > 0, neg > 0
     sizes = jnp.asarray(k, sims.dtype)
-    softness = jnp.asarray(k_temperature, sims.dtype)
+    softness = jnp.broadcast_to(jnp.asarray(k_temperature, sims.dtype), sizes.shape)
 
     def term(one: Array, sims: Array, rest: tuple) -> tuple[Array, Array]:
         others, sizes, softness = rest
         ahead = jax.nn.sigmoid((sims - pick(one, sims)[:, None]) / temperature)
         rank = 1 + jnp.sum(jnp.where(others & ~one, ahead, 0), -1, keepdims=True)
-        return jax.nn.sigmoid((sizes[None, :] - rank) / softness), jnp.ones_like(rank[:, 0])
+        return jax.nn.sigmoid((sizes[None, :] - rank) / softness[None, :]), jnp.ones_like(
+            rank[:, 0]
+        )
 
     total, count = sum_over_positives(term, sims, (pos | neg, sizes, softness), pos)
     most = jnp.clip(count[:, None], 1, sizes[None, :])
@@ -332,7 +336,7 @@ def ranked_list_rows(
     Tp: float = 0.0,
     own: Float[Array, " a"] | None = None,
 ) -> Rows:
-    """Ranked list loss of each anchor (Wang et al., CVPR 2019, section 3); `sims` are distances.
+    """Ranked list loss of each anchor (Wang et al., CVPR 2019); `sims` are distances.
 
     l = (1 - imbalance) sum_p w_p (d_ap - b) / (sum_p w_p + e)      over d_ap > b = alpha - margin,
         + imbalance     sum_n w_n (alpha - d_an) / (sum_n w_n + e)  over d_an < alpha
@@ -357,8 +361,9 @@ def ranked_list_rows(
         return jnp.sum(weight * jnp.where(keep, excess, 0), -1) / total
 
     far, near = sims - (alpha - margin), alpha - sims
-    value = (1 - imbalance) * side(far, pos & (far > 0) & (sims > 0), Tp)
-    value += imbalance * side(near, neg & (near > 0), Tn)
+    # Asked this way round, NaN stays in play.
+    value = (1 - imbalance) * side(far, pos & ~((far <= 0) | (sims <= 0)), Tp)
+    value += imbalance * side(near, neg & ~(near <= 0), Tn)
     return value, jnp.ones_like(value)
 
 
@@ -374,7 +379,7 @@ def angular_rows(
     low: float = -math.inf,
     high: float = math.inf,
 ) -> Rows:
-    """Angular loss of each anchor: (mean over its positives, how many) (Wang et al., ICCV 2017, eq. 8).
+    """Angular loss of each anchor: (mean over its positives, how many) (Wang et al., ICCV 2017).
 
     l_ap = log(1 + sum_n exp(4 t^2 (x_a + x_p).x_n - 2 (1 + t^2) x_a.x_p)),    t = tan(alpha)
 
@@ -393,7 +398,7 @@ def angular_rows(
             4 * slope * (sims + partner(one, refs)) - 2 * (1 + slope) * pick(one, sims)[:, None],
             neg,
         )
-        counted = (loss > low) & (loss < high)
+        counted = ~((loss <= low) | (loss >= high))  # NaN is counted, so that it shows
         return jnp.where(counted, loss, 0), counted.astype(loss.dtype)
 
     total, count = sum_over_positives(term, (sims, vectors[1]), neg > 0, pos)

@@ -121,8 +121,8 @@ def over_triplets(
 
 
 def within(values: Array, weights: Array, low: float, high: float) -> Rows:
-    """(sum, count) by row of the values with low < value < high."""
-    weights = jnp.where((values > low) & (values < high), weights, 0)
+    """(sum, count) by row of the values with low < value < high; NaN is counted, so that it shows."""
+    weights = jnp.where((values <= low) | (values >= high), 0, weights)
     return jnp.sum(jnp.where(weights > 0, values, 0) * weights, -1), jnp.sum(weights, -1)
 
 

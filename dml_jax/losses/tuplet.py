@@ -28,7 +28,7 @@ def tuplet_margin_rows(
     apart = sin2 > jnp.finfo(sims.dtype).eps
     sine = jnp.where(apart, jnp.sqrt(jnp.where(apart, sin2, 1)), 0)
     log_negatives = log_sum_exp(scale * sims, neg)
-    some = log_negatives > -jnp.inf
+    some = log_negatives != -jnp.inf
     target = scale * (sims * math.cos(m) + sine * math.sin(m))
     gap = jnp.where(some, log_negatives, 0)[:, None] - target
     return jnp.where(some[:, None], jax.nn.softplus(gap), 0), pos

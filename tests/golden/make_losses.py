@@ -61,8 +61,10 @@ class Views(torch.nn.Module):
 
 
 # Where PML is right or runs for some batches alone: no duplicates and no single samples (histogram), as
-# many classes as samples in each (smooth_ap), as many samples as references (vic_reg).
+# many classes as samples in each (smooth_ap), as many samples as references (vic_reg), no sample that the
+# miner leaves out of all pairs (proxy_anchor, where PML keeps it).
 ROWS = {
+    "proxy_anchor/batch_hard": [i for i in range(22) if i not in (8, 21)],
     "histogram": [i for i in range(22) if i not in (3, 8, 21)],
     "smooth_ap": [1, 6, 10, 2, 7, 11, 4, 9, 14],
     "vic_reg": list(range(9)),
@@ -207,6 +209,15 @@ INNER = {
     "nt_xent": (lambda: losses.NTXentLoss(), None),
     "sup_con": (lambda: losses.SupConLoss(), None),
     "triplet_margin": (lambda: losses.TripletMarginLoss(), None),
+    "triplet_margin/multi_similarity": (
+        lambda: losses.TripletMarginLoss(),
+        miners.MultiSimilarityMiner,
+    ),
+    "triplet_margin/batch_hard": (lambda: losses.TripletMarginLoss(), miners.BatchHardMiner),
+    "triplet_margin/triplet_margin": (
+        lambda: losses.TripletMarginLoss(),
+        miners.TripletMarginMiner,
+    ),
 }
 
 
@@ -309,8 +320,11 @@ def cases(weights):
         "margin": (margin(), tuple(MINERS)),
         "margin/mean": (margin(reducer=reducers.MeanReducer()), SOME),
         "margin/non_zero": (margin(reducer=reducers.AvgNonZeroReducer()), SOME),
-        "margin/learned": (margin(BETA[0], learn_beta=True, nu=0.1), SOME),
-        "margin/per_class": (margin(BETA, learn_beta=True, nu=0.1, num_classes=CLASSES), SOME),
+        "margin/learned": (margin(BETA[0], learn_beta=True, nu=0.1), tuple(MINERS)),
+        "margin/per_class": (
+            margin(BETA, learn_beta=True, nu=0.1, num_classes=CLASSES),
+            tuple(MINERS),
+        ),
         "margin/cosine": (margin(0.6, **cosine), SOME),
         # Not multi_similarity: of several positives PML takes the first listed, and it lists by similarity.
         "n_pairs": (pairs("NPairsLoss"), tuple(MINERS)[1:]),
@@ -347,7 +361,7 @@ def cases(weights):
         "arc_face": (classes("ArcFaceLoss", weights), tuple(MINERS)),
         "cos_face": (classes("CosFaceLoss", weights), tuple(MINERS)),
         "normalized_softmax": (classes("NormalizedSoftmaxLoss", weights), tuple(MINERS)),
-        "proxy_anchor": (classes("ProxyAnchorLoss", weights), ()),
+        "proxy_anchor": (classes("ProxyAnchorLoss", weights), tuple(MINERS)),
         "proxy_anchor/mean": (
             classes("ProxyAnchorLoss", weights, reducer=reducers.MeanReducer()),
             (),
@@ -390,18 +404,21 @@ def main() -> None:
     distinct[3] += 0.1 * np.arange(DIM)
     out["distinct"], out["beta"] = distinct, BETA
 
-    def data(name):
+    def rows_of(name, mined):
+        """The rows of the batch that a case is restricted to, or None."""
+        return ROWS.get(f"{name}/{mined}", ROWS.get(name.partition("/")[0]))
+
+    def data(name, mined):
         """The batch of a case: embeddings, labels, and how the embeddings are scaled."""
-        family = name.partition("/")[0]
-        rows = ROWS.get(family, list(range(len(LABELS))))
+        family, rows = name.partition("/")[0], rows_of(name, mined) or list(range(len(LABELS)))
         e = torch.tensor((distinct if name in NO_DUPLICATES else x)[rows], requires_grad=True)
         y = torch.arange(len(rows)) if name in ARANGE else labels[rows]
         return e, y, torch.nn.functional.normalize if family in UNIT else (lambda e: e)
 
     def record(name, mined, loss, miner=None, with_refs=False):
-        key, (e, y, scale) = f"{name}/{mined}", data(name)
-        if name.partition("/")[0] in ROWS:
-            out[f"loss/{key}/rows"] = np.array(ROWS[name.partition("/")[0]])
+        key, (e, y, scale) = f"{name}/{mined}", data(name, mined)
+        if rows := rows_of(name, mined):
+            out[f"loss/{key}/rows"] = np.array(rows)
         indices = None if miner is None else miner(e.detach(), y)
         extra = (
             dict(ref_emb=scale(torch.tensor(refs)), ref_labels=torch.tensor(ref_labels))

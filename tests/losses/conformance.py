@@ -1,15 +1,24 @@
 """Writes docs/conformance.md: how far each loss is from its references and from itself.
 
-    python -m tests.losses.conformance
+    python -m tests.losses.conformance [NAME ...] [--jobs 2] [--columns "2 devices" ...] [--missing]
 
-Every figure is the largest error of the value and of all gradients, relative to the largest entry of each.
+measures the rows of the named losses (all without names) and puts them into the file, whose other figures stay. NAME
+is a row's loss, or "loss+miner"; `*` stands for anything. `--missing`: only what the file has no figure for. The file
+is written after every row, so that a run may be stopped.
 """
 
 # First of all: eight virtual devices and the compilation cache of the tests.
 import tests.conftest  # noqa: F401
 
 # isort: split
+import argparse
+import concurrent.futures
+import functools
+import multiprocessing
 import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import jax
 import jax.numpy as jnp
@@ -19,38 +28,34 @@ import optax
 from dml_jax import losses
 from dml_jax.training import state
 from dml_jax.training.step import make_train_step
-from tests.losses import table, test_golden, test_laws
+from tests.losses import table, test_golden, test_laws, test_wrappers
 from tests.training import standins
 
 PATH = pathlib.Path(__file__).parents[2] / "docs" / "conformance.md"
-COLUMNS = {
-    "PML 2.9": 1e-10,
-    "blocks": 1e-5,
-    "2 devices": 1e-5,
-    "4 devices": 1e-5,
-    "8 devices": 1e-5,
-    "micro-batches": 1e-5,
-    "bfloat16": 0.1,
-}
+Case = tuple[str, str | None]
+Rows = dict[Case, dict[str, str]]
+# One of each kind of selection: pairs, listed triplets, intervals of triplets.
+KINDS = ("multi_similarity", "batch_hard", "triplet_margin")
 # So large that a step is large beside the parameters, whose rounding would show in the difference.
 RATE = 1e4
-HEAD = """# How exact the losses are
 
-Made by `python -m tests.losses.conformance`; `tests/losses/test_conformance.py` checks the targets. Each figure is
-the largest error of the value and of all gradients, relative to the largest entry of each, on an unbalanced batch with
-singletons.
 
-- **PML 2.9**: against PyTorch Metric Learning in float64 (`tests/golden/make_losses.py`), target {pml:g}. A dash: PML
-  has no such loss, or is wrong on it; then the double loop of `tests/losses/table.py` is the reference. For losses made
-  of losses `tests/losses/test_wrappers.py` has PML's values.
-- **blocks, devices**: blocks of 5 anchors, and 2, 4, 8 devices, against dense on one, in float32, target {same:g}. A
-  dash: the loss has no form in blocks, and refuses them.
-- **micro-batches**: the parameters of a small network after one step of SGD, in micro-batches of 11 against the whole
-  batch of 22, in float32, target {same:g}.
-- **bfloat16**: embeddings rounded to bfloat16 against the same embeddings in float64. This is the rounding of the input
-  (2^-9), as the loss magnifies it; the loss itself is computed in float32.
+def takes_miner(name: str) -> bool:
+    """Whether a row of the table goes with a miner."""
+    family = name.partition("/")[0]
+    entry = losses.LOSSES.get(family)
+    return family != "multiple" and (entry is None or "miner" not in entry.without)
 
-"""
+
+def key_of(name: str, miner: str | None) -> str:
+    return name if miner is None else f"{name}+{miner}"
+
+
+CASES: list[Case] = [
+    (name, miner)
+    for name in sorted([*table.LOSSES, *table.APART])
+    for miner in (None, *(KINDS if takes_miner(name) else ()))
+]
 
 
 def difference(got, want) -> float:
@@ -63,14 +68,40 @@ def difference(got, want) -> float:
     return worst
 
 
-def against_pml(name: str, miner: str | None) -> float | None:
+def against_pml(name: str, miner: str | None) -> float:
+    """Against the golden values, in float64."""
     key = f"{name}/{miner or ('refs' if name in table.VIEWS else 'none')}"
-    if key not in test_golden.KEYS:
-        return None
     with jax.enable_x64(True):
+        if name == "cross_batch_memory":
+            case = "/".join(filter(None, ("triplet_margin", miner)))
+            return test_wrappers.difference(
+                test_wrappers.through_memory(case)[:2], f"memory/{case}"
+            )
+        if name == "multiple":
+            return test_wrappers.difference(test_wrappers.of_several(), "multiple")
+        if name == "self_supervised":
+            case = "nt_xent/symmetric"
+            return test_wrappers.difference(test_wrappers.of_views(case), f"views/{case}")
         got = test_golden.evaluate(key)
         parts = ["value", "gradient"] + ["weights"] * (f"loss/{key}/weights" in test_golden.GOLDEN)
         return max(float(test_golden.error(got, key, part)) for part in parts)
+
+
+@functools.cache
+def dense(name: str, miner: str | None):
+    """On one device, all at once."""
+    return test_laws.evaluate(name, test_laws.batch(), miner=miner)
+
+
+def in_blocks(name: str, miner: str | None) -> float:
+    got = test_laws.evaluate(name, test_laws.batch(), miner=miner, block=5)
+    return difference(got, dense(name, miner))
+
+
+def on_devices(name: str, miner: str | None, *, devices: int) -> float:
+    with jax.set_mesh(test_laws.mesh(devices)):
+        got = test_laws.evaluate(name, test_laws.batch(), miner=miner)
+    return difference(got, dense(name, miner))
 
 
 def micro_batched(name: str, miner: str | None) -> float:
@@ -111,37 +142,161 @@ def rounded(name: str, miner: str | None) -> float:
         return difference(low, value(jnp.float64))
 
 
-def measure(name: str, miner: str | None) -> dict[str, float | None]:
-    """A row of the table."""
-    x = test_laws.batch()
-    dense = test_laws.evaluate(name, x, miner=miner)
-    row = {
-        "PML 2.9": against_pml(name, miner),
-        "blocks": None,
-    }
-    if test_laws.make(name, miner).takes_block:
-        row["blocks"] = difference(test_laws.evaluate(name, x, miner=miner, block=5), dense)
-    for devices in (2, 4, 8):
-        with jax.set_mesh(test_laws.mesh(devices)):
-            got = test_laws.evaluate(name, x, miner=miner)
-        row[f"{devices} devices"] = difference(got, dense)
-    return row | {"micro-batches": micro_batched(name, miner), "bfloat16": rounded(name, miner)}
+@dataclass(frozen=True)
+class Column:
+    """A column of the table.
+
+    Attributes:
+      target: the largest figure that will do.
+      measure: (name, miner) -> the figure.
+      about: what it is, for the page.
+      without: patterns of rows ("loss", "loss+miner"), and why they have no figure.
+    """
+
+    target: float
+    measure: Callable[[str, str | None], float]
+    about: str
+    without: dict[str, str] = field(default_factory=dict)
+
+    def reason(self, name: str, miner: str | None) -> str | None:
+        """Why a row has no figure here; None where it has one."""
+        key = key_of(name, miner)
+        return next((why for rows, why in self.without.items() if fnmatchcase(key, rows)), None)
 
 
-def main() -> None:
-    lines = [
+NO_MINER = "PML's takes no miner"
+NONE = "PML has no such loss"
+COLUMNS = {
+    "PML 2.9": Column(
+        1e-10,
+        against_pml,
+        "against PyTorch Metric Learning in float64 (`tests/golden/make_losses.py`, and of losses made of losses "
+        "what `tests/losses/test_wrappers.py` compares)",
+        {
+            "generic_pair*": "the kernel is the user's own",
+            "proxy_nca_pp*": NONE,
+            "recall_at_k*": NONE,
+            "roadmap*": NONE,
+            "sigmoid*": NONE,
+            "histogram+*": "PML counts a pair once that a miner chose from both ends, here it counts twice",
+            "instance+*": NO_MINER,
+            "n_pairs+multi_similarity": "of several positives PML takes the first that the miner listed, here the "
+            "first of the batch",
+            "p2s_grad+*": NO_MINER,
+            "pnp+*": NO_MINER,
+            "ranked_list+*": NO_MINER,
+            "self_supervised+*": NO_MINER,
+        },
+    ),
+    "blocks": Column(
+        1e-5,
+        in_blocks,
+        "blocks of 5 anchors against all at once, in float32",
+        {"manifold": "the inverse of the whole graph has no form in blocks, which are refused"},
+    ),
+    **{
+        f"{n} devices": Column(
+            1e-5, functools.partial(on_devices, devices=n), "against one device, in float32"
+        )
+        for n in (2, 4, 8)
+    },
+    "micro-batches": Column(
+        1e-5,
+        micro_batched,
+        "the parameters of a small network after one step of SGD, in micro-batches of 11 against the whole batch of "
+        "22, in float32",
+    ),
+    "bfloat16": Column(
+        0.1,
+        rounded,
+        "embeddings rounded to bfloat16 against the same embeddings in float64. This is the rounding of the input "
+        "(2^-9), as the loss magnifies it; the loss itself is computed in float32",
+    ),
+}
+HEAD = """# How exact the losses are
+
+Made by `python -m tests.losses.conformance`; `tests/losses/test_conformance.py` checks the targets. Each figure is
+the largest error of the value and of all gradients, relative to the largest entry of each, on an unbalanced batch with
+singletons. Every loss is there without a miner and with one of each kind: pairs (`multi_similarity`), listed triplets
+(`batch_hard`), triplets by an interval of distances (`triplet_margin`). `manifold`, `multiple` and `vic_reg` take none.
+
+"""
+
+
+def read(text: str) -> Rows:
+    """The figures of a page, by row and column."""
+    found: Rows = {}
+    columns: list[str] = []
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| loss |"):
+            columns = cells[2:]
+        elif columns and line.startswith("| "):
+            found[cells[0], cells[1] or None] = dict(zip(columns, cells[2:], strict=True))
+    return found
+
+
+def page(rows: Rows) -> str:
+    """The page of these figures: its head, what the columns are and what has no figure, the table."""
+    lines = [f"- **{name}**: {c.about}. Target {c.target:g}." for name, c in COLUMNS.items()]
+    lines += ["", "Rows without a figure (-):", ""]
+    lines += [
+        f"- {name}, `{pattern.replace('+', '` with `').replace(' with `*`', ' with a miner')}`: {why}."
+        for name, column in COLUMNS.items()
+        for pattern, why in column.without.items()
+    ]
+    lines += [
+        "",
         f"| loss | miner | {' | '.join(COLUMNS)} |",
         f"|---|---|{'---:|' * len(COLUMNS)}",
     ]
-    for name, miner in test_laws.CASES:
-        row = measure(name, miner)
-        cells = ["-" if row[c] is None else f"{row[c]:.1e}" for c in COLUMNS]
-        lines.append(f"| {name} | {miner or ''} | {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-        test_laws.graded.cache_clear()
-        jax.clear_caches()  # each program maps memory, of which a process has 65530 pieces
-    head = HEAD.format(pml=COLUMNS["PML 2.9"], same=COLUMNS["blocks"])
-    PATH.write_text(head + "\n".join(lines) + "\n")
+    for name, miner in CASES:
+        if row := rows.get((name, miner)):
+            cells = [row.get(c, "") for c in COLUMNS]
+            lines.append(f"| {name} | {miner or ''} | {' | '.join(cells)} |")
+    return HEAD + "\n".join(lines) + "\n"
+
+
+def measure(case: Case, columns: Sequence[str]) -> dict[str, str]:
+    """Figures of a row. Programs are kept within it: each maps memory, of which a process has 65530 pieces."""
+    row = {}
+    for name in columns:
+        column = COLUMNS[name]
+        row[name] = "-" if column.reason(*case) else f"{column.measure(*case):.1e}"
+    test_laws.graded.cache_clear()
+    dense.cache_clear()
+    jax.clear_caches()
+    return row
+
+
+def settled(figure: str | None, reason: str | None) -> bool:
+    """Whether a cell holds what it should: a dash where there is a reason for it, a figure elsewhere."""
+    return bool(figure) and (figure == "-") == (reason is not None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=["*"])
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
+    parser.add_argument("--missing", action="store_true")
+    args = parser.parse_args()
+    rows = read(PATH.read_text()) if PATH.exists() else {}
+    work = {}
+    for case in CASES:
+        keys, have = {case[0], key_of(*case)}, rows.get(case, {}) if args.missing else {}
+        due = [c for c in args.columns if not settled(have.get(c), COLUMNS[c].reason(*case))]
+        if due and any(fnmatchcase(key, pattern) for key in keys for pattern in args.names):
+            work[case] = due
+    fresh = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=fresh) as pool:
+        futures = {pool.submit(measure, case, columns): case for case, columns in work.items()}
+        for future in concurrent.futures.as_completed(futures):
+            case = futures[future]
+            rows[case] = rows.get(case, {}) | future.result()
+            PATH.write_text(page(rows))
+            print(key_of(*case), rows[case], flush=True)
+    PATH.write_text(page(rows))
 
 
 if __name__ == "__main__":

@@ -619,4 +619,5 @@ LOSSES = {
 # Rows whose labels are not classes: what to make of these.
 LABELLED = {"happier/hierarchy": paths, "multi_similarity/overlap": label_sets}
 # Losses whose batch has an order, or which are not a function of one batch: tests/losses/test_wrappers.py.
-APART = ("self_supervised",)
+# With the hyper-parameters that tests/losses/conformance.py measures them with.
+APART = {"self_supervised": {"loss": "nt_xent"}}

@@ -49,7 +49,8 @@ def batch(dtype=np.float32, seed=0):
 
 
 def make(name, miner=None):
-    return losses.get(name.partition("/")[0], miner=miner, **table.LOSSES[name][0])
+    hyper = table.APART[name] if name in table.APART else table.LOSSES[name][0]
+    return losses.get(name.partition("/")[0], miner=miner, **hyper)
 
 
 def variables(loss, seed=1):
@@ -206,6 +207,39 @@ def test_edge_cases_are_finite(name, miner):
             raise AssertionError(f"{name} with {miner} is not finite: {edge}") from None
 
 
+@pytest.mark.parametrize(("name", "miner"), CASES)
+def test_a_nan_shows(name, miner):
+    """One NaN of one embedding is never a loss that looks sound, even where a miner would leave its pairs out."""
+    x = batch()
+    x[3, 2] = np.nan
+    assert not np.isfinite(evaluate(name, x, miner=miner)[0])
+    assert np.isfinite(evaluate(name, batch(), miner=miner)[0])
+
+
+# Losses that count, or keep in play, only values on one side of a bound.
+BOUNDED = (
+    "angular",
+    "circle",
+    "contrastive",
+    "dynamic_soft_margin",
+    "histogram",
+    "manifold",
+    "ranked_list",
+    "threshold_consistent_margin",
+    "triplet_margin",
+    "triplet_margin/swap",
+)
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_nan_passes_bounds(name):
+    """Without the check of `apply`: the kernels themselves let NaN through."""
+    loss, x = make(name), batch()
+    x[3, 2] = np.nan
+    step = lambda x: loss.step(variables(loss), (x, LABELS, jnp.ones(22, bool)), None, None, None)
+    assert np.isnan(jax.jit(step)(x)[0].compute())
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_perfect_alignment_is_finite(name):
     """Embeddings that point where their class weights point (where arccos has no derivative)."""
@@ -328,6 +362,26 @@ def test_the_running_histogram_is_a_moving_average():
     np.testing.assert_array_equal(kept["histogram"], state["histogram"])
     slope = jax.grad(lambda x: loss.apply(variables(loss), x, LABELS)[1]["histogram"].sum())(x)
     assert not np.asarray(slope).any()
+
+
+def test_recall_at_each_k_has_its_temperature():
+    """Several k are the mean of each by itself, with its own temperature (k itself in the authors' code)."""
+    x, of = (
+        batch(),
+        lambda **hyper: losses.get("recall_at_k", **hyper).apply({}, batch(), LABELS)[0],
+    )
+    got = of(k=(1, 4), k_temperature=(1.0, 4.0)).compute()
+    want = [of(k=(k,), k_temperature=float(k)).compute() for k in (1, 4)]
+    np.testing.assert_allclose(got, np.mean(want), rtol=1e-6)
+    assert abs(got - of(k=(1, 4)).compute()) > 0.01
+    s, rows = table.cosines(x, x), list(table.each_anchor(table.LABELS))
+    ranks = {(a, i): 1 + table.step(0.01, s[a], i, p + n) for a, p, n in rows for i in p}
+    by_hand = table.mean(
+        1 - min(sum(table.logistic((4 - ranks[a, i]) / 4) for i in p), 4) / min(len(p), 4)
+        for a, p, _ in rows
+        if p
+    )
+    np.testing.assert_allclose(want[1], by_hand, rtol=1e-5)
 
 
 def test_rankings_among_other_references_have_no_anchor_in_them():

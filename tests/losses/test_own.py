@@ -43,10 +43,31 @@ def test_many_draws_approach_the_mean_of_each_anchor():
     np.testing.assert_allclose(got, np.mean(rows), rtol=0.01)
 
 
-@pytest.mark.parametrize("name", ["triplet_margin", "margin"])
+def test_the_running_histogram_is_of_the_drawn_triplets():
+    """Anchors count alike: 4,000 triplets of each, drawn once for the histogram and the loss."""
+    x, d = batch(), table.distance(batch())
+    found = [
+        [d[a, i] - d[a, j] for i in p for j in n] for a, p, n in table.each_anchor(LABELS) if p
+    ]
+    histogram = np.mean([table.soft_margin_histogram(row) for row in found], axis=0)
+    loss = losses.get("dynamic_soft_margin", triplets_per_anchor=4000)
+    mean, state = loss.apply(loss.init(KEY, 9, 4), x, LABELS, key=KEY)
+    np.testing.assert_allclose(state["histogram"], histogram, atol=0.003)
+    below = np.cumsum(histogram)
+    want = table.mean(
+        table.mean(below[min(int((m + 2) / 0.4), 9)] * m for m in row) for row in found
+    )
+    np.testing.assert_allclose(mean.compute(), want, atol=0.01)
+    few = losses.get("dynamic_soft_margin", triplets_per_anchor=1)
+    _, drawn = few.apply(few.init(KEY, 9, 4), x, LABELS, key=KEY)
+    assert np.abs(drawn["histogram"] - histogram).max() > 0.02
+
+
+@pytest.mark.parametrize("name", ["triplet_margin", "margin", "dynamic_soft_margin"])
 def test_draws_depend_on_key_and_anchor_alone(name):
     loss = losses.get(name, triplets_per_anchor=3)
-    value = lambda key, **how: loss.apply({}, batch(), LABELS, key=key, **how)[0].compute()
+    made = loss.init(KEY, 9, 4)
+    value = lambda key, **how: loss.apply(made, batch(), LABELS, key=key, **how)[0].compute()
     want = value(KEY)
     assert value(jax.random.key(6)) != want
     np.testing.assert_allclose(value(KEY, block=5), want, rtol=1e-6)
@@ -123,3 +144,10 @@ def test_hard_anchors_keep_their_loss():
     )(x)
     np.testing.assert_allclose(value, (300 + np.log(2) + np.log(3)) / 2, rtol=1e-3)
     assert np.isfinite(slope).all() and np.abs(slope).max() > 1e-3
+
+
+def test_first_proxies_of_proxy_nca_pp_are_small():
+    """N(0, 1/64), as the authors draw them; those of proxy_nca are N(0, 1), as PML's."""
+    for name, size in (("proxy_nca_pp", 1 / 8), ("proxy_nca", 1.0)):
+        weights = losses.get(name).init(KEY, 300, 40)["params"]["weights"]
+        np.testing.assert_allclose(jnp.std(weights), size, rtol=0.02)
