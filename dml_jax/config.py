@@ -43,6 +43,8 @@ def new() -> ConfigDict:
     config.train = dict(
         epochs=10,
         batch_size=64,
+        # How often each image of a batch comes, augmented anew: for self_supervised, with as many views.
+        views=1,
         # Images through the backbone at a time, and anchors in the loss; None: all at once.
         micro_batch=config_dict.placeholder(int),
         block=config_dict.placeholder(int),

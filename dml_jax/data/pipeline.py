@@ -33,6 +33,7 @@ def train_batches(
     transform: Transform | None,
     seed: int,
     epoch: int,
+    views: int = 1,
     start_step: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -44,8 +45,8 @@ def train_batches(
 ) -> Iterator[Batch]:
     """The batches of an epoch from `start_step` on, the same however many threads and processes.
 
-    A batch is `{"image": uint8 [b, H, W, C], "label": int32 [b], "id": int32 [b]}`; b is the batch size of
-    the plan divided by `process_count`, and a process gets the columns from process_index * b on.
+    A batch is `{"image": uint8 [b, H, W, C], "label": int32 [b], "id": int32 [b]}`; b is `views` times the batch
+    size of the plan divided by `process_count`, and a process gets the places from process_index * b on.
 
     An image that cannot be decoded is an error (`on_error="raise"`), or another of its class takes its place
     (`"skip"`): the others of the class in an order drawn by (seed, epoch, step, place), those that the step
@@ -57,6 +58,7 @@ def train_batches(
       plan: a sampler's plan for this epoch, positions in `source`.
       transform: (image, generator) -> image, all of one shape; None leaves the images as they are.
       seed, epoch: as given to the sampler.
+      views: how often each image of a step comes, transformed anew each time: the whole step, view after view.
       start_step: the first step to yield.
       process_index, process_count: which share of every batch.
       threads: in each process that loads (this one, or each worker).
@@ -74,7 +76,9 @@ def train_batches(
     steps, size = plan.shape
     if not 0 <= start_step <= steps:
         raise ValueError(f"start_step={start_step} of a plan of {steps} steps")
-    part = _part(size, process_index, process_count)
+    if views < 1:
+        raise ValueError(f"views={views}; at least 1 is accepted")
+    part = _part(views * size, process_index, process_count)
     load = _LoadTrain(source, plan, transform, seed, epoch, part, on_error == "skip")
     return _iterate(load, range(start_step, steps), threads, workers, prefetch, skipped)
 
@@ -152,7 +156,9 @@ class _LoadTrain:
         items: list[tuple[np.ndarray, dict[str, Any]]] = []
         bad: list[str] = []
         for place in range(self.part.start, self.part.stop):
-            item = self._item(row, step, place, bad)
+            # All views of a place show one image, and it counts once where it does not decode.
+            view, column = divmod(place, len(row))
+            item = self._item(row, step, column, [] if view else bad)
             rng = _generator(self.seed, self.epoch, _AUGMENT, step, place)
             items.append((_transformed(self.transform, item["image"], rng), item))
         return {

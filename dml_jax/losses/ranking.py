@@ -182,9 +182,9 @@ def recall_at_k_rows(
 
     `k` are the recalls that are averaged; `k_temperature` is for all of them or one for each. The anchor
     is neither ranked nor a positive of itself. The two minima are those of the authors' code: recall@k
-    cannot exceed 1. `k` and `temperature` are that code's defaults. It differs in two things: it ranks the
-    anchor, too, ahead of all others, so that the nearest positive has rank 2; and its k_temperature is k
-    itself, `k_temperature=(1, 2, 4, 8, 16)` here. An anchor without positives is left out.
+    cannot exceed 1. The temperatures are the paper's, `k` the code's. That code differs in two things: it
+    ranks the anchor, too, ahead of all others, so that the nearest positive has rank 2; and its
+    k_temperature is k itself, `k_temperature=(1, 2, 4, 8, 16)` here. An anchor without positives is left out.
     """
     pos, neg = pos > 0, neg > 0
     sizes = jnp.asarray(k, sims.dtype)

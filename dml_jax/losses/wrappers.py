@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dml_jax.losses.base import KernelLoss, Loss, References, Variables
+from dml_jax.losses.own import ViewsLoss
 from dml_jax.miners.base import Miner
 from dml_jax.types import Mean
 
@@ -146,6 +147,11 @@ def self_supervised(*, loss: Any, views: int = 2, symmetric: bool = True) -> Sel
     check_wrapped("self_supervised", loss, ("label",))
     if not isinstance(views, int) or views < 2:
         raise ValueError(f"loss 'self_supervised' has views={views!r}; accepted: an integer from 2")
+    if isinstance(loss, ViewsLoss) and (symmetric or views != 2):
+        raise ValueError(
+            f"loss 'self_supervised' of loss {loss.name!r}, which compares the first view with the second, has "
+            f"symmetric={symmetric} and views={views}; accepted: symmetric=False, views=2"
+        )
     return SelfSupervised("self_supervised", loss.relation, loss, views, symmetric)
 
 
@@ -237,6 +243,11 @@ def cross_batch_memory(
         raise ValueError(
             f"loss 'cross_batch_memory' has label_size={label_size!r} for relation "
             f"{loss.relation.name!r}; accepted: {'a positive integer' if rows else 'None'}"
+        )
+    if isinstance(loss, ViewsLoss):
+        raise ValueError(
+            f"loss 'cross_batch_memory' is of loss {loss.name!r}, which compares two views row by row; accepted: "
+            "a loss on pairs"
         )
     if not isinstance(memory_size, int) or memory_size < 1:
         raise ValueError(

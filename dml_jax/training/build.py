@@ -7,6 +7,8 @@ import numpy as np
 
 from dml_jax import data, losses, miners, models, samplers
 from dml_jax.config import DATA_FIELDS
+from dml_jax.losses.own import ViewsLoss
+from dml_jax.losses.wrappers import Multiple, SelfSupervised
 
 
 def source(config: Any, split: str) -> data.Source:
@@ -66,10 +68,27 @@ def pipeline(section: Mapping[str, Any]) -> dict[str, Any]:
     return {k: section[k] for k in ("threads", "workers", "prefetch", "on_error")}
 
 
-def check_pairs(loss: Any, labels: np.ndarray) -> None:
+def check_views(loss: Any, views: int) -> None:
+    """Raises ValueError where a loss on views of images does not get as many as it compares."""
+    if isinstance(loss, Multiple):
+        for _, part in loss.losses:
+            check_views(part, views)
+    elif isinstance(loss, SelfSupervised) and loss.views != views:
+        raise ValueError(
+            f"loss 'self_supervised' has views={loss.views} and train.views={views}; accepted: train.views="
+            f"{loss.views}"
+        )
+    elif isinstance(loss, ViewsLoss):
+        raise ValueError(
+            f"loss {loss.name!r} compares two views of a batch; accepted: {{'name': 'self_supervised', 'loss': "
+            f"{loss.name!r}, 'symmetric': False}} with train.views=2"
+        )
+
+
+def check_pairs(loss: Any, labels: np.ndarray, views: int = 1) -> None:
     """Raises ValueError where a loss on pairs of samples can find no two of a class."""
     _, counts = np.unique(labels, return_counts=True)
-    if loss.pairwise and loss.takes_references and counts.max(initial=0) < 2:
+    if loss.pairwise and loss.takes_references and views * counts.max(initial=0) < 2:
         raise ValueError(
             f"each of the {len(counts)} training classes has a single image, and loss {loss.name!r} compares "
             "images of a class; a class with two or more, or a loss against class weights, is accepted"

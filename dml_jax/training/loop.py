@@ -93,7 +93,9 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     model, loss = build.model(config.model), build.loss(config)
     source = build.source(config, "train")
     held = {split: build.source(config, split) for split in splits}
-    build.check_pairs(loss, source.labels)
+    views = config.train.views
+    build.check_views(loss, views)
+    build.check_pairs(loss, source.labels, views)
     sampler = build.sampler(config.sampler)
     plan_of = lambda epoch: sampler.plan(source.labels, size, seed=config.seed, epoch=epoch)
     epoch_steps = len(plan_of(0))
@@ -194,6 +196,7 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
                 transform=build.transform(config.data.augment),
                 seed=config.seed,
                 epoch=epoch,
+                views=views,
                 start_step=progress["step"],
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),

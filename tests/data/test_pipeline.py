@@ -87,6 +87,35 @@ def test_processes_share_a_batch():
             np.testing.assert_array_equal(np.concatenate([s[key] for s in shares]), batch[key])
 
 
+def test_views_come_one_after_another():
+    """The first view is the batch without views; the others show the same images, transformed anew."""
+    whole, plain, twice = run(views=3), run(transform=None), run()
+    for batch, image, one in zip(whole, plain, twice, strict=True):
+        for key in ("id", "label"):
+            np.testing.assert_array_equal(batch[key], np.tile(one[key], 3))
+        np.testing.assert_array_equal(batch["image"][:8], one["image"])
+        views = batch["image"].reshape(3, *image["image"].shape)
+        assert all((views[i] != views[j]).any((1, 2, 3)).all() for i, j in ((0, 1), (0, 2), (1, 2)))
+        assert (views - image["image"] < 200).all()
+    assert_same(run(views=3, start_step=2), whole[2:])
+    parts = [run(views=3, process_index=i, process_count=4) for i in range(4)]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        np.testing.assert_array_equal(np.concatenate([s["image"] for s in shares]), batch["image"])
+    with pytest.raises(ValueError, match="views=0; at least 1 is accepted"):
+        run(views=0)
+
+
+def test_views_of_an_image_that_does_not_decode_show_one_substitute():
+    counts = Counter()
+    source = source_of(bad=(10,))
+    for seed in range(4):
+        (batch,) = run(
+            source, np.array([[10, 0]]), seed=seed, views=2, on_error="skip", skipped=counts
+        )
+        assert batch["id"][0] == batch["id"][2] != 10
+    assert counts == {"image-10": 4}
+
+
 def test_random_numbers_hang_on_seed_epoch_step_and_place():
     same = np.zeros((3, 4), np.int32)
     draws = [

@@ -13,6 +13,7 @@ import tests.conftest  # noqa: F401
 # isort: split
 import argparse
 import concurrent.futures
+import fcntl
 import functools
 import multiprocessing
 import pathlib
@@ -269,6 +270,18 @@ def measure(case: Case, columns: Sequence[str]) -> dict[str, str]:
     return row
 
 
+def store(measured: Rows) -> None:
+    """Puts figures into the page, which other runs may be writing to."""
+    with PATH.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        rows = read(file.read())
+        for case, figures in measured.items():
+            rows[case] = rows.get(case, {}) | figures
+        file.seek(0)
+        file.truncate()
+        file.write(page(rows))
+
+
 def settled(figure: str | None, reason: str | None) -> bool:
     """Whether a cell holds what it should: a dash where there is a reason for it, a figure elsewhere."""
     return bool(figure) and (figure == "-") == (reason is not None)
@@ -281,7 +294,7 @@ def main() -> None:
     parser.add_argument("--columns", nargs="+", default=list(COLUMNS), choices=list(COLUMNS))
     parser.add_argument("--missing", action="store_true")
     args = parser.parse_args()
-    rows = read(PATH.read_text()) if PATH.exists() else {}
+    rows = read(PATH.read_text())
     work = {}
     for case in CASES:
         keys, have = {case[0], key_of(*case)}, rows.get(case, {}) if args.missing else {}
@@ -292,11 +305,9 @@ def main() -> None:
     with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=fresh) as pool:
         futures = {pool.submit(measure, case, columns): case for case, columns in work.items()}
         for future in concurrent.futures.as_completed(futures):
-            case = futures[future]
-            rows[case] = rows.get(case, {}) | future.result()
-            PATH.write_text(page(rows))
-            print(key_of(*case), rows[case], flush=True)
-    PATH.write_text(page(rows))
+            print(key_of(*futures[future]), future.result(), flush=True)
+            store({futures[future]: future.result()})
+    store({})
 
 
 if __name__ == "__main__":

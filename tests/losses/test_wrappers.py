@@ -234,6 +234,15 @@ ONE = {"name": "contrastive", "relation": "matrix"}
         (lambda: losses.get("self_supervised", loss="cos_face"), "takes references"),
         (lambda: losses.get("self_supervised", loss="nt_xent", views=1), "an integer from 2"),
         (lambda: losses.get("self_supervised", loss="nt_xent", view=2), "did you mean 'views'"),
+        (
+            lambda: losses.get("self_supervised", loss="vic_reg"),
+            "accepted: symmetric=False, views=2",
+        ),
+        (
+            lambda: losses.get("self_supervised", loss="vic_reg", symmetric=False, views=3),
+            "views=3; accepted: symmetric=False, views=2",
+        ),
+        (lambda: losses.get("cross_batch_memory", loss="vic_reg"), "accepted: a loss on pairs"),
         (lambda: losses.get("cross_batch_memory", loss=ONE), "relation 'label'"),
         (lambda: losses.get("cross_batch_memory", loss="nt_xent", memory_size=0), "positive"),
         (lambda: losses.get("cross_batch_memory", loss=None), "None is not accepted"),

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from dml_jax import checkpoints, evaluate
+from dml_jax import checkpoints, evaluate, names
 from dml_jax import config as configs
-from dml_jax.training import loop
+from dml_jax import losses as losses_of
+from dml_jax.training import build, loop
 from tests.training.commands import CONFIG, losses, pictures, rows
 
 
@@ -51,6 +52,27 @@ def test_patience_none_and_no_monitor(data, tmp_path):
     loop.train(config, str(tmp_path / "b"))
     assert max(losses(tmp_path / "b")) == 6
     assert checkpoints.find(str(tmp_path / "b"), "best") == ("last", 6)
+
+
+def test_losses_on_views(data, tmp_path):
+    """Two views of each image train what compares views; what cannot work is refused before the first step."""
+    config = config_of(data, "steps=2,epochs=1")
+    config.train.monitor = ""
+    config.train.views = 2
+    config.loss = {"name": "self_supervised", "loss": "vic_reg", "symmetric": False}
+    loop.train(config, str(tmp_path / "vic_reg"))
+    seen = losses(tmp_path / "vic_reg")
+    assert max(seen) == 2 and all(0 < float(value) < 100 for value in seen.values())
+    config.train.micro_batch = 4
+    loop.train(config, str(tmp_path / "micro"))
+    assert float(losses(tmp_path / "micro")[1]) == pytest.approx(float(seen[1]), rel=1e-4)
+    for loss, views, message in (
+        ("vic_reg", 2, "accepted: {'name': 'self_supervised', 'loss': 'vic_reg'"),
+        ({"name": "self_supervised", "loss": "nt_xent"}, 1, "accepted: train.views=2"),
+        ({"name": "multiple", "losses": ["nt_xent", "vic_reg"]}, 2, "two views of a batch"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build.check_views(names.build("loss", losses_of.get, losses_of.Loss, loss), views)
 
 
 def test_judged():
