@@ -273,7 +273,8 @@ class PairLoss(KernelLoss):
         terms = result if isinstance(result, dict) else {self.name: result}
         if "sample_weights" not in seen.extra:
             return terms
-        weigh = lambda values: (values.T * seen.extra["sample_weights"]).T
+        weights = seen.extra["sample_weights"]
+        weigh = lambda values: values * (weights if values.ndim == 1 else weights[:, None])
         return {name: (weigh(values), *rest) for name, (values, *rest) in terms.items()}
 
     def _extra(self, variables: Variables, labels: Array) -> dict[str, Array]:

@@ -237,15 +237,24 @@ def read(text: str) -> Rows:
     return found
 
 
+def shown(pattern: str) -> str:
+    """How the page names the rows of a pattern."""
+    name, _, miner = pattern.partition("+")
+    if miner:
+        return f"`{name}` with " + ("a miner" if miner == "*" else f"`{miner}`")
+    return f"`{name.removesuffix('*')}`" + " (also with a miner)" * name.endswith("*")
+
+
 def page(rows: Rows) -> str:
     """The page of these figures: its head, what the columns are and what has no figure, the table."""
     lines = [f"- **{name}**: {c.about}. Target {c.target:g}." for name, c in COLUMNS.items()]
     lines += ["", "Rows without a figure (-):", ""]
-    lines += [
-        f"- {name}, `{pattern.replace('+', '` with `').replace(' with `*`', ' with a miner')}`: {why}."
-        for name, column in COLUMNS.items()
-        for pattern, why in column.without.items()
-    ]
+    for name, column in COLUMNS.items():
+        for why in dict.fromkeys(column.without.values()):
+            which = ", ".join(
+                shown(rows) for rows, reason in column.without.items() if reason == why
+            )
+            lines.append(f"- {name}, {which}: {why}.")
     lines += [
         "",
         f"| loss | miner | {' | '.join(COLUMNS)} |",
@@ -301,13 +310,21 @@ def main() -> None:
         due = [c for c in args.columns if not settled(have.get(c), COLUMNS[c].reason(*case))]
         if due and any(fnmatchcase(key, pattern) for key in keys for pattern in args.names):
             work[case] = due
+    failed = {}
     fresh = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.jobs, mp_context=fresh) as pool:
         futures = {pool.submit(measure, case, columns): case for case, columns in work.items()}
         for future in concurrent.futures.as_completed(futures):
-            print(key_of(*futures[future]), future.result(), flush=True)
-            store({futures[future]: future.result()})
+            case = futures[future]
+            if error := future.exception():
+                failed[key_of(*case)] = error
+                print(key_of(*case), repr(error), flush=True)
+                continue
+            print(key_of(*case), future.result(), flush=True)
+            store({case: future.result()})
     store({})
+    if failed:
+        raise SystemExit(f"no figures for {', '.join(failed)}")
 
 
 if __name__ == "__main__":
