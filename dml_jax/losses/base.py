@@ -112,10 +112,9 @@ class Loss(ABC):
             refs = References(refs[0].astype(dtype), refs[1], jnp.ones(refs[0].shape[0], bool))
         mean, state = self.step(variables, (embeddings, labels, valid), refs, key, block)
         # A miner or a bound may leave out just the pairs that are NaN, and the rest would look sound.
-        nothing = 0 * jnp.sum(jnp.where(valid[:, None], embeddings, 0), dtype=dtype)
+        nothing = jnp.sum(0 * jax.lax.stop_gradient(jnp.where(valid[:, None], embeddings, 0)))
         if refs is not None:
-            nothing += 0 * jnp.sum(refs.vectors, dtype=dtype)
-        nothing = jax.lax.stop_gradient(nothing)
+            nothing += jnp.sum(0 * jax.lax.stop_gradient(refs.vectors))
         return replace(mean, total=mean.total + nothing, weight=mean.weight + nothing), state
 
     @abstractmethod

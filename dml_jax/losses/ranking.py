@@ -194,9 +194,8 @@ def recall_at_k_rows(
         others, sizes, softness = rest
         ahead = jax.nn.sigmoid((sims - pick(one, sims)[:, None]) / temperature)
         rank = 1 + jnp.sum(jnp.where(others & ~one, ahead, 0), -1, keepdims=True)
-        return jax.nn.sigmoid((sizes[None, :] - rank) / softness[None, :]), jnp.ones_like(
-            rank[:, 0]
-        )
+        hits = jax.nn.sigmoid((sizes[None, :] - rank) / softness[None, :])
+        return hits, jnp.ones_like(rank[:, 0])
 
     total, count = sum_over_positives(term, sims, (pos | neg, sizes, softness), pos)
     most = jnp.clip(count[:, None], 1, sizes[None, :])
