@@ -1,95 +1,349 @@
-"""Time and peak memory of a loss, value and gradient, at large batches on one device.
+"""Time and peak memory of every loss, value and gradient, beside PyTorch Metric Learning (PML).
 
-    python benchmarks/losses.py [--batch 16384] [--dim 128] [--per_class 4] [--block 256] [--losses a,b]
+    python benchmarks/losses.py [--pml_python PATH] [--losses a,b] [--batch 256,1024,4096,65536]
 
-Each case runs in a process of its own. Peak memory is the resident set at its highest (getrusage)
-less the resident set before the loss was compiled, so compilation counts and the inputs do not; on a
-GPU it is the allocator's peak. Compile time is apart; the time is the median of the repetitions.
+PATH is a Python with `pip install torch pytorch-metric-learning`; without it only dml_jax is measured.
+
+Each library runs each case in a process of its own, with the same embeddings, class weights and number
+of threads. The two take turns repeating, so that what else the machine does hits both; the time is the
+median over the turns, and compilation is apart. Peak memory is the highest resident set of the process
+while it repeats, less its resident set before the first run (inputs are there, results are not). A case
+over the limit of memory (RLIMIT_AS) or of time is recorded as such. Losses run with their default
+hyper-parameters, four samples a class, without a miner; those against class weights with 1,000 and 100,000
+classes, which share the labels of the batch. `multiple`, `cross_batch_memory` and `self_supervised` are
+measured around the losses named in `HYPER`; `generic_pair` costs what the user's kernel costs.
+
+Results are merged into benchmarks/results/NAME.json, so that one may run a part at a time, and NAME.md is
+the table of all that is there. Each file belongs to one machine.
 """
 
 import argparse
 import json
-import resource
+import os
+import pathlib
+import selectors
+import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
-DEFAULT = "nt_xent,multi_similarity,triplet_margin"
+from dml_jax import losses
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results"
+# Anchors (or classes) at a time, by batch: dense where that is small.
+BLOCKS = {256: 0, 1024: 0, 4096: 256, 65536: 256}
+CLASSES = (1000, 100_000)
+# What is measured beyond the memory of PML.
+LARGE = (
+    "nt_xent",
+    "multi_similarity",
+    "triplet_margin",
+    "sup_con",
+    "smooth_ap",
+    "threshold_consistent_margin",
+)
+HYPER: dict[str, dict[str, Any]] = {
+    "cross_batch_memory": {"loss": "contrastive", "memory_size": 4096},
+    "multiple": {"losses": ["contrastive", "multi_similarity"]},
+    "ranked_list": {"margin": 0.4, "Tn": 10.0},
+    "self_supervised": {"loss": "nt_xent"},
+}
+SIZES = {"num_classes": "classes", "embedding_size": "dim"}
+# name -> PML's class; its arguments are those of HYPER, or of SIZES for a loss against class weights.
+PML: dict[str, str | dict[str, Any]] = {
+    "angular": "AngularLoss",
+    "arc_face": "ArcFaceLoss",
+    "circle": "CircleLoss",
+    "contrastive": "ContrastiveLoss",
+    "cos_face": "CosFaceLoss",
+    "cross_batch_memory": {
+        "name": "CrossBatchMemory",
+        "loss": {"name": "ContrastiveLoss"},
+        "embedding_size": "dim",
+        "memory_size": 4096,
+    },
+    "dynamic_soft_margin": "DynamicSoftMarginLoss",
+    "fast_ap": "FastAPLoss",
+    "generalized_lifted_structure": "GeneralizedLiftedStructureLoss",
+    "histogram": "HistogramLoss",
+    "instance": "InstanceLoss",
+    "intra_pair_variance": "IntraPairVarianceLoss",
+    "large_margin_softmax": "LargeMarginSoftmaxLoss",
+    "lifted_structure": "LiftedStructureLoss",
+    "manifold": {"name": "ManifoldLoss", "l": "dim"},
+    "margin": "MarginLoss",
+    "multi_similarity": "MultiSimilarityLoss",
+    "multiple": {
+        "name": "MultipleLosses",
+        "losses": [{"name": "ContrastiveLoss"}, {"name": "MultiSimilarityLoss"}],
+    },
+    "n_pairs": "NPairsLoss",
+    "nca": "NCALoss",
+    "normalized_softmax": "NormalizedSoftmaxLoss",
+    "nt_xent": "NTXentLoss",
+    "p2s_grad": {"name": "P2SGradLoss", "descriptors_dim": "dim", "num_classes": "classes"},
+    "pnp": "PNPLoss",
+    "proxy_anchor": "ProxyAnchorLoss",
+    "proxy_nca": "ProxyNCALoss",
+    "ranked_list": "RankedListLoss",
+    "self_supervised": {"name": "SelfSupervisedLoss", "loss": {"name": "NTXentLoss"}},
+    "signal_to_noise_ratio_contrastive": "SignalToNoiseRatioContrastiveLoss",
+    "smooth_ap": "SmoothAPLoss",
+    "soft_triple": "SoftTripleLoss",
+    "sphere_face": "SphereFaceLoss",
+    "sub_center_arc_face": "SubCenterArcFaceLoss",
+    "sup_con": "SupConLoss",
+    "threshold_consistent_margin": "ThresholdConsistentMarginLoss",
+    "triplet_margin": "TripletMarginLoss",
+    "tuplet_margin": "TupletMarginLoss",
+    "vic_reg": "VICRegLoss",
+}
+PML_CALLS = {"vic_reg": "second view", "self_supervised": "halves", "manifold": "meta-classes"}
 
 
-def resident_mib() -> float:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
+class Worker:
+    """A process of loss_worker.py that answers line by line."""
+
+    def __init__(self, python: str, case: dict[str, Any]):
+        self.process = subprocess.Popen(
+            [python, str(HERE / "loss_worker.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": str(case["threads"])},
+            text=True,
+        )
+        self.send(case)
+
+    def send(self, message: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self, seconds: float) -> dict[str, Any]:
+        """The next line; {"over": ...} where there is none in so many seconds."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as ready:
+            ready.register(self.process.stdout, selectors.EVENT_READ)
+            if not ready.select(seconds):
+                return {"over": f"> {seconds:g} s"}
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}, see above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
 
 
-def one(name: str, batch: int, dim: int, per_class: int, block: int | None, repeat: int) -> dict:
-    """Runs one loss in this process."""
-    import jax
-    import jax.numpy as jnp
+def cases(names: list[str], batches: list[int], block: int | None) -> list[dict[str, Any]]:
+    """What is to be measured, in the order of the table."""
+    found = []
+    for batch in batches:
+        for name in names:
+            if batch > 4096 and name not in LARGE:
+                continue
+            loss = losses.get(name, **HYPER.get(name, {}))
+            by_class = isinstance(loss, losses.ClassLoss) and loss.takes_block
+            anchors = BLOCKS.get(batch, 256) if block is None else block
+            for classes in CLASSES if by_class else (0,):
+                found.append(
+                    {
+                        "loss": name,
+                        "batch": batch,
+                        "classes": classes,
+                        "block": (anchors or None) if loss.takes_block else None,
+                    }
+                )
+    return found
 
-    from dml_jax import losses
 
-    loss = losses.get(name)
-    labels = jnp.arange(batch) // per_class
-    centers = jax.random.normal(jax.random.key(0), (-(-batch // per_class), dim))
-    x = centers[labels] + jax.random.normal(jax.random.key(1), (batch, dim))
-    variables = loss.init(jax.random.key(2), len(centers), dim)
-    jax.block_until_ready((x, labels, variables))
+def pml_spec(case: dict[str, Any], dim: int) -> dict[str, Any] | None:
+    """PML's class and arguments; None where it has no such loss."""
+    spec = PML.get(case["loss"])
+    if spec is None:
+        return None
+    if isinstance(spec, str):
+        spec = {"name": spec} | HYPER.get(case["loss"], {}) | (SIZES if case["classes"] else {})
+    sizes = {"dim": dim, "classes": case["classes"]}
+    return {k: sizes.get(v, v) if isinstance(v, str) else v for k, v in spec.items()}
 
-    def value(x, variables):
-        return loss.apply(variables, x, labels, block=block)[0].compute()
 
-    before = resident_mib()
-    start = time.perf_counter()
-    run = jax.jit(jax.value_and_grad(value, argnums=(0, 1))).lower(x, variables).compile()
-    compiled = time.perf_counter() - start
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        result, _ = jax.block_until_ready(run(x, variables))
-        times.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-    stats = jax.devices()[0].memory_stats()
-    if stats:
-        peak = stats["peak_bytes_in_use"] / 2**20
-    return {
-        "loss": name,
-        "value": float(result),
-        "peak_mib": round(peak),
-        "seconds": sorted(times)[len(times) // 2],
-        "compile_seconds": compiled,
-        "device": jax.devices()[0].device_kind,
+def measure(case: dict[str, Any], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """{"ours": ..., "pml": ...} of one case, taking turns."""
+    whole = case | {
+        "classes": case["classes"] or case["batch"],
+        "hyper": HYPER.get(case["loss"], {}),
+        "views": case["loss"] == "vic_reg",
+        "pml": pml_spec(case, args.dim),
+        "pml_call": PML_CALLS.get(case["loss"], "labels"),
+        "dim": args.dim,
+        "per_class": args.per_class,
+        "threads": args.threads,
+        "limit_gib": args.limit_gib,
     }
+    pythons = {"ours": sys.executable}
+    if args.pml_python and whole["pml"] and case["batch"] <= 4096:
+        pythons["pml"] = args.pml_python
+    workers = {side: Worker(python, whole | {"side": side}) for side, python in pythons.items()}
+    results: dict[str, dict[str, Any]] = {}
+    try:
+        for side, worker in workers.items():
+            results[side] = worker.answer(600)
+        for side, worker in workers.items():
+            worker.send("run")
+            results[side] |= worker.answer(args.limit_s)
+        turns: dict[str, list[dict[str, Any]]] = {side: [] for side in workers}
+        for _ in range(args.turns):
+            for side, worker in workers.items():
+                if "over" not in results[side]:
+                    worker.send(args.turn_s)
+                    turns[side].append(worker.answer(600))
+    finally:
+        for worker in workers.values():
+            worker.close()
+    for side, taken in turns.items():
+        if taken:
+            results[side]["seconds"] = statistics.median(t["seconds"] for t in taken)
+            results[side]["spread"] = [f(t["seconds"] for t in taken) for f in (min, max)]
+            results[side]["peak_mib"] = max(t["peak_mib"] for t in taken)
+    return results
+
+
+def machine(args: argparse.Namespace) -> dict[str, Any]:
+    with open("/proc/cpuinfo") as file:
+        names = {line.split(":")[1].strip() for line in file if line.startswith("model name")}
+    return {"cpu": ", ".join(sorted(names)), "threads": args.threads}
+
+
+def number(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def row_of(r: dict[str, Any]) -> str:
+    """A row of the table."""
+
+    def cells(side: dict[str, Any] | None) -> list[str]:
+        """[milliseconds, MiB]"""
+        if side is None:
+            return ["", ""]
+        if "over" in side:
+            return [side["over"], ""]
+        return [number(1e3 * side["seconds"]), number(side["peak_mib"])]
+
+    ours, pml = cells(r["ours"]), cells(r.get("pml"))
+    name = f"`{r['loss']}`" + (f", {r['classes']:,} classes" if r["classes"] else "")
+    times = ratio(r)
+    return " | ".join(
+        [
+            f"| {name}",
+            str(r["block"] or ""),
+            ours[0],
+            pml[0],
+            "" if times is None else f"{times:.1f}",
+            ours[1],
+            pml[1],
+            f"{r['ours']['compile_seconds']:.1f} |",
+        ]
+    )
+
+
+def ratio(r: dict[str, Any]) -> float | None:
+    """PML's time over ours; None where either has none."""
+    times = [r[side].get("seconds") for side in ("ours", "pml") if side in r]
+    return times[1] / times[0] if len(times) == 2 and None not in times else None
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """What the rows of one batch come to."""
+    ratios = [x for x in map(ratio, rows) if x is not None]
+    over = sum("over" in r.get("pml", {}) for r in rows)
+    most = max(r["ours"].get("peak_mib", float("inf")) for r in rows)
+    out = f"dml_jax takes at most {number(most)} MiB."
+    if ratios:
+        out = (
+            f"PML takes {statistics.median(ratios):.1f} times the time of dml_jax in the median of "
+            f"{len(ratios)} cases, {min(ratios):.1f} times at least; {over} more are over its limit. {out}"
+        )
+    return out
+
+
+HEAD = """# Losses: time and peak memory
+
+Made by `python benchmarks/losses.py`, whose docstring says how. Value and gradient, float32, dimension {dim}, {per_class}
+per class. {cpu}, {threads} threads for either library; {versions}. A case is given up beyond {limit_s:g} s a run or
+{limit_gib:g} GiB.
+
+`block` is how many anchors (classes, for losses against class weights) dml_jax takes at a time, empty for all at
+once. ms: median of {turns} turns. MiB: the process's highest resident set while it runs, less that before. compile: once
+for each shape.
+"""
+
+
+def table(results: dict[str, Any]) -> str:
+    """The markdown page of all results."""
+    out = [HEAD.format(**results["settings"], **results["machine"])]
+    rows = list(results["cases"].values())
+    for batch in sorted({r["batch"] for r in rows}):
+        mine = sorted(
+            (r for r in rows if r["batch"] == batch), key=lambda r: (r["loss"], r["classes"])
+        )
+        out += [f"## Batch {batch:,}", summary(mine), ""]
+        out += [
+            "| loss | block | ms | PML ms | PML / ours | MiB | PML MiB | compile s |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
+        out += [*map(row_of, mine), ""]
+    return "\n".join(out)
+
+
+def merge(path: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The results so far; ValueError where they are of another machine or other settings."""
+    keys = ("dim", "per_class", "limit_s", "limit_gib", "turns", "turn_s")
+    mine = {"machine": machine(args), "settings": {k: getattr(args, k) for k in keys}}
+    if not path.exists():
+        return {**mine, "cases": {}}
+    found = json.loads(path.read_text())
+    found["settings"].pop("versions", None)
+    for part, value in mine.items():
+        if found[part] != value:
+            raise ValueError(f"{path} has {part} {found[part]}, not {value}; give another --name")
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--batch", type=int, default=16384)
+    whole = [n for n in losses.available() if n != "generic_pair"]
+    listed = lambda text: text.split(",")
+    parser.add_argument("--losses", type=listed, default=whole)
+    parser.add_argument("--batch", type=lambda t: [int(b) for b in t.split(",")], default=[*BLOCKS])
+    parser.add_argument("--block", type=int, help="anchors at a time; 0: all; default: by batch")
+    parser.add_argument("--pml_python", help="a Python that has torch and pytorch-metric-learning")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--per_class", type=int, default=4)
-    parser.add_argument("--block", type=int, default=256, help="anchors at a time; 0: all at once")
-    parser.add_argument("--repeat", type=int, default=1)
-    parser.add_argument("--losses", default=DEFAULT)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turn_s", type=float, default=0.2, help="a turn repeats for this long")
+    parser.add_argument("--limit_s", type=float, default=60)
+    parser.add_argument("--limit_gib", type=float, default=8)
+    parser.add_argument("--name", default="losses_cpu", help="of the files under benchmarks/results")
     args = parser.parse_args()
-    settings = (args.batch, args.dim, args.per_class, args.block or None, args.repeat)
-    if args.one:
-        print(json.dumps(one(args.one, *settings)))
-        return
-    print(
-        f"batch {args.batch}, dimension {args.dim}, {args.per_class} per class, block {args.block}"
-    )
-    print(f"{'loss':<30}{'value':>10}{'peak MiB':>10}{'seconds':>10}{'compile s':>11}  device")
-    for name in args.losses.split(","):
-        command = [sys.executable, *sys.argv, "--one", name]
-        out = subprocess.run(command, capture_output=True, text=True)
-        if out.returncode:
-            sys.exit(f"{name} failed:\n{out.stderr}")
-        r = json.loads(out.stdout.splitlines()[-1])
-        print(
-            f"{r['loss']:<30}{r['value']:>10.4f}{r['peak_mib']:>10}{r['seconds']:>10.1f}"
-            f"{r['compile_seconds']:>11.1f}  {r['device']}"
-        )
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{args.name}.json"
+    results = merge(path, args)
+    for case in cases(args.losses, args.batch, args.block):
+        row = case | measure(case, args)
+        key = f"{case['loss']}/{case['batch']}/{case['classes']}"
+        results["cases"] = dict(sorted((results["cases"] | {key: row}).items()))
+        versions = {
+            r[side]["version"] for r in results["cases"].values() for side in ("ours", "pml") if side in r
+        }
+        results["settings"]["versions"] = "; ".join(sorted(versions))
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.with_suffix(".md").write_text(table(results))
+        print(f"{case['batch']} {row_of(row)}", flush=True)
 
 
 if __name__ == "__main__":
