@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,19 +20,43 @@ def normalize(x: Float[Array, "n d"], p: float = 2.0) -> Float[Array, "n d"]:
     """
     size = jnp.sum(jnp.abs(x) ** p if p != 2 else x * x, axis=-1, keepdims=True)
     some = ~(size <= 1e-12**p)  # NaN stays NaN
-    norm = jnp.where(some, size, 1) ** (1 / p)
+    norm = _power(jnp.where(some, size, 1), 1 / p)
     return jnp.where(some, x / norm, 0)
 
 
+@jax.custom_vjp
 def _gram(a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]:
-    # Mining compares these numbers: reduced matmul precision (TF32, bfloat16 passes) flips choices.
+    """a r^T. Mining compares these numbers: reduced precision (TF32, bfloat16 passes) flips choices."""
     return jnp.matmul(a, r.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _gram_fwd(a, r):
+    return _gram(a, r), (a, r)
+
+
+def _gram_bwd(saved, cotangent):
+    a, r = saved
+    exact = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    # The gradient of the references as (a^T g)^T: XLA's CPU matmul takes two to three times as long for
+    # g^T a, whose transposed operand is the large one. The barriers keep XLA from folding one into the other.
+    barrier = jax.lax.optimization_barrier
+    return exact(cotangent, r), barrier(exact(barrier(a.T), cotangent)).T
+
+
+_gram.defvjp(_gram_fwd, _gram_bwd)
+
+
+def _power(x: Array, exponent: float) -> Array:
+    """x^exponent; the derivative of a square root takes no call of pow, which costs 50 of them."""
+    if exponent == 1:
+        return x
+    return jnp.sqrt(x) if exponent == 0.5 else x**exponent
 
 
 def _root(size: Array, p: float, floor: Array | float) -> Array:
     """size^(1/p), where what is at most `floor` is 0 with a zero gradient."""
     some = ~(size <= floor)
-    return jnp.where(some, jnp.where(some, size, 1) ** (1 / p), 0)
+    return jnp.where(some, _power(jnp.where(some, size, 1), 1 / p), 0)
 
 
 def norms(x: Float[Array, "n d"], p: float = 2.0, power: float = 1.0) -> Float[Array, " n"]:

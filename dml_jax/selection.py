@@ -111,6 +111,36 @@ def pick(one: Array, values: Array) -> Array:
     return jnp.sum(jnp.where(one, values, 0), axis=-1)
 
 
+def first_place(mask: Array) -> Int[Array, " a"]:
+    """The column of the first True of each row, `[a, n] -> [a]`; n in a row without one."""
+    columns = jnp.arange(mask.shape[1])[None, :]
+    return jnp.min(jnp.where(mask, columns, mask.shape[1]), axis=-1, initial=mask.shape[1])
+
+
+@jax.custom_vjp
+def rows_at(one: Array, rows: Float[Array, "n d"]) -> Float[Array, "a d"]:
+    """The row at the only True of each row of `one` `[a, n]`; zeros in a row without one.
+
+    A lookup, whose derivative is a matmul: it adds in a fixed order (a scatter on a GPU does not).
+    """
+    place = first_place(one)[:, None]
+    found = jnp.take(rows, jnp.minimum(place[:, 0], rows.shape[0] - 1), axis=0)
+    return jnp.where(place < rows.shape[0], found, 0)
+
+
+def _rows_fwd(one, rows):
+    return rows_at(one, rows), one
+
+
+def _rows_bwd(one, cotangent):
+    # (g^T one)^T, because of what a large transposed operand costs (distances._gram).
+    slopes = jnp.matmul(cotangent.T, one.astype(cotangent.dtype), precision="highest")
+    return None, jax.lax.optimization_barrier(slopes).T
+
+
+rows_at.defvjp(_rows_fwd, _rows_bwd)
+
+
 def each_positive(body: Callable[[Array, Array, Any], Any], pos: Array, init: Any) -> Any:
     """A loop over the positives of all rows at once: the k-th positive of every row, k = 0, 1, ...
 
@@ -119,13 +149,18 @@ def each_positive(body: Callable[[Array, Array, Any], Any], pos: Array, init: An
     no sort and no `[a, n, n]` array.
     """
     some = pos > 0
-    rank = jnp.cumsum(some, axis=-1) - 1
+    columns = jnp.arange(pos.shape[1])[None, :]
 
-    def turn(k: Array, carry: Any) -> Any:
-        one = some & (rank == k)
-        return body(one, pick(one, pos), carry)
+    def turn(state: tuple[Array, Any]) -> tuple[Array, Any]:
+        place, carry = state
+        one = columns == place[:, None]
+        carry = body(one, pick(one, pos), carry)
+        return first_place(some & (columns > place[:, None])), carry
 
-    return jax.lax.fori_loop(0, jnp.max(rank[:, -1]) + 1, turn, init)
+    def more(state: tuple[Array, Any]) -> Array:
+        return jnp.any(state[0] < pos.shape[1])
+
+    return jax.lax.while_loop(more, turn, (first_place(some), init))[1]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -17,7 +17,7 @@ from dml_jax.miners.base import Miner
 from dml_jax.reducers import Reducer
 from dml_jax.regularizers import Regularizer
 from dml_jax.relations import SAME_LABEL, Relation
-from dml_jax.selection import Selection
+from dml_jax.selection import Selection, rows_at
 from dml_jax.types import Mean
 
 Variables = dict[str, Any]
@@ -321,7 +321,7 @@ class PairLoss(KernelLoss):
 
 def _partner(distance: Distance, one: Array, refs: Array) -> Array:
     """The similarities of one reference of each row (under its mask, `[a, n]`) to all, `[a, n]`."""
-    return distance(jnp.matmul(one.astype(refs.dtype), refs, precision="highest"), refs)
+    return distance(rows_at(one, refs), refs)
 
 
 @dataclass(frozen=True)

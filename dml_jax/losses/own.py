@@ -17,7 +17,7 @@ from dml_jax import pairwise as driver
 from dml_jax import reducers
 from dml_jax.losses.base import ClassLoss, KernelLoss, PairLoss, Variables
 from dml_jax.relations import SAME_LABEL
-from dml_jax.selection import Selection, draw_triplets
+from dml_jax.selection import Selection, draw_triplets, first_place
 from dml_jax.types import Mean
 
 
@@ -111,9 +111,9 @@ class NPairsLoss(PairLoss):
 
         def first_positive(seen: driver.Block) -> tuple[tuple[()], Any]:
             positive = seen.kept.pairs()[0] > 0
-            return (), (jnp.any(positive, -1), jnp.argmax(positive, -1))
+            return (), first_place(positive)
 
-        _, (some, partner) = driver.map_blocks(
+        _, partner = driver.map_blocks(
             first_positive,
             anchors,
             anchors,
@@ -123,11 +123,14 @@ class NPairsLoss(PairLoss):
             key=key,
             block=block,
         )
-        chosen = first_of_each(labels, some)
+        chosen = first_of_each(labels, partner < labels.shape[0])
+        # A class that has a pair has two samples or more: half of the batch holds all that were chosen.
+        place = jnp.argsort(~chosen)[: max(labels.shape[0] // 2, 1)]
+        partner = jnp.where(chosen, partner, 0)[place]
         mean = driver.pairwise(
             self._terms,
-            (embeddings, labels, chosen),
-            (embeddings[partner], labels[partner], chosen),
+            (embeddings[place], labels[place], chosen[place]),
+            (embeddings[partner], labels[partner], chosen[place]),
             distance=self.distance,
             relation=SAME_LABEL,
             reducer=self.reducer,
