@@ -158,12 +158,16 @@ def main() -> None:
     first = {"compile_seconds": time.perf_counter() - start}
     first["compile_peak_mib"] = status_mib("VmHWM") - before
     before = rest_memory()
+    start = time.perf_counter()
     try:
         first["value"] = run()
     except (MemoryError, RuntimeError) as error:
         if "memory" not in str(error).lower():
             raise
         first["over"] = f"> {case['limit_gib']:g} GiB"
+    else:
+        first["seconds"] = time.perf_counter() - start
+        first["peak_mib"] = status_mib("VmHWM") - before
     print(json.dumps(first), flush=True)
     for line in sys.stdin:
         calls, start = 0, time.perf_counter()

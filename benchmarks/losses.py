@@ -6,12 +6,13 @@ PATH is a Python with `pip install torch pytorch-metric-learning`; without it on
 
 Each library runs each case in a process of its own, with the same embeddings, class weights and number
 of threads. The two take turns repeating, so that what else the machine does hits both; the time is the
-median over the turns, and compilation is apart. Peak memory is the highest resident set of the process
-while it repeats, less its resident set before the first run (inputs are there, results are not). A case
-over the limit of memory (RLIMIT_AS) or of time is recorded as such. Losses run with their default
-hyper-parameters, four samples a class, without a miner; those against class weights with 1,000 and 100,000
-classes, which share the labels of the batch. `multiple`, `cross_batch_memory` and `self_supervised` are
-measured around the losses named in `HYPER`; `generic_pair` costs what the user's kernel costs.
+median over the turns (or the only run, where that takes 5 s or more), and compilation is apart. Peak
+memory is the highest resident set of the process while it repeats, less its resident set before the first
+run (inputs are there, results are not). A case of PML over the limit of memory (RLIMIT_AS) or of time is
+recorded as such. Losses run with their default hyper-parameters, four samples a class, without a miner;
+those against class weights with 1,000 and 100,000 classes. `multiple`, `cross_batch_memory` and
+`self_supervised` are measured around the losses named in `HYPER`; `generic_pair` costs what the user's
+kernel costs.
 
 Results are merged into benchmarks/results/NAME.json, so that one may run a part at a time, and NAME.md is
 the table of all that is there. Each file belongs to one machine.
@@ -25,16 +26,19 @@ import selectors
 import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
 from dml_jax import losses
+from dml_jax.losses.own import ViewsLoss
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results"
-# Anchors (or classes) at a time, by batch: dense where that is small.
-BLOCKS = {256: 0, 1024: 0, 4096: 256, 65536: 256}
+# Anchors (or classes) at a time, by batch; 0 for all of them. The larger of CLASSES is never taken at once.
+BLOCK = 256
+BLOCKS = {256: 0, 1024: 0, 4096: BLOCK, 65536: BLOCK}
 CLASSES = (1000, 100_000)
+# A run that takes this many seconds is not repeated.
+SLOW = 5.0
 # What is measured beyond the memory of PML.
 LARGE = (
     "nt_xent",
@@ -147,14 +151,16 @@ def cases(names: list[str], batches: list[int], block: int | None) -> list[dict[
                 continue
             loss = losses.get(name, **HYPER.get(name, {}))
             by_class = isinstance(loss, losses.ClassLoss) and loss.takes_block
-            anchors = BLOCKS.get(batch, 256) if block is None else block
             for classes in CLASSES if by_class else (0,):
+                usual = BLOCK if classes == max(CLASSES) else BLOCKS.get(batch, BLOCK)
+                rows = usual if block is None else block
                 found.append(
                     {
                         "loss": name,
                         "batch": batch,
                         "classes": classes,
-                        "block": (anchors or None) if loss.takes_block else None,
+                        "block": (rows or None) if loss.takes_block else None,
+                        "views": isinstance(loss, ViewsLoss),
                     }
                 )
     return found
@@ -176,7 +182,6 @@ def measure(case: dict[str, Any], args: argparse.Namespace) -> dict[str, dict[st
     whole = case | {
         "classes": case["classes"] or case["batch"],
         "hyper": HYPER.get(case["loss"], {}),
-        "views": case["loss"] == "vic_reg",
         "pml": pml_spec(case, args.dim),
         "pml_call": PML_CALLS.get(case["loss"], "labels"),
         "dim": args.dim,
@@ -195,20 +200,18 @@ def measure(case: dict[str, Any], args: argparse.Namespace) -> dict[str, dict[st
         for side, worker in workers.items():
             worker.send("run")
             results[side] |= worker.answer(args.limit_s)
-        turns: dict[str, list[dict[str, Any]]] = {side: [] for side in workers}
+        turns = {side: [] for side, r in results.items() if r.get("seconds", SLOW) < SLOW}
         for _ in range(args.turns):
-            for side, worker in workers.items():
-                if "over" not in results[side]:
-                    worker.send(args.turn_s)
-                    turns[side].append(worker.answer(600))
+            for side, taken in turns.items():
+                workers[side].send(args.turn_s)
+                taken.append(workers[side].answer(600))
     finally:
         for worker in workers.values():
             worker.close()
     for side, taken in turns.items():
-        if taken:
-            results[side]["seconds"] = statistics.median(t["seconds"] for t in taken)
-            results[side]["spread"] = [f(t["seconds"] for t in taken) for f in (min, max)]
-            results[side]["peak_mib"] = max(t["peak_mib"] for t in taken)
+        results[side]["seconds"] = statistics.median(t["seconds"] for t in taken)
+        results[side]["spread"] = [f(t["seconds"] for t in taken) for f in (min, max)]
+        results[side]["peak_mib"] = max(t["peak_mib"] for t in taken)
     return results
 
 
@@ -272,13 +275,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 HEAD = """# Losses: time and peak memory
 
-Made by `python benchmarks/losses.py`, whose docstring says how. Value and gradient, float32, dimension {dim}, {per_class}
-per class. {cpu}, {threads} threads for either library; {versions}. A case is given up beyond {limit_s:g} s a run or
-{limit_gib:g} GiB.
+Made by `python benchmarks/losses.py`, whose docstring says how. Value and gradient, float32, dimension {dim},
+{per_class} per class. {cpu}, {threads} threads for either library; {versions}. A case of PML is given up
+beyond {limit_s:g} s a run or {limit_gib:g} GiB.
 
-`block` is how many anchors (classes, for losses against class weights) dml_jax takes at a time, empty for all at
-once. ms: median of {turns} turns. MiB: the process's highest resident set while it runs, less that before. compile: once
-for each shape.
+`block` is how many anchors (classes, for losses against class weights) dml_jax takes at a time, empty for all
+at once. ms: median of {turns} turns. MiB: the process's highest resident set while it runs, less that before.
+compile: once for each shape.
 """
 
 
@@ -315,7 +318,7 @@ def merge(path: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    whole = [n for n in losses.available() if n != "generic_pair"]
+    whole = [name for name in losses.available() if name != "generic_pair"]
     listed = lambda text: text.split(",")
     parser.add_argument("--losses", type=listed, default=whole)
     parser.add_argument("--batch", type=lambda t: [int(b) for b in t.split(",")], default=[*BLOCKS])
@@ -328,7 +331,9 @@ def main() -> None:
     parser.add_argument("--turn_s", type=float, default=0.2, help="a turn repeats for this long")
     parser.add_argument("--limit_s", type=float, default=60)
     parser.add_argument("--limit_gib", type=float, default=8)
-    parser.add_argument("--name", default="losses_cpu", help="of the files under benchmarks/results")
+    parser.add_argument(
+        "--name", default="losses_cpu", help="of the files under benchmarks/results"
+    )
     args = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{args.name}.json"
@@ -338,7 +343,10 @@ def main() -> None:
         key = f"{case['loss']}/{case['batch']}/{case['classes']}"
         results["cases"] = dict(sorted((results["cases"] | {key: row}).items()))
         versions = {
-            r[side]["version"] for r in results["cases"].values() for side in ("ours", "pml") if side in r
+            r[side]["version"]
+            for r in results["cases"].values()
+            for side in ("ours", "pml")
+            if side in r
         }
         results["settings"]["versions"] = "; ".join(sorted(versions))
         path.write_text(json.dumps(results, indent=1) + "\n")

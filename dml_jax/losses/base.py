@@ -377,8 +377,9 @@ class ClassLoss(KernelLoss):
 class SoftmaxLoss(ClassLoss):
     """Cross entropy over logits of all classes; the kernel makes the logits of a chunk.
 
-    The kernel sees `sims` `[b, c]`, or `[b, c * centers]` with the centers of a class side by side, and
-    where its keywords name `norms` those of the embeddings `[b, 1]` and of the weights `[1, c * centers]`.
+    The kernel sees `sims` `[b, c]`, or `[b, centers * c]` with the first centers of all classes before
+    the second ones (sums over the centers of a class are then sums of long rows), and where its keywords name `norms`
+    those of the embeddings `[b, 1]` and of the weights `[1, centers * c]`.
 
     Attributes:
       over_classes: how the kernel's values of all classes become one of a sample (`classwise`).
@@ -392,6 +393,8 @@ class SoftmaxLoss(ClassLoss):
         weights = variables["params"]["weights"].astype(embeddings.dtype)
 
         def logits(embeddings: Array, weights: Array, target: Array) -> Array:
+            if self.centers:
+                weights = weights.swapaxes(0, 1)
             weights = weights.reshape(-1, weights.shape[-1])
             sims = self.distance(embeddings, weights)
             derived = {"norms": (norms(embeddings)[:, None], norms(weights)[None, :])}
