@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument("--per_class", type=int, default=4)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--turn_s", type=float, default=0.2, help="a turn repeats for this long")
+    parser.add_argument("--turn_s", type=float, default=0.1, help="a turn repeats for this long")
     parser.add_argument("--limit_s", type=float, default=60)
     parser.add_argument("--limit_gib", type=float, default=8)
     parser.add_argument(
