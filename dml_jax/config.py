@@ -35,7 +35,8 @@ def new() -> ConfigDict:
     config.data = data(name="glyphs")
     config.sampler = dict(name="m_per_class", m=4)
     config.model = dict(name="convnet")
-    # `distance`, `reducer` and `relation` by name, beside the hyper-parameters of the loss.
+    # `distance`, `reducer` and `relation` by name, beside the hyper-parameters of the loss. With the relation
+    # "hierarchy" it is given the parents of the classes, too, where the data set has them.
     config.loss = dict(name="multi_similarity")
     # None for a loss without one.
     config.miner = config_dict.placeholder(object)

@@ -1,7 +1,7 @@
 """Data: sources by name, augmentation, and the pipelines that turn plans into batches."""
 
 from dml_jax.data import augment
-from dml_jax.data.base import DecodeError, Images, Source, Subset, hold_out, subset
+from dml_jax.data.base import DecodeError, Images, Source, Subset, hierarchy, hold_out, subset
 from dml_jax.data.pipeline import eval_batches, train_batches
 from dml_jax.data.sources import available, load
 
@@ -13,6 +13,7 @@ __all__ = [
     "augment",
     "available",
     "eval_batches",
+    "hierarchy",
     "hold_out",
     "load",
     "subset",

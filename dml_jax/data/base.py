@@ -166,6 +166,20 @@ def _shuffled_classes(count: int, seed: int) -> Int64[np.ndarray, " n"]:
     return np.random.Generator(philox).permutation(count)
 
 
+def hierarchy(source: Source) -> Int64[np.ndarray, "n 2"]:
+    """The labels of relation "hierarchy": each image's coarser class and its class, both from 0.
+
+    Raises ValueError where the set has no coarser classes.
+    """
+    if source.parent_labels is None:
+        raise ValueError(
+            "relation 'hierarchy' needs coarser classes (parent_labels), which these data do not have; omniglot "
+            "and grocery_store have them"
+        )
+    _, coarse = np.unique(source.parent_labels, return_inverse=True)
+    return np.stack([coarse, source.labels], 1)
+
+
 def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[np.ndarray, "h w c"]:
     """An encoded image as uint8 `[H, W, channels]`, 1 (grey) or 3 (RGB), upright by its EXIF orientation.
 

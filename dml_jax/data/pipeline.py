@@ -42,6 +42,7 @@ def train_batches(
     prefetch: int = 4,
     on_error: str = "raise",
     skipped: Counter[str] | None = None,
+    labels: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """The batches of an epoch from `start_step` on, the same however many threads and processes.
 
@@ -66,6 +67,7 @@ def train_batches(
       prefetch: batches loaded ahead.
       on_error: "raise" or "skip".
       skipped: counts the images passed over, by name, as their batches are delivered.
+      labels: what "label" holds, `[N, ...]`, a row for each image of the source; None: its own labels.
 
     Raises:
       ValueError: an option out of range; while iterating, images of different shapes.
@@ -79,7 +81,8 @@ def train_batches(
     if views < 1:
         raise ValueError(f"views={views}; at least 1 is accepted")
     part = _part(views * size, process_index, process_count)
-    load = _LoadTrain(source, plan, transform, seed, epoch, part, on_error == "skip")
+    labels = source.labels if labels is None else labels
+    load = _LoadTrain(source, labels, plan, transform, seed, epoch, part, on_error == "skip")
     return _iterate(load, range(start_step, steps), threads, workers, prefetch, skipped)
 
 
@@ -144,6 +147,7 @@ class _LoadTrain:
     """Step -> this process's part of its batch."""
 
     source: Source
+    labels: np.ndarray
     plan: np.ndarray
     transform: Transform | None
     seed: int
@@ -161,12 +165,11 @@ class _LoadTrain:
             item = self._item(row, step, column, [] if view else bad)
             rng = _generator(self.seed, self.epoch, _AUGMENT, step, place)
             items.append((_transformed(self.transform, item["image"], rng), item))
+        ids = [item["id"] for _, item in items]
         return {
-            "image": _stack(
-                [image for image, _ in items], self.source, [i["id"] for _, i in items]
-            ),
-            "label": np.array([item["label"] for _, item in items], np.int32),
-            "id": np.array([item["id"] for _, item in items], np.int32),
+            "image": _stack([image for image, _ in items], self.source, ids),
+            "label": self.labels[ids].astype(np.int32),
+            "id": np.array(ids, np.int32),
             "bad": bad,
         }
 

@@ -68,6 +68,22 @@ def pipeline(section: Mapping[str, Any]) -> dict[str, Any]:
     return {k: section[k] for k in ("threads", "workers", "prefetch", "on_error")}
 
 
+def labels(loss: Any, source: data.Source) -> np.ndarray:
+    """The labels of all images as the loss takes them, `[N]` or `[N, levels]`.
+
+    Raises ValueError for a relation whose labels the data do not have.
+    """
+    name = loss.relation.name
+    if name == "hierarchy":
+        return data.hierarchy(source)
+    if name != "label":
+        raise ValueError(
+            f"loss.relation is {name!r}, and the data sets have a class for each image; accepted: 'label', "
+            "and 'hierarchy' where classes have parents"
+        )
+    return source.labels
+
+
 def check_views(loss: Any, views: int) -> None:
     """Raises ValueError where a loss on views of images does not get as many as it compares."""
     if isinstance(loss, Multiple):
@@ -86,8 +102,8 @@ def check_views(loss: Any, views: int) -> None:
 
 
 def check_pairs(loss: Any, labels: np.ndarray, views: int = 1) -> None:
-    """Raises ValueError where a loss on pairs of samples can find no two of a class."""
-    _, counts = np.unique(labels, return_counts=True)
+    """Raises ValueError where a loss on pairs of samples can find no two of a class (of the coarsest level)."""
+    _, counts = np.unique(labels.reshape(len(labels), -1)[:, 0], return_counts=True)
     if loss.pairwise and loss.takes_references and views * counts.max(initial=0) < 2:
         raise ValueError(
             f"each of the {len(counts)} training classes has a single image, and loss {loss.name!r} compares "

@@ -93,9 +93,10 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     model, loss = build.model(config.model), build.loss(config)
     source = build.source(config, "train")
     held = {split: build.source(config, split) for split in splits}
+    labels = build.labels(loss, source)
     views = config.train.views
     build.check_views(loss, views)
-    build.check_pairs(loss, source.labels, views)
+    build.check_pairs(loss, labels, views)
     sampler = build.sampler(config.sampler)
     plan_of = lambda epoch: sampler.plan(source.labels, size, seed=config.seed, epoch=epoch)
     epoch_steps = len(plan_of(0))
@@ -112,7 +113,9 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
 
     # ---- The state, new or from the last checkpoint.
     checkpoints = Checkpoints.open(workdir)
-    init = lambda: states.init(model, loss, tx, config.seed, classes)
+    # A loss against class weights has them for the classes of its level.
+    weighed = classes if labels.ndim == 1 else int(loss.relation.classes(labels).max()) + 1
+    init = lambda: states.init(model, loss, tx, config.seed, weighed)
     progress: dict[str, Any] = {"epoch": 0, "step": 0, "best": None, "waited": 0}
     meta = checkpoints.meta()
     if meta is None:
@@ -193,6 +196,7 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
             batches = data.train_batches(
                 source,
                 plan,
+                labels=labels,
                 transform=build.transform(config.data.augment),
                 seed=config.seed,
                 epoch=epoch,

@@ -182,6 +182,15 @@ def test_skip_puts_another_of_the_class_in_its_place():
         np.testing.assert_array_equal(ids, batch["id"])
 
 
+def test_labels_of_the_caller_s_own():
+    """Rows for each image, those of the substitutes where one does not decode."""
+    rows = np.stack([100 + np.arange(len(LABELS)), LABELS // 2, LABELS], 1)
+    for source in (source_of(), source_of(bad=(0,))):
+        for batch in run(source, on_error="skip", labels=rows):
+            assert batch["label"].dtype == np.int32
+            np.testing.assert_array_equal(batch["label"], rows[batch["id"]])
+
+
 def test_skip_tries_every_other_image_of_the_class():
     source = source_of(bad=(5, 6))  # class 2 is images 5, 6, 7
     counts = Counter()

@@ -174,6 +174,8 @@ def test_subset_and_hold_out(pictures):
     assert part[1] | {"image": None} == {"image": None, "label": 0, "id": 1}
     assert part.name(0).endswith("20.png")
     assert part.parent_labels is None
+    with pytest.raises(ValueError, match="which these data do not have"):
+        data.hierarchy(part)
     assert isinstance(part, data.Source)
     assert levels(data.subset(part, [0])) == [10, 11, 12]
 
@@ -284,6 +286,8 @@ def test_grocery_store(grocery, where):
     assert everything.labels.tolist() == [0, 1, 1, 2, 3]
     held = data.subset(everything, [2, 3])
     assert held.parent_labels.tolist() == [1, 2]
+    assert data.hierarchy(everything).tolist() == [[0, 0], [1, 1], [1, 1], [1, 2], [2, 3]]
+    assert data.hierarchy(held).tolist() == [[0, 0], [1, 1]]
 
 
 def test_refused_grocery_store(grocery):

@@ -117,6 +117,50 @@ def test_micro_batches_and_blocks_train_the_same(data, tmp_path):
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def alphabets(tmp_path_factory):
+    """Omniglot's layout: 3 alphabets of 4 characters of 4 drawings."""
+    folder = tmp_path_factory.mktemp("omniglot")
+    plain = pictures(folder / "plain", classes=13)
+    for c in range(12):
+        there = folder / "images_background" / f"Alphabet{c // 4}" / f"character{c % 4:02}"
+        there.parent.mkdir(parents=True, exist_ok=True)
+        (plain / f"class{c + 1:02}").rename(there)
+    return folder
+
+
+RANKING = {"name": "happier", "relation": "hierarchy"}
+
+
+@pytest.mark.parametrize(("level", "weights"), [(-1, 9), (0, 3)])
+def test_a_hierarchy(alphabets, tmp_path, monkeypatch, level, weights):
+    """HAPPIER as a whole from a config; class weights of the level, of the characters that are not held out."""
+    init, made = loop.states.init, []
+    monkeypatch.setattr(loop.states, "init", lambda *given: made.append(init(*given)) or made[-1])
+    config = config_of(alphabets, "steps=3,epochs=2")
+    config.data = configs.data(name="omniglot", path=str(alphabets), size=16, validation=0.25)
+    softmax = {"name": "normalized_softmax", "relation": {"name": "hierarchy", "level": level}}
+    parts = {"clusters": softmax, "ranking": RANKING}
+    config.loss = {
+        "name": "multiple",
+        "losses": parts,
+        "weights": {"clusters": 0.1, "ranking": 0.9},
+    }
+    loop.train(config, str(tmp_path))
+    assert sorted(losses(tmp_path)) == [1, 2, 3, 4, 5, 6]
+    assert made[0]["params"]["loss"]["clusters"]["weights"].shape == (weights, 4)
+
+
+def test_labels_that_the_data_do_not_have(data, tmp_path):
+    config = config_of(data)
+    config.loss = RANKING
+    with pytest.raises(ValueError, match="relation 'hierarchy' needs coarser classes"):
+        loop.train(config, str(tmp_path))
+    config.loss = {"name": "nt_xent", "relation": {"name": "overlap", "threshold": 2}}
+    with pytest.raises(ValueError, match="is 'overlap', and the data sets have a class"):
+        loop.train(config, str(tmp_path))
+
+
 def test_a_split_that_cannot_be_scored(data, tmp_path):
     config = config_of(data, "steps=2,epochs=1")
     singles = pictures(tmp_path / "pictures" / "val", images=1)
