@@ -236,8 +236,9 @@ def roadmap_rows(
 
     H- is above the step function, so that the ap term is above the loss of average precision; r+ has no
     derivative. P holds the anchor itself where the references are the batch; an anchor with no positive
-    at all is left out of the ap term. A miner makes samples weigh. The authors' code uses 1.44 for
-    1/2 + sigmoid(delta / tau) = 1.493, which leaves a step at delta.
+    at all is left out of the ap term. A miner makes samples weigh. The defaults are the authors' code's,
+    which adds the two terms (twice this loss); it uses 1.44 for 1/2 + sigmoid(delta / tau) = 1.493, which
+    leaves a step at delta, and for iNaturalist leaves out the 1/2.
     """
     calibration = {
         "positive": (

@@ -72,7 +72,8 @@ def multiple(*, losses: Any, weights: Any = None) -> Multiple:
             f"loss 'multiple' has {len(losses)} losses and {len(weights)} weights; accepted: one loss or "
             "more, and a weight for each"
         )
-    relations = {loss.relation.name: loss.relation for _, loss in losses}
+    reading = [loss for _, loss in losses if loss.reads_labels]
+    relations = {loss.relation.name for loss in reading}
     if len(relations) > 1:
         raise ValueError(
             f"loss 'multiple' has losses of relations {', '.join(sorted(relations))}, which take other labels; "
@@ -80,7 +81,7 @@ def multiple(*, losses: Any, weights: Any = None) -> Multiple:
         )
     return Multiple(
         "multiple",
-        losses[0][1].relation,
+        (reading[0] if reading else losses[0][1]).relation,
         tuple(losses),
         tuple(float(w) for w in weights),
         any(loss.pairwise for _, loss in losses),

@@ -272,6 +272,10 @@ def test_a_queue_of_label_rows(inner, of, naive, devices):
 def test_views_do_not_read_labels():
     loss = losses.get("self_supervised", loss="nt_xent")
     np.testing.assert_array_equal(value(loss, PATHS), value(loss, LABELS))
+    ranking = {"name": "happier", "relation": "hierarchy"}
+    both = losses.get("multiple", losses=[{"name": "self_supervised", "loss": "nt_xent"}, ranking])
+    want = value(loss, LABELS) + value(losses.get(**ranking), PATHS)
+    np.testing.assert_allclose(value(both, PATHS), want, rtol=1e-6)
 
 
 MINERS = [{"name": name} for name in miners.available()]
