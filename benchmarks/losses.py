@@ -199,7 +199,7 @@ def measure(case: dict[str, Any], args: argparse.Namespace) -> dict[str, dict[st
             results[side] = worker.answer(600)
         for side, worker in workers.items():
             worker.send("run")
-            results[side] |= worker.answer(args.limit_s)
+            results[side] |= worker.answer(args.limit_s if side == "pml" else 600)
         turns = {side: [] for side, r in results.items() if r.get("seconds", SLOW) < SLOW}
         for _ in range(args.turns):
             for side, taken in turns.items():
