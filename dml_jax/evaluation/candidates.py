@@ -1,13 +1,14 @@
 """Searches in float32 that find candidates for the nearest neighbours, one per backend.
 
-A search is `(queries [q, d], count) -> (squared [q, count], rows [q, count])`: for each query
-`count` rows of the gallery that are nearest up to float32 rounding, in any order, with their
-approximate squared Euclidean distances. What is made of them (`neighbours.Index`) is exact and so
-does not depend on which search found them.
+A search is `(queries [q, d], squares [q], count) -> Found`: for each query `count` rows of the gallery that are
+nearest up to float32 rounding. What is made of them (`neighbours.Index`) is exact and so does not depend on
+which search found them. The approximate searches (`APPROXIMATE`) may miss neighbours; they say that nothing
+they left out is known to be farther.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +19,69 @@ from jaxtyping import Array, Float, Int
 
 from dml_jax.evaluation.mesh import data_mesh
 
-Search = Callable[[np.ndarray, int], tuple[Array | np.ndarray, Array | np.ndarray]]
 
-GALLERY_BLOCK = 8192
+class Found(NamedTuple):
+    """Candidates, nearest first.
+
+    Attributes:
+      near: squared Euclidean distances, `inf` where there is no candidate.
+      rows: of the gallery.
+      furthest: no row that is missing among the candidates has a smaller `near`.
+      coarse: how far `near` may lie under the value that the search computed, as a share of it.
+    """
+
+    near: Float[Array | np.ndarray, "q count"]
+    rows: Int[Array | np.ndarray, "q count"]
+    furthest: Float[Array | np.ndarray, " q"]
+    coarse: float = 0.0
+
+
+Search = Callable[[np.ndarray, np.ndarray, int], Found]
+
+# Rows of the gallery that a device compares at a time: the tile of distances stays in a CPU's cache.
+GALLERY_BLOCK = 2048
+GROUPS = (64, 32, 16, 8, 4)
+# The share of queries that may need a second search because three neighbours fell into one group.
+CROWDED = 0.02
+# Above every squared distance between vectors of norm about 1, and finite.
+FAR = np.float32(2.0**100)
 # The GPU indexes of faiss refuse to return more neighbours than this.
 FAISS_GPU_COUNT = 2048
 
 
 def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
-    """A search by blocked matrix products and streaming top-k over the `data` axis of the mesh.
+    """A search by blocked matrix products over the `data` axis of the mesh.
 
-    The gallery lies on the devices once, a part on each. A device holds [queries, block]
-    similarities at a time and keeps its own `count` best; the devices' best are gathered and the
-    best of them kept.
+    The gallery lies on the devices once, a part on each, in an order drawn at random. A device goes over
+    it in tiles [queries, rows] of distances. Where few neighbours are wanted it keeps of each group of
+    rows only the two nearest and a bound on the third, and searches among these; that is enough unless
+    three neighbours share a group, which the bound tells. Where many are wanted it merges each tile into the
+    best so far. The devices' best are gathered and the best of them kept.
     """
     mesh = data_mesh()
     shards = 1 if mesh is None else mesh.shape["data"]
     size, dim = gallery.shape
-    blocks = -(-size // (shards * (block or GALLERY_BLOCK)))
-    rows = -(-size // (shards * blocks))
-    padded = np.zeros((shards * blocks * rows, dim), np.float32)
-    padded[:size] = gallery
+    width = _tile(block or GALLERY_BLOCK, -(-size // shards))
+    blocks = -(-size // (shards * width))
+    order = np.random.Generator(np.random.Philox(key=size)).permutation(size)
+    padded = np.zeros((shards * blocks * width, dim), np.float32)
+    padded[:size] = gallery[order]
     norms = np.full(len(padded), np.inf, np.float32)
-    norms[:size] = np.einsum("nd,nd->n", gallery, gallery, dtype=np.float64)
-    parts = _place(padded.reshape(-1, rows, dim), mesh), _place(norms.reshape(-1, rows), mesh)
-    return lambda queries, count: _nearest(queries, *parts, count=count, mesh=mesh)
+    norms[:size] = np.einsum("nd,nd->n", padded[:size], padded[:size], dtype=np.float64)
+    rows = np.zeros(len(padded), np.int32)
+    rows[:size] = order
+    parts = tuple(
+        _place(array.reshape(-1, width, *array.shape[1:]), mesh) for array in (padded, norms, rows)
+    )
+
+    def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
+        group = _group(count, size, width, blocks)
+        near, found, furthest = _nearest(
+            queries, _float32(squares), *parts, count=count, group=group, mesh=mesh
+        )
+        return Found(near, found, furthest, coarse=group * 2.0**-23 if group > 1 else 0.0)
+
+    return search
 
 
 def faiss_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
@@ -51,27 +90,86 @@ def faiss_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search
     On GPUs where faiss sees any and the count allows it, else on the CPU. `block` plays no part:
     faiss has blocks of its own.
     """
+    faiss = _faiss()
+    cpu = faiss.IndexFlatL2(gallery.shape[1])
+    cpu.add(gallery)
+    gpu = faiss.index_cpu_to_all_gpus(cpu) if faiss.get_num_gpus() > 0 else None
+
+    def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
+        index = cpu if gpu is None or count > FAISS_GPU_COUNT else gpu
+        near, rows = index.search(queries, count)
+        return Found(near, rows, near[:, -1])
+
+    return search
+
+
+def jax_approximate(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
+    """`jax.lax.approx_max_k` (Chern et al. 2022) on one device.
+
+    Its recall is about 0.95 or better on TPUs; on other devices it is exact up to rounding. `block` plays no part.
+    """
+    norms = np.einsum("nd,nd->n", gallery, gallery, dtype=np.float64).astype(np.float32)
+    vectors, sizes = jnp.asarray(gallery), jnp.asarray(norms)
+
+    def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
+        near, rows = _approximate(queries, _float32(squares), vectors, sizes, count=count)
+        return Found(near, rows, np.full(len(queries), np.inf))
+
+    return search
+
+
+def faiss_ivf(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
+    """faiss's inverted file: sqrt(n) cells, of which the 16 nearest are looked into. `block` plays no part."""
+    faiss = _faiss()
+    cells = max(1, round(len(gallery) ** 0.5))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(gallery.shape[1]), gallery.shape[1], cells)
+    index.nprobe = 16
+    index.train(gallery)
+    index.add(gallery)
+    return _unbounded(index)
+
+
+def faiss_hnsw(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
+    """faiss's navigable small world graph: 32 links a node, search width 128. `block` plays no part."""
+    index = _faiss().IndexHNSWFlat(gallery.shape[1], 32)
+    index.hnsw.efConstruction = 80
+    index.hnsw.efSearch = 128
+    index.add(gallery)
+    return _unbounded(index)
+
+
+def _unbounded(index) -> Search:
+    def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
+        near, rows = index.search(queries, count)
+        missing = rows < 0
+        near[missing], rows[missing] = np.inf, 0
+        return Found(near, rows, np.full(len(queries), np.inf))
+
+    return search
+
+
+def _faiss():
     try:
         import faiss
     except ImportError as error:
         raise ValueError(
             "backend 'faiss' needs the faiss module, which is not installed"
         ) from error
-    cpu = faiss.IndexFlatL2(gallery.shape[1])
-    cpu.add(gallery)
-    gpu = faiss.index_cpu_to_all_gpus(cpu) if faiss.get_num_gpus() > 0 else None
-
-    def search(queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        index = cpu if gpu is None or count > FAISS_GPU_COUNT else gpu
-        return index.search(queries, count)
-
-    return search
+    return faiss
 
 
 SEARCHES: dict[str, Callable[[np.ndarray, int | None], Search]] = {
-    "jax": jax_search,
+    "approx_max_k": jax_approximate,
     "faiss": faiss_search,
+    "faiss_hnsw": faiss_hnsw,
+    "faiss_ivf": faiss_ivf,
+    "jax": jax_search,
 }
+APPROXIMATE = ("approx_max_k", "faiss_hnsw", "faiss_ivf")
+
+
+def _float32(squares: np.ndarray) -> np.ndarray:
+    return np.minimum(squares, FAR).astype(np.float32)
 
 
 def _place(array: np.ndarray, mesh: Mesh | None) -> Array:
@@ -82,61 +180,149 @@ def _place(array: np.ndarray, mesh: Mesh | None) -> Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
 
 
-@partial(jax.jit, static_argnames=("count", "mesh"))
+def _tile(block: int, size: int) -> int:
+    """The rows of a tile: at most about `block`, a multiple of the largest group where there are that many."""
+    width = min(block, size)
+    return -(-width // GROUPS[0]) * GROUPS[0] if width >= GROUPS[0] else width
+
+
+def _group(count: int, size: int, width: int, blocks: int) -> int:
+    """How many rows share a group; 1: no groups."""
+    for group in GROUPS:
+        # Of `count` rows among size / group groups, this many triples are expected to share one.
+        crowded = count**3 * group**2 / (6 * size**2)
+        # A device's part must hold `count` rows that are the first or second of their groups.
+        if width % group == 0 and crowded <= CROWDED and 2 * blocks * width >= group * count:
+            return group
+    return 1
+
+
+@partial(jax.jit, static_argnames=("count", "group", "mesh"))
 def _nearest(
     queries: Float[Array, "q d"],
+    squares: Float[Array, " q"],
     gallery: Float[Array, "blocks rows d"],
     norms: Float[Array, "blocks rows"],
+    rows: Int[Array, "blocks rows"],
     *,
     count: int,
+    group: int,
     mesh: Mesh | None,
-) -> tuple[Float[Array, "q count"], Int[Array, "q count"]]:
-    squares = jnp.sum(queries * queries, axis=1, keepdims=True)
+) -> tuple[Float[Array, "q count"], Int[Array, "q count"], Float[Array, " q"]]:
+    stream = partial(_grouped, group=group) if group > 1 else _merged
+
+    def local(squares: Array, queries: Array, gallery: Array, norms: Array, rows: Array) -> tuple:
+        near, at, bound = stream(squares[:, None], queries, gallery, norms, count)
+        found = rows.reshape(-1)[at]
+        if mesh is not None:
+            near, found = (lax.all_gather(a, "data", axis=1, tiled=True) for a in (near, found))
+            near, where = lax.top_k(-near, count)
+            near, found = -near, jnp.take_along_axis(found, where, axis=1)
+            bound = lax.pmin(bound, "data")
+        near = jnp.where(near < FAR, near, jnp.inf)
+        return near, found, jnp.minimum(bound, near[:, -1])
+
     if mesh is None:
-        return _stream(squares, queries, gallery, norms, count, jnp.int32(0))
-
-    def local(squares: Array, queries: Array, gallery: Array, norms: Array) -> tuple[Array, Array]:
-        first = lax.axis_index("data") * gallery.shape[0] * gallery.shape[1]
-        near, rows = _stream(squares, queries, gallery, norms, count, first)
-        near, rows = (lax.all_gather(a, "data", axis=1, tiled=True) for a in (near, rows))
-        near, where = lax.top_k(-near, count)
-        return -near, jnp.take_along_axis(rows, where, axis=1)
-
+        return local(squares, queries, gallery, norms, rows)
     whole, split = PartitionSpec(), PartitionSpec("data")
     # check_vma cannot see that what follows an all_gather is the same on every device.
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(whole, whole, split, split),
+        in_specs=(whole, whole, split, split, split),
         out_specs=whole,
         check_vma=False,
-    )(squares, queries, gallery, norms)
+    )(squares, queries, gallery, norms, rows)
 
 
-def _stream(
+def _distances(
+    squares: Float[Array, "q 1"],
+    queries: Float[Array, "q d"],
+    vectors: Float[Array, "n d"],
+    sizes: Float[Array, " n"],
+) -> Float[Array, "q n"]:
+    """Squared distances from 0 to FAR, which also stands for what is padding or overflows."""
+    products = lax.dot_general(
+        queries, vectors, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
+    )
+    far = squares + sizes[None, :] - 2 * products
+    return jnp.where(far < FAR, jnp.maximum(far, 0), FAR)
+
+
+def _merged(
     squares: Float[Array, "q 1"],
     queries: Float[Array, "q d"],
     gallery: Float[Array, "blocks rows d"],
     norms: Float[Array, "blocks rows"],
     count: int,
-    first: Int[Array, ""],
-) -> tuple[Float[Array, "q count"], Int[Array, "q count"]]:
-    """The `count` nearest of one device's part; places that it cannot fill are infinitely far."""
+) -> tuple[Float[Array, "q count"], Int[Array, "q count"], Float[Array, " q"]]:
+    """The `count` nearest of one device's part, each tile merged into the best before it."""
     width = gallery.shape[1]
 
     def step(best: tuple[Array, Array, Array], part: tuple[Array, Array]) -> tuple[tuple, None]:
         near, rows, start = best
-        vectors, sizes = part
-        products = lax.dot_general(
-            queries, vectors, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
-        )
-        far = jnp.concatenate([near, squares + sizes[None, :] - 2 * products], axis=1)
+        far = jnp.concatenate([near, _distances(squares, queries, *part)], axis=1)
         far, where = lax.top_k(-far, count)
         kept = jnp.take_along_axis(rows, jnp.minimum(where, count - 1), axis=1)
         rows = jnp.where(where < count, kept, start + where - count)
         return (-far, rows, start + width), None
 
-    empty = jnp.full((len(queries), count), jnp.inf, jnp.float32)
+    empty = jnp.full((len(queries), count), FAR, jnp.float32)
     none = jnp.zeros((len(queries), count), jnp.int32)
-    (near, rows, _), _ = lax.scan(step, (empty, none, first), (gallery, norms))
-    return near, rows
+    (near, rows, _), _ = lax.scan(step, (empty, none, jnp.int32(0)), (gallery, norms))
+    return near, rows, jnp.full(len(queries), jnp.inf, jnp.float32)
+
+
+def _grouped(
+    squares: Float[Array, "q 1"],
+    queries: Float[Array, "q d"],
+    gallery: Float[Array, "blocks rows d"],
+    norms: Float[Array, "blocks rows"],
+    count: int,
+    group: int,
+) -> tuple[Float[Array, "q count"], Int[Array, "q count"], Float[Array, " q"]]:
+    """The `count` nearest of one device's part among the two nearest of each group of rows.
+
+    Also, for each query, a bound under which no third of a group lies. Distances are not negative, so their
+    bits compare as integers do; a row's number in its group takes the place of the last bits.
+    """
+    blocks, width = gallery.shape[:2]
+    groups = width // group
+    number = jnp.arange(group, dtype=jnp.int32)[None, :, None]
+
+    def step(bound: Array, part: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+        far = _distances(squares, queries, *part)
+        bits = lax.bitcast_convert_type(far, jnp.int32).reshape(len(far), group, groups)
+        first, second, third = _three_smallest(bits & -group | number)
+        return jnp.minimum(bound, third.min(axis=1)), (first, second)
+
+    most = jnp.full(len(queries), np.iinfo(np.int32).max, jnp.int32)
+    third, two = lax.scan(step, most, (gallery, norms))
+    # [2, blocks, q, groups] -> [q, 2 * blocks * groups]
+    keys = jnp.moveaxis(jnp.stack(two), 2, 0).reshape(len(queries), -1)
+    keys, where = lax.top_k(-lax.bitcast_convert_type(keys, jnp.float32), count)
+    bits = lax.bitcast_convert_type(-keys, jnp.int32)
+    tile, of = where // groups % blocks, where % groups
+    rows = tile * width + (bits & (group - 1)) * groups + of
+    near, bound = (lax.bitcast_convert_type(b & -group, jnp.float32) for b in (bits, third))
+    return near, rows, bound
+
+
+def _three_smallest(bits: Int[Array, "q group n"]) -> tuple[Array, Array, Array]:
+    """The three smallest over axis 1: compiled as one loop, it costs about as much as their minimum."""
+    first = bits[:, 0]
+    second = third = jnp.full_like(first, np.iinfo(np.int32).max)
+    for i in range(1, bits.shape[1]):
+        new = bits[:, i]
+        third = jnp.minimum(third, jnp.maximum(second, new))
+        second = jnp.minimum(second, jnp.maximum(first, new))
+        first = jnp.minimum(first, new)
+    return first, second, third
+
+
+@partial(jax.jit, static_argnames="count")
+def _approximate(queries, squares, vectors, sizes, *, count):
+    near, rows = lax.approx_max_k(
+        -_distances(squares[:, None], queries, vectors, sizes), count, recall_target=0.95
+    )
+    return -near, rows

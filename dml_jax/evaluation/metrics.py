@@ -1,20 +1,38 @@
-"""Retrieval metrics of one query each, from which of its neighbours are relevant.
+"""Metrics by their names, those of both reference systems and those that neither has.
 
-A metric is a function `(hits [q, k], relevant [q]) -> float64 [q]`: `hits[i, j]` says whether the
-j-th neighbour of query i has its label; `relevant` (R) counts the items of the gallery that have
-it, the query itself not among them. Queries with R = 0 ("lone") have no value:
-`evaluate_embeddings` leaves them out of every mean, as PML's AccuracyCalculator does.
+Four kinds: `ranks` (one value a query, from the ranks of its relevant neighbours), `clusters` (labels against k-means),
+`space` (the embeddings themselves) and `pairs` (verification).
+
+Where the names of the ICML 2020 code (Roth et al.) and those of PyTorch Metric Learning (PML) mean nearly the same:
+its metrics count lone queries (with nothing to find) as 0, PML's leave them out; `e_` and names without a prefix
+are of Euclidean, `c_` of cosine distances, whatever distance the evaluation asks for; its `mAP` family divides by
+the class's size with the query in it. Both systems' defects are not reproduced: each docstring says which.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from dml_jax import names
+from dml_jax.evaluation import clustering, ranking, spread, verification
+from dml_jax.evaluation.ranking import (
+    map_at_r,
+    mean_average_precision,
+    mean_inverse_negative_penalty,
+    mean_reciprocal_rank,
+    ndcg,
+    precision_at_1,
+    precision_at_k,
+    r_precision,
+    recall_at_k,
+)
+
+# As a depth: all neighbours.
+ALL = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -24,90 +42,179 @@ class Metric:
     Attributes:
       name: as in a config and in the results.
       title: as in the head of a table.
-      rows: `(hits [q, k], relevant [q]) -> float64 [q]`.
-      depth: how many neighbours it looks at besides the first R.
-      first_r: whether it looks at the first R neighbours of each query.
+      kind: `ranks`, `clusters`, `space` or `pairs`.
+      function: ranks: `(hits, relevant [q]) -> float64 [q]`; clusters: `(labels, clusters) -> float`; space:
+        `(embeddings, labels) -> float or vector`; pairs: `(Verification, blocks) -> float`.
+      depth: of ranks: from R [q] and whether the query lies in the gallery [q] to how many neighbours it looks at.
+      distance: the distance that it is defined for; None: the evaluation's.
+      counts_lone: of ranks: whether the mean is over lone queries too.
+      rates: of pairs: the false accept rates whose thresholds it needs.
+      better: `high`, `low`, or nothing where neither is.
     """
 
     name: str
     title: str
-    rows: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    depth: int
-    first_r: bool
+    kind: str
+    function: Callable[..., Any]
+    depth: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    distance: str | None = None
+    counts_lone: bool = False
+    rates: tuple[float, ...] = ()
+    better: str = "high"
 
 
-def recall_at_k(
-    hits: Bool[np.ndarray, "q n"], relevant: Int[np.ndarray, " q"], *, k: int
-) -> Float[np.ndarray, " q"]:
-    """1 where any of the first k neighbours has the query's label, else 0 (Jegou et al. 2011).
+def get(name: str, k: int | None = None) -> Metric:
+    """The metric of that name; ValueError with the near misses where there is none.
 
-    Where the gallery has fewer than k items, all of them count. PML has no such metric. The ICML
-    2020 code's `e_recall@k` takes the mean over all queries, so that a lone one is a miss; here
-    lone queries are left out.
+    `k` is how many neighbours those look at whose definition leaves it open (`OPEN`); None: r_precision and
+    map_at_r the first R, the others all.
     """
-    return np.any(hits[:, :k], axis=1).astype(np.float64)
-
-
-def precision_at_1(
-    hits: Bool[np.ndarray, "q n"], relevant: Int[np.ndarray, " q"]
-) -> Float[np.ndarray, " q"]:
-    """1 where the nearest neighbour has the query's label, else 0: PML's `precision_at_1`."""
-    return recall_at_k(hits, relevant, k=1)
-
-
-def r_precision(
-    hits: Bool[np.ndarray, "q n"], relevant: Int[np.ndarray, " q"]
-) -> Float[np.ndarray, " q"]:
-    """sum_{j <= R} hit_j / R, the share of the first R neighbours that have the query's label.
-
-    PML's `r_precision` with its k at least the largest R; 0 here where R is 0.
-    """
-    return _within_r(hits, relevant).sum(axis=1) / np.maximum(relevant, 1)
-
-
-def map_at_r(
-    hits: Bool[np.ndarray, "q n"], relevant: Int[np.ndarray, " q"]
-) -> Float[np.ndarray, " q"]:
-    """sum_{j <= R} hit_j precision@j / R (Musgrave et al. 2020, section 2.3).
-
-    PML's `mean_average_precision_at_r` with its k at least the largest R; 0 here where R is 0.
-    """
-    found = _within_r(hits, relevant)
-    precision = np.cumsum(found, axis=1) / np.arange(1, found.shape[1] + 1)[None, :]
-    return (found * precision).sum(axis=1) / np.maximum(relevant, 1)
-
-
-def get(name: str) -> Metric:
-    """The metric of that name; ValueError with the near misses where there is none."""
-    match = re.fullmatch(r"recall_at_([1-9][0-9]*)", str(name))
-    if match:
-        k = int(match[1])
-        return Metric(name, f"R@{k}", partial(recall_at_k, k=k), depth=k, first_r=False)
-    if name == "recall_at_k":
-        raise ValueError("metric 'recall_at_k' needs a number for k, as in 'recall_at_4'")
-    if name not in METRICS:
-        raise names.unknown("metric", name, available())
-    return METRICS[name]
+    if name in METRICS:
+        return METRICS[name]
+    if name in OPEN:
+        return _open(name, k)
+    for pattern, make in PATTERNS:
+        match = re.fullmatch(pattern, str(name))
+        if match:
+            return make(name, *match.groups())
+    if name in NUMBERED:
+        example = name.removesuffix("k").removesuffix("m").removesuffix("x") + NUMBERED[name]
+        raise ValueError(f"metric {name!r} needs a number for {name[-1]}, as in {example!r}")
+    raise names.unknown("metric", name, available())
 
 
 def available() -> tuple[str, ...]:
-    """The names of the metrics; the k of `recall_at_k` stands for a number."""
-    return tuple(sorted((*METRICS, "recall_at_k")))
+    """The names of the metrics; k, m and x at their ends stand for numbers."""
+    return tuple(sorted((*METRICS, *OPEN, *NUMBERED)))
+
+
+def _first(k: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    return lambda relevant, own: np.full(len(relevant), k)
+
+
+def _all(relevant: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return np.full(len(relevant), ALL)
+
+
+def _r(relevant: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return np.maximum(relevant, 1)
+
+
+# What is open in its k: (title, function, how deep it looks without one).
+OPEN: dict[str, tuple[str, Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
+    "map_at_r": ("MAP@R", map_at_r, _r),
+    "mean_average_precision": ("MAP", mean_average_precision, _all),
+    "mean_reciprocal_rank": ("MRR", mean_reciprocal_rank, _all),
+    "ndcg": ("nDCG", ndcg, _all),
+    "r_precision": ("R-precision", r_precision, _r),
+}
+# What is named with a number at its end, and an example of it.
+NUMBERED = {
+    "c_recall@k": "4",
+    "e_recall@k": "4",
+    "fnmr@fmr=x": "0.001",
+    "mean_average_precision_at_k": "10",
+    "mean_reciprocal_rank_at_k": "10",
+    "ndcg_at_k": "10",
+    "precision_at_k": "4",
+    "recall@k": "4",
+    "recall_at_k": "4",
+    "rho_spectrum@m": "2",
+    "tar@far=x": "0.001",
+}
+
+
+def _open(name: str, k: int | None) -> Metric:
+    title, function, depth = OPEN[name]
+    if k is None:
+        return Metric(name, title, "ranks", function, depth)
+    # Not beyond k, and with R in it not beyond R.
+    limited = lambda relevant, own: np.minimum(depth(relevant, own), k)
+    return Metric(name, title, "ranks", partial(function, k=k), limited)
+
+
+def _with_k(name: str, stem: str, k: str) -> Metric:
+    title, function, _ = OPEN[stem]
+    return Metric(name, f"{title}@{k}", "ranks", partial(function, k=int(k)), _first(int(k)))
+
+
+def _recall(name: str, k: str) -> Metric:
+    return Metric(name, f"R@{k}", "ranks", partial(recall_at_k, k=int(k)), _first(int(k)))
+
+
+def _precision(name: str, k: str) -> Metric:
+    return Metric(name, f"P@{k}", "ranks", partial(precision_at_k, k=int(k)), _first(int(k)))
+
+
+def _revisiting_recall(name: str, prefix: str, k: str) -> Metric:
+    function = partial(recall_at_k, k=int(k))
+    distance = {"c": "cosine", "e": "euclidean"}[prefix]
+    return Metric(name, name, "ranks", function, _first(int(k)), distance, counts_lone=True)
+
+
+def _rho(name: str, mode: str) -> Metric:
+    function = lambda embeddings, labels: spread.rho_spectrum(embeddings, int(mode))
+    return Metric(name, name, "space", function, better="")
+
+
+def _verification(name: str, kind: str, rate: str) -> Metric:
+    far = float(rate)
+    if kind == "tar@far":
+        function = lambda found, blocks: found.true_accept_rate(far)
+    else:
+        function = lambda found, blocks: 1 - found.true_accept_rate(far)
+    better = "high" if kind == "tar@far" else "low"
+    return Metric(name, name, "pairs", function, rates=(far,), better=better)
+
+
+def _opis(found: Any, blocks: Any) -> float:
+    return verification.opis(blocks, found)
+
+
+NUMBER = r"([1-9][0-9]*)"
+PATTERNS: tuple[tuple[str, Callable[..., Metric]], ...] = (
+    (rf"recall(?:_at_|@){NUMBER}", _recall),
+    (rf"precision_at_{NUMBER}", _precision),
+    (rf"(mean_average_precision|mean_reciprocal_rank|ndcg)_at_{NUMBER}", _with_k),
+    (rf"([ce])_recall@{NUMBER}", _revisiting_recall),
+    (r"rho_spectrum@(-?[0-9]+)", _rho),
+    (r"(tar@far|fnmr@fmr)=([0-9.]+(?:e-?[0-9]+)?)", _verification),
+)
+
+
+def _revisiting() -> list[Metric]:
+    """The rest of the ICML 2020 names, Euclidean and cosine."""
+    found = []
+    for prefix, distance in (("", "euclidean"), ("c_", "cosine")):
+        for stem, k in (("mAP", None), ("mAP_1000", 1000), ("mAP_lim", 1023)):
+            function = partial(ranking.revisiting_map, k=k)
+            depth = _all if k is None else _first(k)
+            name = prefix + stem
+            found.append(Metric(name, name, "ranks", function, depth, distance, counts_lone=True))
+        depth = lambda relevant, own: relevant + own
+        name = prefix + "mAP_c"
+        function = ranking.revisiting_map_c
+        found.append(Metric(name, name, "ranks", function, depth, distance, counts_lone=True))
+    return found
+
+
+def _space(mode: str) -> Metric:
+    function = lambda embeddings, labels: spread.class_distances(embeddings, labels, mode)
+    return Metric(f"dists@{mode}", f"dists@{mode}", "space", function, better="")
 
 
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("map_at_r", "MAP@R", map_at_r, depth=1, first_r=True),
-        Metric("precision_at_1", "P@1", precision_at_1, depth=1, first_r=False),
-        Metric("r_precision", "R-precision", r_precision, depth=1, first_r=True),
+        Metric("precision_at_1", "P@1", "ranks", precision_at_1, _first(1)),
+        Metric("minp", "mINP", "ranks", mean_inverse_negative_penalty, _all),
+        Metric("nmi", "NMI", "clusters", clustering.nmi, distance="euclidean"),
+        Metric("ami", "AMI", "clusters", clustering.ami, distance="euclidean"),
+        Metric("f1", "F1", "clusters", clustering.f1, distance="euclidean"),
+        Metric("c_nmi", "c_nmi", "clusters", clustering.nmi, distance="cosine"),
+        Metric("c_f1", "c_f1", "clusters", clustering.f1, distance="cosine"),
+        Metric("opis", "OPIS", "pairs", _opis, rates=verification.CALIBRATION, better="low"),
+        *_revisiting(),
+        *map(_space, spread.MODES),
     )
 }
-
-
-def _within_r(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    if hits.shape[1] < relevant.max(initial=0):
-        raise ValueError(
-            f"{hits.shape[1]} neighbours for R = {relevant.max()}; needed: at least R of them"
-        )
-    return hits & (np.arange(hits.shape[1])[None, :] < relevant[:, None])

@@ -1,30 +1,33 @@
-"""Exact nearest neighbours: the same ids whatever the backend, the blocks and the devices.
+"""Nearest neighbours: the same ids whatever the exact backend, the blocks and the devices.
 
-A backend finds candidates in float32; their distances are then computed again in float64, one pair
-at a time, and sorted by (distance, id). A query whose candidates might lack a neighbour within the
-rounding error of the float32 search is searched again with more candidates. So rounding, which
-differs between backends and shapes, decides nothing.
+A backend finds candidates in float32, nearest first. Where the rounding of that search could change the order
+of two of them, their distances are computed again in float64, one pair at a time, and sorted by (distance,
+id). A query whose candidates might lack a neighbour within the rounding error is searched again with more
+candidates. So rounding, which differs between backends and shapes, decides nothing.
 """
 
-import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from dml_jax import names
-from dml_jax.evaluation.candidates import SEARCHES, Search
+from dml_jax.evaluation.candidates import APPROXIMATE, SEARCHES, Found, Search
 
-QUERY_BLOCK = 256
+QUERY_BLOCK = 1024
 DISTANCES = ("euclidean", "cosine")
 # Candidates beyond the neighbours asked for: with fewer, more queries need a second search.
 SPARE = 8
 # Numbers of candidates are multiples of this, so that few programs are compiled.
 STEP = 32
-# float64 coordinates in flight while distances are computed again (32 MiB).
-CHUNK = 1 << 22
+# Candidates of all queries of a block together: many each make the block shorter.
+CANDIDATES = 1 << 20
+# float64 coordinates in flight while distances are computed again (8 MiB), and float64 distances of queries
+# to everything (64 MiB).
+CHUNK = 1 << 20
+WHOLE = 1 << 23
 
 
 def neighbours(
@@ -53,9 +56,10 @@ def neighbours(
         place; a query whose id the gallery lacks loses nothing. By default where `query_ids` are
         given.
       distance: `euclidean` or `cosine`.
-      backend: `jax` (over the `data` axis of the mesh in context) or `faiss` (GPUs where it has
-        any); same results.
-      block: how many rows of queries and of the gallery the `jax` backend compares at a time.
+      backend: `jax` (over the `data` axis of the mesh in context) or `faiss` (GPUs where it has any); same
+        results. `approx_max_k`, `faiss_ivf` and `faiss_hnsw` may miss neighbours: see `search_recall`.
+      block: how many rows of queries and of the gallery are compared at a time; memory beyond the
+        embeddings grows with it (and with the gallery over 64, per query of a block).
     Returns: distances float32 [q, k] and ids int64 [q, k].
     Raises: ValueError for an array of another shape, values that are not finite, repeated gallery
       ids, a `k` that is not possible, an unknown distance or backend.
@@ -83,6 +87,38 @@ def neighbours(
     return distances, ids
 
 
+def search_recall(
+    queries: Float[np.ndarray, "q d"],
+    gallery: Float[np.ndarray, "n d"],
+    k: int,
+    *,
+    backend: str,
+    sample: int = 1000,
+    seed: int = 0,
+    **options,
+) -> float:
+    """The share of the exact `k` nearest that a backend finds, over `sample` queries drawn with `seed`.
+
+    1 for exact backends. `options` and errors as in `neighbours`; query ids belong to all the queries.
+    """
+    queries = matrix("queries", queries)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    rows = np.sort(rng.permutation(len(queries))[:sample])
+    if options.get("query_ids") is not None:
+        query_ids = identifiers("query_ids", options["query_ids"], len(queries))
+        options |= {"query_ids": query_ids[rows]}
+    found, exact = (
+        neighbours(queries[rows], gallery, k, backend=b, **options)[1] for b in (backend, "jax")
+    )
+    return _shared(found, exact) / exact.size
+
+
+def _shared(a: Int[np.ndarray, "q k"], b: Int[np.ndarray, "q k"]) -> int:
+    """How many ids are in the same row of both; ids of a row differ."""
+    both = np.sort(np.concatenate([a, b], axis=1), axis=1)
+    return int(np.sum(both[:, 1:] == both[:, :-1]))
+
+
 @dataclass(frozen=True)
 class Index:
     """A gallery made ready for searches. Places are its rows in the order of their ids.
@@ -91,24 +127,30 @@ class Index:
       ids: int64 [n], ascending.
       order: [n], which row of the gallery as given lies at each place.
       vectors: float32 [u, d], the distinct rows: equal ones are searched for once.
+      distinct: [n], which distinct row lies at each place.
       members: [n] places, grouped by distinct row, ascending in each group.
       starts: [u + 1], where each group begins in `members`.
       centre: [d], subtracted before the search in float32, so that its error follows the spread of
         the embeddings.
       scale: a power of two that brings the largest norm after that near 1, so that nothing over- or
         underflows.
+      norms: float64 [u], of the vectors so centred and scaled.
       search: the backend's search among the centred and scaled vectors.
+      exact: whether neighbours that the search may have missed are looked for.
     """
 
     ids: np.ndarray
     order: np.ndarray
     vectors: np.ndarray
+    distinct: np.ndarray
     members: np.ndarray
     starts: np.ndarray
     centre: np.ndarray
     scale: float
+    norms: np.ndarray
     distance: str
     search: Search
+    exact: bool
     block: int
 
     @classmethod
@@ -136,22 +178,24 @@ class Index:
         if len(twice):
             raise ValueError(f"gallery_ids: {twice[0]} occurs more than once; ids must differ")
         vectors = _prepare(vectors[order], distance, zero=0)
-        first = _first_equal(vectors)
-        distinct, counts = np.unique(first, return_counts=True)
-        members = np.argsort(first, kind="stable")
-        vectors = vectors[distinct]
+        first, of = _distinct(vectors)
+        vectors = vectors[first] if len(first) < len(vectors) else vectors
         centre = vectors.mean(axis=0, dtype=np.float64)
         scale = 2.0 ** -np.frexp(_norms(vectors - centre).max())[1]
+        centred = _centred(vectors, centre, scale)
         return cls(
             ids=ids,
             order=order,
             vectors=vectors,
-            members=members,
-            starts=np.concatenate([[0], np.cumsum(counts)]),
+            distinct=of,
+            members=np.argsort(of, kind="stable"),
+            starts=np.concatenate([[0], np.cumsum(np.bincount(of))]),
             centre=centre,
             scale=scale,
+            norms=_norms(centred),
             distance=distance,
-            search=search(_centred(vectors, centre, scale), block),
+            search=_when_asked(search, centred, block),
+            exact=backend not in APPROXIMATE,
             block=block or QUERY_BLOCK,
         )
 
@@ -171,15 +215,15 @@ class Index:
         k: int,
         *,
         own: Int[np.ndarray, " q"] | None = None,
+        distances: bool = True,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Blocks of `(rows of queries, distances float32 [b, k], places [b, k])`.
 
         Each query is in one block, not always in the order of the queries.
-        `own` is each query's own place (-1: none), which is left out of its neighbours.
+        `own` is each query's own place (-1: none), which is left out of its neighbours. Without `distances` the
+        places are the same and those that are returned are off by rounding, which saves most of the work on
+        the host.
         """
-        if queries.shape[1] + 2 * (self.distance == "cosine") != self.vectors.shape[1]:
-            width = self.vectors.shape[1] - 2 * (self.distance == "cosine")
-            raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery has {width}")
         present = own is not None and bool(np.any(own >= 0))
         possible = self.size - present
         if not isinstance(k, int | np.integer) or not 1 <= k <= possible:
@@ -187,17 +231,85 @@ class Index:
                 f"k={k}; possible: 1 to {possible} (a gallery of {self.size}"
                 + (" less the query itself)" if present else ")")
             )
-        return self._blocks(_prepare(queries, self.distance, zero=1), k, own if present else None)
+        queries = self._prepared(queries)
+        return self._blocks(queries, int(k), own if present else None, distances)
+
+    def ranks(
+        self,
+        queries: Float[np.ndarray, "q d"],
+        wanted: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        *,
+        own: Int[np.ndarray, " q"],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The ranks that chosen items have among all neighbours: blocks of `(rows of queries, of [m], ranks [m])`.
+
+        What `nearest` with k = n would say, without the order of what was not chosen. Distances to everything
+        are float64 matrix products, a block of queries at a time; only what these leave undecided is computed
+        pair by pair.
+
+        Args:
+          wanted: from rows of queries to `(of [m], places [m])`: the m chosen items, of which query of the block
+            each, ascending, and its place.
+          own: as in `nearest`.
+        """
+        queries = self._prepared(queries)
+        size = max(1, WHOLE // self.size)
+        for start in range(0, len(queries), size):
+            rows = np.arange(start, min(start + size, len(queries)))
+            part = queries[rows]
+            far, error = self._everything(part)
+            far = far[:, self.distinct] if self.size > len(self.vectors) else far
+            at = own[rows]
+            far[np.flatnonzero(at >= 0), at[at >= 0]] = np.inf
+            of, places = wanted(rows)
+            yield rows, of, self._ranked(part, far, 2 * error, of, places)
+
+    def everything(self, queries: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "q n"]:
+        """The distances float32 [q, n] of some queries to the items at all places."""
+        far, _ = self._everything(self._prepared(queries))
+        return self._distances(np.maximum(far, 0)[:, self.distinct])
+
+    def _ranked(
+        self,
+        queries: np.ndarray,
+        far: np.ndarray,
+        error: np.ndarray,
+        of: np.ndarray,
+        places: np.ndarray,
+    ) -> np.ndarray:
+        ranks = np.empty(len(of), np.int64)
+        ends = np.searchsorted(of, np.arange(len(far) + 1))
+        for i, (line, increasing) in enumerate(zip(far, np.sort(far, axis=1), strict=True)):
+            mine = slice(ends[i], ends[i + 1])
+            here = line[places[mine]]
+            low = np.searchsorted(increasing, here - error[i], side="left")
+            high = np.searchsorted(increasing, here + error[i], side="right")
+            ranks[mine] = low + 1
+            for j in np.flatnonzero(high - low > 1):
+                place = places[ends[i] + j]
+                near = np.flatnonzero(np.abs(line - here[j]) <= error[i])
+                squared = self._pairs(queries, np.full(len(near), i), self.distinct[near])
+                mine_exactly = squared[np.searchsorted(near, place)]
+                before = (squared < mine_exactly) | ((squared == mine_exactly) & (near < place))
+                ranks[ends[i] + j] += np.sum(before)
+        return ranks
+
+    def _prepared(self, queries: np.ndarray) -> np.ndarray:
+        """The queries as vectors of the index; ValueError for another dimension."""
+        width = self.vectors.shape[1] - 2 * (self.distance == "cosine")
+        if queries.shape[1] != width:
+            raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery has {width}")
+        return _prepare(queries, self.distance, zero=1)
 
     def _blocks(
-        self, queries: np.ndarray, k: int, own: np.ndarray | None
+        self, queries: np.ndarray, k: int, own: np.ndarray | None, distances: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         want = k + (own is not None)
         count = _rounded(want + SPARE)
         rows = np.arange(len(queries))
         while len(rows):
             again = []
-            for unsure, part, squared, places in self._pass(queries, rows, want, count):
+            for unsure, part, squared, places in self._pass(queries, rows, want, count, distances):
                 again.append(unsure)
                 if own is not None:
                     squared, places = _without(squared, places, own[part])
@@ -210,21 +322,24 @@ class Index:
         return found.astype(np.float32)
 
     def _pass(
-        self, queries: np.ndarray, rows: np.ndarray, want: int, count: int
+        self, queries: np.ndarray, rows: np.ndarray, want: int, count: int, distances: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Blocks of `(rows for which count was too few, other rows, their squared, their places)`."""
         distinct = len(self.vectors)
         if count * 2 > distinct:
             # So many candidates that the float32 search saves nothing.
-            size = max(1, CHUNK // distinct)
+            size = max(1, WHOLE // distinct)
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
-                everything = np.broadcast_to(np.arange(distinct), (len(part), distinct))
-                squared = self._exact(queries[part], everything)
-                yield part[:0], part, *self._items(squared, everything, want)
+                far, error = self._everything(queries[part])
+                order = np.argsort(far, axis=1)
+                near = np.take_along_axis(far, order, axis=1)
+                errors = np.broadcast_to(error[:, None], near.shape)
+                squared, order = self._settled(queries[part], near, order, errors, distances)
+                yield part[:0], part, *self._items(squared, order, want)
             return
-        # Memory stays that of the first pass when later ones look at more candidates.
-        size = max(1, self.block * _rounded(want + SPARE) // count)
+        # Memory does not grow with the number of candidates.
+        size = min(self.block, max(1, CANDIDATES // count))
         # Few sizes, so that few programs are compiled.
         size = min(size, 1 << max(3, (len(rows) - 1).bit_length()))
         waiting: deque = deque()
@@ -232,48 +347,107 @@ class Index:
             part = rows[start : start + size]
             centred = np.zeros((size, queries.shape[1]), np.float32)
             centred[: len(part)] = _centred(queries[part], self.centre, self.scale)
-            waiting.append((part, centred, self.search(centred, count)))
+            norms = _norms(centred)
+            waiting.append((part, norms[: len(part)], self.search(centred, norms**2, count)))
             # One search runs on the devices while the host works on the one before.
             if len(waiting) == 2:
-                yield self._resolve(queries, want, *waiting.popleft())
+                yield self._resolve(queries, want, distances, *waiting.popleft())
         while waiting:
-            yield self._resolve(queries, want, *waiting.popleft())
+            yield self._resolve(queries, want, distances, *waiting.popleft())
 
     def _resolve(
-        self, queries: np.ndarray, want: int, part: np.ndarray, centred: np.ndarray, found: tuple
+        self,
+        queries: np.ndarray,
+        want: int,
+        distances: bool,
+        part: np.ndarray,
+        norms: np.ndarray,
+        found: Found,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        near, candidates = (np.asarray(a)[: len(part)] for a in found)
-        candidates = np.sort(candidates, axis=1)
-        squared = self._exact(queries[part], candidates)
-        last = np.partition(squared, want - 1, axis=1)[:, want - 1] * self.scale**2
-        # The search is off by at most (d + 8) u (|q| + |g|)^2, rounding of the centred vectors
-        # included, and by what underflows. An item at most as far as the last one wanted has
-        # |g| <= |q| + sqrt(last): so far up the search could have put it, not further.
+        near, rows, furthest = (np.asarray(a)[: len(part)] for a in found[:3])
+        near = near.astype(np.float64)
+        # The search is off by at most (d + 8) u (|q| + |g|)^2, rounding of the centred vectors included, by what
+        # underflows, and by what it left out of its results' bits.
         dim = queries.shape[1]
-        reach = 2 * _norms(centred[: len(part)]) + np.sqrt(last)
-        error = (dim + 8) * 2.0**-24 * reach**2 + dim * 2.0**-120
-        furthest = near.max(axis=1)
-        sure = np.isfinite(furthest) & (last + error < furthest)
-        return part[~sure], part[sure], *self._items(squared[sure], candidates[sure], want)
+        unit = (dim + 8) * 2.0**-24
+        least = dim * 2.0**-120
+        with np.errstate(invalid="ignore", over="ignore"):
+            errors = unit * (norms[:, None] + self.norms[rows]) ** 2 + found.coarse * near + least
+            reached = np.isfinite(near[:, want - 1])
+            # An item at most as far as the last one wanted has |g| <= |q| + sqrt(last).
+            last = near[:, want - 1] + errors[:, want - 1]
+            reach = 2 * norms + np.sqrt(last)
+            sure = last + unit * reach**2 + least < furthest
+        if self.exact:
+            sure &= np.isfinite(furthest)
+        sure &= reached
+        near, rows, errors = near[sure], rows[sure], errors[sure]
+        squared, rows = self._settled(
+            queries[part[sure]], near / self.scale**2, rows, errors / self.scale**2, distances
+        )
+        return part[~sure], part[sure], *self._items(squared, rows, want)
 
-    def _exact(self, queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """float64 squared distances [b, c], each pair by the same sum in the same order."""
-        squared = np.empty(candidates.shape)
-        width = max(1, CHUNK // (max(1, len(queries)) * queries.shape[1]))
-        for start in range(0, candidates.shape[1], width):
-            some = slice(start, start + width)
-            apart = self.vectors[candidates[:, some]].astype(np.float64)
-            apart -= queries[:, None, :]
-            squared[:, some] = np.einsum("bcd,bcd->bc", apart, apart)
+    def _settled(
+        self,
+        queries: np.ndarray,
+        near: np.ndarray,
+        rows: np.ndarray,
+        errors: np.ndarray,
+        distances: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending `near` that may be off by `errors`, in their true order, and their rows.
+
+        Those whose order is in doubt, with `distances` all of them, are computed again.
+        """
+        doubt = np.ones(near.shape, bool)
+        if not distances:
+            highest = np.maximum.accumulate(near + errors, axis=1)
+            lowest = np.minimum.accumulate((near - errors)[:, ::-1], axis=1)[:, ::-1]
+            mixed = highest[:, :-1] >= lowest[:, 1:]
+            doubt[:, 1:] = mixed
+            doubt[:, 0] = False
+            doubt[:, :-1] |= mixed
+        squared, rows = near.copy(), rows.copy()
+        squared[doubt] = self._pairs(queries, np.nonzero(doubt)[0], rows[doubt])
+        turned = np.flatnonzero(doubt.any(axis=1))
+        order = np.lexsort((rows[turned], squared[turned]), axis=1)
+        squared[turned] = np.take_along_axis(squared[turned], order, axis=1)
+        rows[turned] = np.take_along_axis(rows[turned], order, axis=1)
+        return squared, rows
+
+    def _pairs(self, queries: np.ndarray, of: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """float64 squared distances of queries `of` to `rows`, each by the same sum in the same order."""
+        squared = np.empty(len(rows))
+        size = max(1, CHUNK // queries.shape[1])
+        for start in range(0, len(rows), size):
+            some = slice(start, start + size)
+            apart = self.vectors[rows[some]].astype(np.float64)
+            apart -= queries[of[some]]
+            squared[some] = np.einsum("md,md->m", apart, apart)
         return squared
+
+    def _everything(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float64 squared distances [b, u] by matrix products, and the most they differ from `_pairs` [b]."""
+        far = np.empty((len(queries), len(self.vectors)))
+        wide = queries.astype(np.float64)
+        size = max(1, CHUNK // queries.shape[1])
+        largest = 0.0
+        for start in range(0, len(self.vectors), size):
+            vectors = self.vectors[start : start + size].astype(np.float64)
+            squares = np.einsum("nd,nd->n", vectors, vectors)
+            far[:, start : start + size] = squares - 2 * (wide @ vectors.T)
+            largest = max(largest, squares.max())
+        squares = np.einsum("qd,qd->q", wide, wide)
+        far += squares[:, None]
+        unit = (2 * queries.shape[1] + 16) * 2.0**-53
+        return far, unit * (np.sqrt(squares) + np.sqrt(largest)) ** 2
 
     def _items(
         self, squared: np.ndarray, candidates: np.ndarray, want: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """From distinct rows (ascending) to the `want` nearest items, by distance and then id."""
-        order = np.argsort(squared, axis=1, kind="stable")
-        squared = np.take_along_axis(squared, order, axis=1)
-        candidates = np.take_along_axis(candidates, order, axis=1)
+        """From distinct rows by (distance, row) to the `want` nearest items, by distance and then id."""
+        if len(self.vectors) == self.size:
+            return squared[:, :want], candidates[:, :want]
         counts = self.starts[candidates + 1] - self.starts[candidates]
         places = self.members[self.starts[candidates[:, :want]]]
         near = squared[:, :want]
@@ -319,6 +493,20 @@ def identifiers(name: str, values: np.ndarray, size: int) -> Int[np.ndarray, " n
     return found.astype(np.int64)
 
 
+def _when_asked(
+    make: Callable[[np.ndarray, int | None], Search], vectors: np.ndarray, block: int | None
+) -> Search:
+    """The backend's search, made when it is first used: some look at all distances instead."""
+    made: list[Search] = []
+
+    def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
+        if not made:
+            made.append(make(vectors, block))
+        return made[0](queries, squares, count)
+
+    return search
+
+
 def _rounded(count: int) -> int:
     return -(-count // STEP) * STEP
 
@@ -346,13 +534,26 @@ def _prepare(vectors: np.ndarray, distance: str, *, zero: int) -> np.ndarray:
     return np.concatenate([unit, extra], axis=1).astype(np.float32)
 
 
-def _first_equal(vectors: np.ndarray) -> np.ndarray:
-    """For each row the first row that equals it bit for bit."""
-    first: dict[bytes, int] = {}
-    digests = (hashlib.blake2b(row, digest_size=16).digest() for row in vectors)
-    return np.fromiter(
-        (first.setdefault(digest, i) for i, digest in enumerate(digests)), np.int64, len(vectors)
-    )
+def _distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the first row of each set of rows that are equal bit for bit, ascending; which set each row is in)."""
+    words = vectors.view(np.uint32)
+    rng = np.random.Generator(np.random.Philox(key=len(vectors)))
+    odd = rng.integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    digests = np.empty(len(vectors), np.uint64)
+    size = max(1, CHUNK // words.shape[1])
+    for start in range(0, len(vectors), size):
+        digests[start : start + size] = words[start : start + size].astype(np.uint64) @ odd
+    _, first, of = np.unique(digests, return_index=True, return_inverse=True)
+    twin = first[of]
+    other = np.flatnonzero(twin != np.arange(len(vectors)))
+    if not np.array_equal(words[other], words[twin[other]]):
+        # Different rows with one digest: compare the rows themselves.
+        _, first, of = np.unique(words, axis=0, return_index=True, return_inverse=True)
+        of = of.reshape(-1)
+    order = np.argsort(first)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return first[order], place[of]
 
 
 def _without(

@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from dml_jax import names
 from dml_jax.evaluation import metrics as known
@@ -10,14 +13,14 @@ STYLES = ("text", "markdown")
 
 
 def format_table(
-    rows: Mapping[str, Mapping[str, float]], metrics: Sequence[str], *, style: str = "text"
+    rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str], *, style: str = "text"
 ) -> str:
     """A table with a line per row and a column per metric, four decimals, aligned in both styles.
 
     Metrics that the library knows are headed by their short titles, others by the names given. What
-    a row lacks is a dash. `text` is for the terminal; `markdown` prints the largest value of each
-    metric that the library knows in bold where there are rows to compare (all that are equal as
-    printed).
+    a row lacks is a dash; what is not one number is three dots. `text` is for the terminal; `markdown` prints the
+    best value of each metric that the library knows in bold where there are rows to compare (all that are
+    equal as printed).
 
     Raises: ValueError for no rows or an unknown style.
     """
@@ -29,10 +32,11 @@ def format_table(
     if style == "markdown":
         head[0] = " "
         for column, metric in enumerate(metrics, start=1):
-            if len(body) == 1 or _title(metric) == metric:
+            better = {"high": max, "low": min}.get(_better(metric))
+            if len(body) == 1 or better is None:
                 continue
-            numbers = [line[column] for line in body if line[column] not in ("-", "nan")]
-            best = max(numbers, key=float, default=None)
+            numbers = [line[column] for line in body if line[column] not in ("-", "nan", "...")]
+            best = better(numbers, key=float, default=None)
             for line in body:
                 line[column] = f"**{best}**" if line[column] == best else line[column]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
@@ -58,7 +62,16 @@ def _title(metric: str) -> str:
         return metric
 
 
-def _cell(value: float | None) -> str:
+def _better(metric: str) -> str:
+    try:
+        return known.get(metric).better
+    except ValueError:
+        return ""
+
+
+def _cell(value: Any) -> str:
     if value is None:
         return "-"
+    if np.ndim(value) or isinstance(value, Mapping):
+        return "..."
     return "nan" if math.isnan(value) else f"{value:.4f}"
