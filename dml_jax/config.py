@@ -69,6 +69,9 @@ def new() -> ConfigDict:
         splits=("val",),
         before_training=False,
         metrics=tuple(DEFAULT_METRICS),
+        # euclidean or cosine, for metrics without a distance of their own; of L2-normalised embeddings or raw ones.
+        distance="euclidean",
+        normalize=False,
         batch_size=256,
         backend="jax",
     )

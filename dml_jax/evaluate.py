@@ -22,7 +22,7 @@ from dml_jax.logging import say
 from dml_jax.training import build, score
 from dml_jax.training import state as states
 
-Rows = dict[str, dict[str, float]]
+Rows = dict[str, dict[str, Any]]
 
 
 def define_flags() -> None:
@@ -65,6 +65,7 @@ def gallery(config: Any, source: Any, embedded: Embedded, path: pathlib.Path) ->
         min(8, len(labels) - 1),
         query_ids=queries,
         gallery_ids=np.arange(len(labels)),
+        distance=config.evaluation.distance,
         backend=config.evaluation.backend,
     )
     return evaluation.retrieval_gallery(

@@ -65,7 +65,7 @@ def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     blocks = -(-size // (shards * width))
     order = np.random.Generator(np.random.Philox(key=size)).permutation(size)
     padded = np.zeros((shards * blocks * width, dim), np.float32)
-    padded[:size] = gallery[order]
+    np.take(gallery, order, axis=0, out=padded[:size])
     norms = np.full(len(padded), np.inf, np.float32)
     norms[:size] = np.einsum("nd,nd->n", padded[:size], padded[:size], dtype=np.float64)
     rows = np.zeros(len(padded), np.int32)

@@ -122,7 +122,10 @@ def _assign(points: Float[Array, "blocks b d"], centroids: Float[Array, "k d"]) 
 
 
 def _split(centroids: np.ndarray, counts: np.ndarray, size: int) -> None:
-    """Gives each empty cluster half of another one, drawn with probability (its count - 1) / (n - k), as faiss does."""
+    """Gives each empty cluster half of another one, drawn with probability (its count - 1) / (n - k).
+
+    The rule is faiss's, its random numbers too, but not its rounding: the two may choose different clusters.
+    """
     k = len(centroids)
     draws = np.random.RandomState(1234)
     signs = np.where(np.arange(centroids.shape[1]) % 2 == 0, 1, -1) * np.float32(APART)

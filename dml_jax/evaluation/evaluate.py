@@ -91,7 +91,7 @@ def evaluate_embeddings(
         to the result; verification, and metrics that look at all neighbours, stay exact.
       kmeans: `faiss` or `jax`, what clusters the queries into as many clusters as they have classes.
       block: as in `neighbours`.
-    Returns: floats by name, but vectors for `rho_spectrum@0`, dicts for `each_class`.
+    Returns: floats by name, but a list for `rho_spectrum@0`, dicts for `each_class`.
     Raises: ValueError for an unknown metric or option, labels that are not integers or not as many as
       embeddings, a gallery without labels, ids on one side only, an id whose label differs between
       queries and gallery; and as in `neighbours`.
@@ -130,7 +130,8 @@ def evaluate_embeddings(
             scored = np.ones(len(lone), bool) if metric.counts_lone else ~lone
             found[metric.name] = _averaged(values[metric.name], scored, data, average)
         elif metric.kind == "space":
-            found[metric.name] = metric.function(data.queries, data.classes)
+            value = metric.function(data.queries, data.classes)
+            found[metric.name] = value.tolist() if isinstance(value, np.ndarray) else value
     found |= _cluster_values([m for m in chosen if m.kind == "clusters"], data, kmeans)
     result = {metric.name: found[metric.name] for metric in chosen}
     if backend in APPROXIMATE and ranked:

@@ -177,11 +177,14 @@ class Index:
         twice = ids[1:][ids[1:] == ids[:-1]]
         if len(twice):
             raise ValueError(f"gallery_ids: {twice[0]} occurs more than once; ids must differ")
-        vectors = _prepare(vectors[order], distance, zero=0)
+        in_order = np.array_equal(order, np.arange(len(order)))
+        vectors = _prepare(vectors if in_order else vectors[order], distance, zero=0)
         first, of = _distinct(vectors)
         vectors = vectors[first] if len(first) < len(vectors) else vectors
         centre = vectors.mean(axis=0, dtype=np.float64)
-        scale = 2.0 ** -np.frexp(_norms(vectors - centre).max())[1]
+        parts = range(0, len(vectors), QUERY_BLOCK)
+        largest = max(_norms(vectors[i : i + QUERY_BLOCK] - centre).max() for i in parts)
+        scale = 2.0 ** -np.frexp(largest)[1]
         centred = _centred(vectors, centre, scale)
         return cls(
             ids=ids,
@@ -497,11 +500,12 @@ def _when_asked(
     make: Callable[[np.ndarray, int | None], Search], vectors: np.ndarray, block: int | None
 ) -> Search:
     """The backend's search, made when it is first used: some look at all distances instead."""
-    made: list[Search] = []
+    # The vectors are let go once the search has its own.
+    waiting, made = [vectors], []
 
     def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
-        if not made:
-            made.append(make(vectors, block))
+        if waiting:
+            made.append(make(waiting.pop(), block))
         return made[0](queries, squares, count)
 
     return search
@@ -516,7 +520,10 @@ def _norms(vectors: np.ndarray) -> np.ndarray:
 
 
 def _centred(vectors: np.ndarray, centre: np.ndarray, scale: float) -> np.ndarray:
-    return ((vectors - centre) * scale).astype(np.float32)
+    centred = np.empty(vectors.shape, np.float32)
+    for i in range(0, len(vectors), QUERY_BLOCK):
+        centred[i : i + QUERY_BLOCK] = (vectors[i : i + QUERY_BLOCK] - centre) * scale
+    return centred
 
 
 def _prepare(vectors: np.ndarray, distance: str, *, zero: int) -> np.ndarray:

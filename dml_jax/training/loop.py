@@ -176,7 +176,9 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
             batches = score.batches(config, of, skipped)
             embedded = evaluation.embed(apply, variables, terminated.guard(batches))
             found = score.metrics(config, embedded)
-            results.update({f"{split}/{k}": v for k, v in found.items()})
+            # A table of a run has numbers; the spectrum is for the command `evaluate`.
+            numbers = {k: v for k, v in found.items() if isinstance(v, float)}
+            results.update({f"{split}/{k}": v for k, v in numbers.items()})
         if held and reports:
             reports.write({"step": done, "epoch": epoch, **results})
             tell(f"epoch {epoch}  " + "  ".join(f"{k} {v:.4f}" for k, v in results.items()))

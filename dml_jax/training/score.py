@@ -34,12 +34,14 @@ def embedder(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
     return lambda variables, images: model.apply(variables, images)[0]
 
 
-def metrics(config: Any, embedded: Embedded) -> dict[str, float]:
+def metrics(config: Any, embedded: Embedded) -> dict[str, Any]:
     """The metrics of the section `evaluation` of embeddings, labels and ids."""
     embeddings, labels, _ = embedded
     return evaluation.evaluate_embeddings(
         embeddings,
         labels,
         metrics=tuple(config.evaluation.metrics),
+        distance=config.evaluation.distance,
+        normalize=config.evaluation.normalize,
         backend=config.evaluation.backend,
     )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from dml_jax.evaluation import neighbours
+from dml_jax.evaluation import candidates, neighbours, search_recall
 from dml_jax.evaluation.candidates import faiss_search, jax_search
 from dml_jax.evaluation.neighbours import Index
 
@@ -116,7 +116,8 @@ def test_candidates_are_the_nearest(devices):
         context = jax.set_mesh(jax.make_mesh((devices, 2), ("data", "model"), axis_types=axes))
     with context:
         for make in (jax_search, faiss_search):
-            near, rows = map(np.asarray, make(items, 16)(queries, 50))
+            found = make(items, 16)(queries, (queries**2).sum(axis=1), 50)
+            near, rows = map(np.asarray, found[:2])
             np.testing.assert_array_equal(np.sort(rows, axis=1), np.sort(expected, axis=1))
             np.testing.assert_allclose(near, np.take_along_axis(squared, rows, axis=1), rtol=1e-4)
 
@@ -193,14 +194,110 @@ def test_one_pass_is_enough(case):
     index = Index.build(items)
     counts = []
 
-    def search(queries, count):
+    def search(queries, squares, count):
         counts.append(count)
-        return index.search(queries, count)
+        return index.search(queries, squares, count)
 
     rows = [i for i in range(300) if i != 7]
     for _ in dataclasses.replace(index, search=search).nearest(np.float32(items[rows]), 5):
         pass
     assert set(counts) == {32}
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_groups_change_nothing(count, monkeypatch):
+    """Few neighbours of many items, class by class: with one group in the search, and where groups are crowded."""
+    rng = np.random.default_rng(10)
+    classes = np.arange(6000) // 60
+    items = (rng.normal(size=(100, 5))[classes] + 0.3 * rng.normal(size=(6000, 5))).astype(
+        np.float32
+    )
+    items[4000:4100] = items[:100]
+    ids = rng.permutation(6000)
+    rows = rng.permutation(6000)[:40]
+    expected = brute(items[rows], items, 9, query_ids=ids[rows], gallery_ids=ids)
+    assert candidates._group(32, 6000, 2048, 3) > 1
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    for crowded in (candidates.CROWDED, 1e9):
+        monkeypatch.setattr(candidates, "CROWDED", crowded)
+        with jax.set_mesh(mesh):
+            found = neighbours(items[rows], items, 9, query_ids=ids[rows], gallery_ids=ids)
+        np.testing.assert_array_equal(found[1], expected[1])
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+    # Control: in crowded groups neighbours do get lost, and the search says so.
+    index = Index.build(items)
+    centred = ((items[rows] - index.centre) * index.scale).astype(np.float32)
+    search = jax_search(((items - index.centre) * index.scale).astype(np.float32), None)
+    near, _, furthest, _ = search(centred, (centred**2).sum(axis=1), 64)
+    assert (np.asarray(near)[:, -1] > np.asarray(furthest)).any()
+
+
+def test_only_what_is_in_doubt_is_computed_again(monkeypatch):
+    """The same places, from a small part of the float64 distances."""
+    rng = np.random.default_rng(11)
+    items = rng.normal(size=(3000, 16)).astype(np.float32)
+    items[50:70] = items[30:50]
+    index = Index.build(items)
+    pairs = Index._pairs
+    counts = []
+
+    def counted(self, queries, of, rows):
+        counts.append(len(rows))
+        return pairs(self, queries, of, rows)
+
+    monkeypatch.setattr(Index, "_pairs", counted)
+    own = np.arange(100)
+    found = []
+    for distances in (True, False):
+        places = np.zeros((100, 300), int)
+        for rows, _, near in index.nearest(items[:100], 300, own=own, distances=distances):
+            places[rows] = near
+        found.append((places, sum(counts)))
+        counts.clear()
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[1][1] < 0.3 * found[0][1]
+
+
+@pytest.mark.parametrize("make", [clustered, grid])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_ranks_are_places_among_all_neighbours(make, distance):
+    items, ids = make(12, 300, 4)
+    items[7] = 0
+    index = Index.build(items, ids=ids, distance=distance)
+    own = index.places(ids[:50])
+    own[40:] = -1
+    order = np.zeros((50, 300), int)
+    for part, k in ((np.arange(40), 299), (np.arange(40, 50), 300)):
+        for rows, _, places in index.nearest(items[part], k, own=own[part]):
+            order[part[rows], :k] = places
+    rng = np.random.default_rng(13)
+    wanted = [np.sort(rng.permutation(300)[:9]) for _ in range(50)]
+    wanted = [places[places != mine] for places, mine in zip(wanted, own, strict=True)]
+
+    def members(rows):
+        of = np.repeat(np.arange(len(rows)), [len(wanted[row]) for row in rows])
+        return of, np.concatenate([wanted[row] for row in rows])
+
+    for rows, of, ranks in index.ranks(items[:50], members, own=own):
+        _, places = members(rows)
+        np.testing.assert_array_equal(order[rows[of], ranks - 1], places)
+
+
+@pytest.mark.parametrize("backend", ["approx_max_k", "faiss_ivf", "faiss_hnsw", "jax"])
+def test_search_recall(backend):
+    rng = np.random.default_rng(14)
+    items = rng.normal(size=(2000, 24)).astype(np.float32)
+    ids = rng.permutation(9000)[:2000]
+    given = {"query_ids": ids, "gallery_ids": ids}
+    found = search_recall(items, items, 10, backend=backend, sample=200, **given)
+    # The cells looked into are a third of them; their recall on data without structure is far from 1.
+    assert 0.5 < found < 1 if backend == "faiss_ivf" else 0.9 < found <= 1
+    # By hand, for the same queries.
+    rows = np.sort(np.random.Generator(np.random.Philox(key=0)).permutation(2000)[:200])
+    some = {"query_ids": ids[rows], "gallery_ids": ids}
+    near = neighbours(items[rows], items, 10, backend=backend, **some)[1]
+    exact = brute(items[rows], items, 10, **some)[1]
+    assert found == np.mean([len(set(a) & set(b)) / 10 for a, b in zip(near, exact, strict=True)])
 
 
 def test_cosine_of_zero_vectors():
@@ -211,8 +308,6 @@ def test_cosine_of_zero_vectors():
 
 
 def test_few_programs_are_compiled():
-    from dml_jax.evaluation import candidates
-
     rng = np.random.default_rng(6)
     items = rng.normal(size=(200, 3)).astype(np.float32)
     before = candidates._nearest._cache_size()
@@ -234,7 +329,7 @@ def test_places_of_unknown_ids():
         ({"k": 0}, "k=0; possible"),
         ({"k": 1.5}, "k=1.5; possible"),
         ({"distance": "cosin"}, "unknown distance 'cosin'; did you mean 'cosine'"),
-        ({"backend": "torch"}, "unknown backend 'torch'; accepted: faiss, jax"),
+        ({"backend": "torch"}, "unknown backend 'torch'; accepted: approx_max_k, faiss, "),
         ({"block": 0}, "block=0; accepted"),
         ({"gallery_ids": [1, 2, 3, 2, 5]}, "gallery_ids: 2 occurs more than once"),
         ({"gallery_ids": [1, 2]}, "gallery_ids have shape .* accepted: 5 integers"),
