@@ -1,6 +1,6 @@
 """Time and peak memory of retrieval metrics beside PyTorch Metric Learning (PML) with faiss-cpu.
 
-    python benchmarks/evaluation.py [--pml_python PATH] [--sop_test Ebay_test.txt] [--cases sop128,sop768,inat768,million]
+    python benchmarks/evaluation.py [--pml_python PATH] [--sop_test Ebay_test.txt] [--cases sop128,inat768]
 
 PATH is a Python with `pip install torch pytorch-metric-learning faiss-cpu`; without it only dml_jax is measured.
 Embeddings are drawn around class centres: `sop` has the labels of the test split of Stanford Online Products (60,502
@@ -33,16 +33,14 @@ def labels_of(case: str, sop_test: str | None) -> np.ndarray:
         return np.loadtxt(sop_test, dtype=np.int64, skiprows=1, usecols=1)
     if case == "million":
         return np.arange(1_000_000) // 10
-    # Sizes fall off like a power of the rank; the last class takes what rounding left.
-    sizes = np.clip(500 * (np.arange(1, 8143) / 12.0) ** -0.78, 2, 500)
-    sizes = np.round(sizes).astype(int)
+    low, high = 0.1, 3.0
+    for _ in range(50):
+        # Sizes fall off like a power of the rank: the power that gives the number of items.
+        power = (low + high) / 2
+        sizes = np.round(np.clip(500 * (1 + np.arange(8142) / 12) ** -power, 2, 500)).astype(int)
+        low, high = (power, high) if sizes.sum() > 136_093 else (low, power)
     missing = 136_093 - sizes.sum()
-    at = np.argsort(sizes, kind="stable")[: abs(missing)] if abs(missing) < len(sizes) else None
-    if at is None:
-        sizes[100:] += missing // len(sizes[100:])
-        sizes[-1] += 136_093 - sizes.sum()
-    else:
-        sizes[at] += np.sign(missing)
+    sizes[100 : 100 + abs(missing)] += np.sign(missing)
     return np.repeat(np.arange(len(sizes)), sizes)
 
 

@@ -501,7 +501,8 @@ def _when_asked(
 ) -> Search:
     """The backend's search, made when it is first used: some look at all distances instead."""
     # The vectors are let go once the search has its own.
-    waiting, made = [vectors], []
+    waiting = [vectors]
+    made: list[Search] = []
 
     def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
         if waiting:

@@ -154,6 +154,12 @@ WORKER = """
     assert evaluate_embeddings(gallery, labels) == evaluate_embeddings(
         gallery, labels, backend="faiss"
     )
+    # So many that the search groups them.
+    large = rng.normal(size=(6000, 5)).astype(np.float32)
+    found = neighbours(large[:40], large, 9, exclude_self=True)
+    expected = neighbours(large[:40], large, 9, exclude_self=True, backend="faiss")
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(a, b)
     jax.distributed.shutdown()
     print("done")
 """
