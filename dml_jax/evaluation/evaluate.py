@@ -119,7 +119,8 @@ def evaluate_embeddings(
     options = {"distance": distance, "backend": backend, "block": block}
 
     found: dict[str, Any] = {}
-    values, lone = {}, np.zeros(0, bool)
+    values: dict[str, np.ndarray] = {}
+    lone = np.zeros(0, bool)
     ranked = [metric for metric in chosen if metric.kind == "ranks"]
     if ranked:
         values, lone = _rank_values(ranked, data, among, k, options)
@@ -282,7 +283,7 @@ def _gather(
     queries = prepared("embeddings", embeddings)
     count = len(queries)
     alone = gallery is None
-    if alone:
+    if gallery is None:
         if gallery_labels is not None or gallery_ids is not None or gallery_parents is not None:
             raise ValueError(
                 "gallery_labels, gallery_ids and gallery_parents need a gallery, which is None"
@@ -319,7 +320,8 @@ def _gather(
         parents = identifiers("parents", parents, count)
         gallery_parents = identifiers("gallery_parents", gallery_parents, size)
 
-    classes = gallery_classes = None
+    classes: Any = None
+    gallery_classes: Any = None
     labelled = np.zeros(0, np.int64)
     if kind.has_classes:
         both = [relation.classes(labels), relation.classes(gallery_labels)]

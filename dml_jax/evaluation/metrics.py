@@ -146,10 +146,9 @@ def _precision(name: str, k: str) -> Metric:
     return Metric(name, f"P@{k}", "ranks", partial(precision_at_k, k=int(k)), _first(int(k)))
 
 
-def _revisiting_recall(name: str, prefix: str, k: str) -> Metric:
+def _revisiting_recall(name: str, k: str) -> Metric:
     function = partial(recall_at_k, k=int(k))
-    distance = {"c": "cosine", "e": "euclidean"}[prefix]
-    return Metric(name, name, "ranks", function, _first(int(k)), distance, counts_lone=True)
+    return Metric(name, name, "ranks", function, _first(int(k)), _distance(name), counts_lone=True)
 
 
 def _rho(name: str, mode: str) -> Metric:
@@ -176,26 +175,28 @@ PATTERNS: tuple[tuple[str, Callable[..., Metric]], ...] = (
     (rf"recall(?:_at_|@){NUMBER}", _recall),
     (rf"precision_at_{NUMBER}", _precision),
     (rf"(mean_average_precision|mean_reciprocal_rank|ndcg)_at_{NUMBER}", _with_k),
-    (rf"([ce])_recall@{NUMBER}", _revisiting_recall),
+    (rf"[ce]_recall@{NUMBER}", _revisiting_recall),
     (r"rho_spectrum@(-?[0-9]+)", _rho),
     (r"(tar@far|fnmr@fmr)=([0-9.]+(?:e-?[0-9]+)?)", _verification),
 )
 
 
-def _revisiting() -> list[Metric]:
-    """The rest of the ICML 2020 names, Euclidean and cosine."""
-    found = []
-    for prefix, distance in (("", "euclidean"), ("c_", "cosine")):
-        for stem, k in (("mAP", None), ("mAP_1000", 1000), ("mAP_lim", 1023)):
-            function = partial(ranking.revisiting_map, k=k)
-            depth = _all if k is None else _first(k)
-            name = prefix + stem
-            found.append(Metric(name, name, "ranks", function, depth, distance, counts_lone=True))
-        depth = lambda relevant, own: relevant + own
-        name = prefix + "mAP_c"
-        function = ranking.revisiting_map_c
-        found.append(Metric(name, name, "ranks", function, depth, distance, counts_lone=True))
-    return found
+def _revisiting(name: str, k: int | None) -> Metric:
+    """One of the `mAP` family of the ICML 2020 code but `mAP_c`."""
+    function = partial(ranking.revisiting_map, k=k)
+    depth = _all if k is None else _first(k)
+    return Metric(name, name, "ranks", function, depth, _distance(name), counts_lone=True)
+
+
+def _revisiting_c(name: str) -> Metric:
+    depth = lambda relevant, own: relevant + own
+    function = ranking.revisiting_map_c
+    return Metric(name, name, "ranks", function, depth, _distance(name), counts_lone=True)
+
+
+def _distance(name: str) -> str:
+    """What the prefix of an ICML 2020 name means."""
+    return "cosine" if name.startswith("c_") else "euclidean"
 
 
 def _space(mode: str) -> Metric:
@@ -214,7 +215,10 @@ METRICS = {
         Metric("c_nmi", "c_nmi", "clusters", clustering.nmi, distance="cosine"),
         Metric("c_f1", "c_f1", "clusters", clustering.f1, distance="cosine"),
         Metric("opis", "OPIS", "pairs", _opis, rates=verification.CALIBRATION, better="low"),
-        *_revisiting(),
+        *(_revisiting(prefix + "mAP", None) for prefix in ("", "c_")),
+        *(_revisiting(prefix + "mAP_1000", 1000) for prefix in ("", "c_")),
+        *(_revisiting(prefix + "mAP_lim", 1023) for prefix in ("", "c_")),
+        *map(_revisiting_c, ("mAP_c", "c_mAP_c")),
         *map(_space, spread.MODES),
     )
 }

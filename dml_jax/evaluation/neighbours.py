@@ -9,6 +9,7 @@ candidates. So rounding, which differs between backends and shapes, decides noth
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -95,7 +96,7 @@ def search_recall(
     backend: str,
     sample: int = 1000,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> float:
     """The share of the exact `k` nearest that a backend finds, over `sample` queries drawn with `seed`.
 

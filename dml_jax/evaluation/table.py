@@ -32,11 +32,12 @@ def format_table(
     if style == "markdown":
         head[0] = " "
         for column, metric in enumerate(metrics, start=1):
-            better = {"high": max, "low": min}.get(_better(metric))
-            if len(body) == 1 or better is None:
+            better = _better(metric)
+            if len(body) == 1 or not better:
                 continue
             numbers = [line[column] for line in body if line[column] not in ("-", "nan", "...")]
-            best = better(numbers, key=float, default=None)
+            numbers.sort(key=float, reverse=better == "high")
+            best = numbers[0] if numbers else None
             for line in body:
                 line[column] = f"**{best}**" if line[column] == best else line[column]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]

@@ -65,7 +65,8 @@ def verify(
     for rate in false_accept_rates:
         if not 0 <= rate <= 1:
             raise ValueError(f"false accept rate {rate}; accepted: 0 to 1")
-    genuine, coarse = [], np.zeros(1 << 16, np.int64)
+    genuine: list[np.ndarray] = []
+    coarse = np.zeros(1 << 16, np.int64)
     for block in blocks():
         genuine.append(block.distances[block.genuine])
         bits = block.distances[block.impostor].view(np.uint32)
