@@ -35,6 +35,10 @@ from dml_jax.evaluation.ranking import (
 ALL = np.iinfo(np.int64).max
 
 
+def _all(relevant: np.ndarray, own: np.ndarray) -> np.ndarray:
+    return np.full(len(relevant), ALL)
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric by its name.
@@ -56,7 +60,7 @@ class Metric:
     title: str
     kind: str
     function: Callable[..., Any]
-    depth: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    depth: Callable[[np.ndarray, np.ndarray], np.ndarray] = _all
     distance: str | None = None
     counts_lone: bool = False
     rates: tuple[float, ...] = ()
@@ -90,10 +94,6 @@ def available() -> tuple[str, ...]:
 
 def _first(k: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return lambda relevant, own: np.full(len(relevant), k)
-
-
-def _all(relevant: np.ndarray, own: np.ndarray) -> np.ndarray:
-    return np.full(len(relevant), ALL)
 
 
 def _r(relevant: np.ndarray, own: np.ndarray) -> np.ndarray:

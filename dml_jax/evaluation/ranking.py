@@ -38,7 +38,8 @@ class Ranks:
             return hits
         of, rank = np.nonzero(hits)
         own = np.ones(len(hits), bool) if own is None else own
-        return cls(of, rank + 1, *hits.shape, own)
+        queries, depth = hits.shape
+        return cls(of, rank + 1, queries, depth, own)
 
     @property
     def nth(self) -> Int[np.ndarray, " m"]:

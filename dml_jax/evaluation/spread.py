@@ -1,5 +1,7 @@
 """How the embeddings of a set fill their space: distances within and between classes, the spectrum."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -54,7 +56,7 @@ def _inter(
 
 def singular_values(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " m"]:
     """The singular values of the embeddings, uncentred, largest first, in float64; min(n, d) of them."""
-    triangle = np.zeros((0, embeddings.shape[1]))
+    triangle: Any = np.zeros((0, embeddings.shape[1]))
     for start in range(0, len(embeddings), BLOCK):
         block = embeddings[start : start + BLOCK].astype(np.float64)
         triangle = np.linalg.qr(np.concatenate([triangle, block]), mode="r")
