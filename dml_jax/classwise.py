@@ -7,6 +7,8 @@ may be replicated or sharded by class: the value and the gradient are the same.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +17,49 @@ from jaxtyping import Array, Float, Int
 
 from dml_jax.pairwise import AXIS, check_block, data_devices, pad_rows
 
-# values(embeddings [b, d], weights [c, d] or [c, k, d], target [b, c]) -> [b, c]
-Values = Callable[[Array, Array, Array], Array]
+# values(samples, weights [c, d] or [c, k, d], target [b, c]) -> [b, c]; the samples are the embeddings
+# `[b, d]`, or any tree of arrays `[b, ...]`.
+Values = Callable[[Any, Array, Array], Array]
 
 
 def cross_entropy(
     logits: Values,
-    embeddings: Float[Array, "b d"],
+    samples: Any,
     weights: Float[Array, "c *k d"],
     labels: Int[Array, " b"],
     *,
     block: int | None = None,
+    own_in_sum: bool = True,
 ) -> Float[Array, " b"]:
     """-log softmax(logits)[label] of every sample, over all classes.
 
     `block` classes at a time (None: all of a device's), recomputed in the backward pass: memory is
     O(b x block). A label outside 0..c-1 has no logit of its own: its value is NaN rather than a
-    plausible number.
+    plausible number. `own_in_sum=False` leaves the sample's own class out of the sum: log sum_{c != y} e^{l_c} - l_y
+    (-l_y with a single class).
     """
 
     def part(values: Array, target: Array, real: Array) -> Array:
-        log_sum = jax.nn.logsumexp(jnp.where(real, values, -jnp.inf), axis=1)
+        counted = real if own_in_sum else real & ~target
+        log_sum = jax.nn.logsumexp(jnp.where(counted, values, -jnp.inf), axis=1)
         own = jnp.sum(jnp.where(target & real, values, 0), axis=1)
         return jnp.stack([log_sum, own])
 
     def join(parts: Array) -> Array:
         return jnp.stack([jax.nn.logsumexp(parts[:, 0], axis=0), jnp.sum(parts[:, 1], axis=0)])
 
-    log_sum, own = _over_classes(logits, part, join, embeddings, weights, labels, block)
+    log_sum, own = _over_classes(logits, part, join, samples, weights, labels, block)
+    if not own_in_sum and weights.shape[0] == 1:
+        log_sum = jnp.zeros_like(own)
     return _where_known(labels, weights, log_sum - own)
+
+
+other_classes = partial(cross_entropy, own_in_sum=False)
 
 
 def mean(
     terms: Values,
-    embeddings: Float[Array, "b d"],
+    samples: Any,
     weights: Float[Array, "c *k d"],
     labels: Int[Array, " b"],
     *,
@@ -61,9 +72,27 @@ def mean(
         return jnp.sum(jnp.where(real, values, 0), axis=1)
 
     total = _over_classes(
-        terms, part, lambda parts: jnp.sum(parts, axis=0), embeddings, weights, labels, block
+        terms, part, lambda parts: jnp.sum(parts, axis=0), samples, weights, labels, block
     )
     return _where_known(labels, weights, total / weights.shape[0])
+
+
+def log_sum_exp(
+    values: Callable[[Any, Array, Array], Float[Array, "b k c"]],
+    samples: Any,
+    weights: Float[Array, "c *k d"],
+    labels: Int[Array, " b"],
+    *,
+    block: int | None = None,
+) -> Float[Array, "b k"]:
+    """log sum_c exp(values) over all classes, for every sample; memory as `cross_entropy`."""
+
+    def part(values: Array, target: Array, real: Array) -> Array:
+        del target
+        return jax.nn.logsumexp(jnp.where(real[:, None, :], values, -jnp.inf), axis=2)
+
+    join = lambda parts: jax.nn.logsumexp(parts, axis=0)
+    return _over_classes(values, part, join, samples, weights, labels, block)
 
 
 def _where_known(labels: Array, weights: Array, values: Array) -> Array:
@@ -75,7 +104,7 @@ def _over_classes(
     values: Values,
     part: Callable[[Array, Array, Array], Array],
     join: Callable[[Array], Array],
-    embeddings: Array,
+    samples: Any,
     weights: Array,
     labels: Array,
     block: int | None,
@@ -92,11 +121,11 @@ def _over_classes(
     share = -(-share // block) * block
     ids = jnp.arange(share * devices)
 
-    def one_device(ids: Array, weights: Array, embeddings: Array, labels: Array) -> Array:
+    def one_device(ids: Array, weights: Array, samples: Any, labels: Array) -> Array:
         def one_chunk(ids: Array, weights: Array) -> Array:
             target = labels[:, None] == ids[None, :]
             real = (ids < classes)[None, :]
-            return part(values(embeddings, weights, target), target, real)
+            return part(values(samples, weights, target), target, real)
 
         if block == share:
             return one_chunk(ids, weights)
@@ -106,15 +135,15 @@ def _over_classes(
 
     weights = pad_rows(weights, share * devices - classes)
     if devices == 1:
-        return one_device(ids, weights, embeddings, labels)
-    batch = embeddings.shape[0]
+        return one_device(ids, weights, samples, labels)
+    batch = labels.shape[0]
 
-    def one_share(ids: Array, weights: Array, embeddings: Array, labels: Array) -> Array:
+    def one_share(ids: Array, weights: Array, samples: Any, labels: Array) -> Array:
         gather = lambda x: jax.lax.all_gather(x, AXIS, tiled=True)[:batch]
-        mine = one_device(ids, weights, gather(embeddings), gather(labels))
+        mine = one_device(ids, weights, jax.tree.map(gather, samples), gather(labels))
         return join(jax.lax.all_gather(mine, AXIS))
 
     extra = -batch % devices
     return jax.shard_map(one_share, in_specs=P(AXIS), out_specs=P(), check_vma=False)(
-        ids, weights, pad_rows(embeddings, extra), pad_rows(labels, extra)
+        ids, weights, pad_rows(samples, extra), pad_rows(labels, extra)
     )

@@ -76,15 +76,25 @@ def dot_product(a, r, *, normalize_embeddings: bool = True):
     return cosine(a, r, normalize_embeddings=normalize_embeddings)
 
 
-def lp(a, r, *, p: float = 2.0, power: float = 1.0, normalize_embeddings: bool = True):
-    """||a - r||_p ^ power, of vectors normalised in the same norm unless told otherwise.
+def lp(
+    a,
+    r,
+    *,
+    p: float = 2.0,
+    power: float = 1.0,
+    normalize_embeddings: bool = True,
+    eps: float = 0.0,
+):
+    """||a - r + eps||_p ^ power, of vectors normalised in the same norm unless told otherwise.
 
+    `eps` is added to every coordinate of the difference (torch's PairwiseDistance has 1e-6 there).
     p = 2 comes from the Gram matrix, ||a||^2 + ||r||^2 - 2 a.r, whose rounding error is of the order
     of eps (||a||^2 + ||r||^2): squared distances under that count as 0 and have a zero gradient, so
     that duplicates are coincident and not noise. Other p go over the coordinates.
     """
     if normalize_embeddings:
         a, r = normalize(a, p), normalize(r, p)
+    r = r - eps
     floor: Array | float
     if p == 2:
         scale = jnp.sum(a * a, -1)[:, None] + jnp.sum(r * r, -1)[None, :]
@@ -111,9 +121,15 @@ def snr(a, r, *, normalize_embeddings: bool = True):
     a = a - jnp.mean(a, -1, keepdims=True)
     r = r - jnp.mean(r, -1, keepdims=True)
     signal = jnp.sum(a * a, -1)[:, None]
-    scale = signal + jnp.sum(r * r, -1)[None, :]
-    noise = scale - 2 * _gram(a, r)
-    some = ~((signal <= (8 * eps) ** 2 * size) | (noise <= 2 * eps * scale))
+    none = signal <= (8 * eps) ** 2 * size
+    # A constant unit of length for each anchor, which cancels: the square of its variance, which is in the
+    # derivative, may be beyond the smallest or the largest float.
+    unit = jax.lax.stop_gradient(jnp.sqrt(jnp.where(none, 1, signal)))
+    a = a / unit
+    signal = jnp.sum(a * a, -1)[:, None]
+    scale = signal + jnp.sum(r * r, -1)[None, :] / unit / unit
+    noise = scale - 2 * _gram(a, r) / unit
+    some = ~(none | (noise <= 2 * eps * scale))
     return jnp.where(some, noise / jnp.where(some, signal, 1), 0)
 
 

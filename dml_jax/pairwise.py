@@ -51,6 +51,7 @@ class Block:
       extra: arrays `[a, ...]` that belong to the anchors, by name (a margin of their class, say).
       sums: what the first phase added up over all anchors; None without one.
       columns: what the first phase gave for each reference as an anchor, `[n, ...]`; None without one.
+      keys: the anchors' own random keys `[a]`; None where there is no key.
     """
 
     anchors: Array
@@ -66,6 +67,7 @@ class Block:
     extra: dict[str, Array]
     sums: Any = None
     columns: Any = None
+    keys: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -242,11 +244,11 @@ def map_blocks(
         if r_weight.dtype != bool:
             pos, neg = pos * r_weight[None, :], neg * r_weight[None, :]
         related = Selection(pos, neg)
+        # The key of a draw is (key, position in the whole batch): no block or device changes it.
+        keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
         which = (a, r, ids, labels, r_labels, real)
-        seen = Block(*which, None, related, related, None, extra, sums, columns)
+        seen = Block(*which, None, related, related, None, extra, sums, columns, keys)
         if mine is not None:
-            # The key of a draw is (key, position in the whole batch): no block or device changes it.
-            keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
             plain = replace(seen, anchors=jax.lax.stop_gradient(a), refs=jax.lax.stop_gradient(r))
             kept = jax.lax.stop_gradient(mine.select(plain, keys, found))
             seen = replace(seen, kept=kept)

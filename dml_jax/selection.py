@@ -88,6 +88,25 @@ class Selection:
         return each_positive(count, self.pos, (zeros, zeros))
 
 
+LOTS = 2020  # what sets the keys of `lots` apart
+
+
+def lots(keys: Array, count: int) -> Float[Array, "a n"]:
+    """A number for each anchor and reference, uniform in [0, 1): of some references the one with the largest
+    is a uniform choice. `keys` are the anchors' own; float32, so that no default type changes a choice.
+    """
+    # A key of its own, so that the draws of a miner have nothing to do with it.
+    draw = lambda key: jax.random.uniform(jax.random.fold_in(key, LOTS), (count,), jnp.float32)
+    return jax.vmap(draw)(keys)
+
+
+def draw_positive(pos: Array, neg: Array, keys: Array) -> Selection:
+    """One positive of each anchor that has any, drawn uniformly, and all negatives."""
+    drawn = jnp.where(pos > 0, lots(keys, pos.shape[1]), -1)
+    one = jnp.arange(pos.shape[1])[None, :] == jnp.argmax(drawn, -1)[:, None]
+    return Selection(one & (pos > 0), neg)
+
+
 def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
     """`count` triplets of each anchor that has any, drawn with replacement: p and n uniformly.
 
@@ -104,6 +123,19 @@ def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
     some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
     weight = jnp.broadcast_to(some, positive.shape).astype(jnp.float32)
     return Selection(pos, neg, Listed(positive, negative, weight))
+
+
+def pairs_of_triplets(
+    pos: Array, neg: Array, triplets: Within | Listed | None, dtype: Any
+) -> tuple[Array, Array]:
+    """How many triplets hold each pair: (a, p) and (a, n), `[a, n]`."""
+    if triplets is not None:
+        return Selection(pos, neg, triplets).pairs()
+    positive, negative = pos.astype(dtype), neg.astype(dtype)
+    return (
+        positive * jnp.sum(negative, -1, keepdims=True),
+        negative * jnp.sum(positive, -1, keepdims=True),
+    )
 
 
 def pick(one: Array, values: Array) -> Array:

@@ -18,6 +18,7 @@ from dml_jax.losses.classification import (
     arc_face_logits,
     cos_face_logits,
     fan_in_centers,
+    fan_in_weights,
     large_margin_softmax_logits,
     normal_weights,
     normalized_softmax_logits,
@@ -78,6 +79,27 @@ from dml_jax.losses.ranking import (
     roadmap_rows,
     smooth_ap_rows,
 )
+from dml_jax.losses.revisiting import (
+    revisiting_adversarial_separation_views,
+    revisiting_angular_rows,
+    revisiting_arc_face_logits,
+    revisiting_generalized_lifted_structure_rows,
+    revisiting_histogram_sums,
+    revisiting_margin_rows,
+    revisiting_multi_similarity_rows,
+    revisiting_n_pair_rows,
+    revisiting_proxy_nca_logits,
+    revisiting_quadruplet_rows,
+    revisiting_snr_rows,
+    revisiting_soft_triple_logits,
+)
+from dml_jax.losses.revisiting_own import (
+    OnePositiveLoss,
+    PredictorLoss,
+    QuadrupletLoss,
+    SoftTripleLoss,
+    SummedMarginLoss,
+)
 from dml_jax.losses.triplet import triplet_margin_rows
 from dml_jax.losses.tuplet import intra_pair_sums, intra_pair_variance_rows, tuplet_margin_rows
 from dml_jax.losses.wrappers import WRAPPERS, with_miner
@@ -119,6 +141,18 @@ __all__ = [
     "proxy_nca_pp_logits",
     "ranked_list_rows",
     "recall_at_k_rows",
+    "revisiting_adversarial_separation_views",
+    "revisiting_angular_rows",
+    "revisiting_arc_face_logits",
+    "revisiting_generalized_lifted_structure_rows",
+    "revisiting_histogram_sums",
+    "revisiting_margin_rows",
+    "revisiting_multi_similarity_rows",
+    "revisiting_n_pair_rows",
+    "revisiting_proxy_nca_logits",
+    "revisiting_quadruplet_rows",
+    "revisiting_snr_rows",
+    "revisiting_soft_triple_logits",
     "roadmap_rows",
     "sigmoid_rows",
     "smooth_ap_rows",
@@ -144,21 +178,26 @@ class Entry:
       more: further fields of the class.
       unit: whether it is defined for normalised vectors alone.
       without: settings that it has no use for, so that giving one is an error.
+      regularizer: its default, as `regularizers.build` takes it; () for none.
     """
 
     cls: type[KernelLoss]
     kernel: Any
     distance: Any
-    reducer: str
+    reducer: Any
     distances: tuple[str, ...] = ()
     more: tuple[tuple[str, Any], ...] = ()
     unit: bool = False
     without: tuple[str, ...] = ()
+    regularizer: Any = ()
 
 
 NORMAL = (("init_weights", normal_weights),)
 SQUARED = {"name": "lp", "power": 2}
 SIMILARITIES = distances.SIMILARITIES
+RAW = {"normalize_embeddings": False}
+RAW_DOT = {"name": "dot_product", **RAW}
+NORMS = {"name": "lp", "weight": 0.005}
 LOSSES: Mapping[str, Entry] = {
     "arc_face": Entry(SoftmaxLoss, arc_face_logits, "cosine", "mean", ("cosine",), NORMAL),
     "contrastive": Entry(PairLoss, contrastive_rows, "lp", "avg_non_zero"),
@@ -296,6 +335,92 @@ LOSSES: Mapping[str, Entry] = {
         "mean",
         without=("distance", "miner", "reducer", "relation"),
     ),
+    # As the ICML 2020 system computes them.
+    "revisiting_adversarial_separation": Entry(
+        PredictorLoss,
+        revisiting_adversarial_separation_views,
+        "lp",
+        "mean",
+        without=("distance", "miner", "reducer", "relation"),
+    ),
+    "revisiting_angular": Entry(
+        OnePositiveLoss,
+        revisiting_angular_rows,
+        RAW_DOT,
+        "mean",
+        ("dot_product",),
+        regularizer=NORMS,
+    ),
+    "revisiting_arc_face": Entry(
+        SoftmaxLoss,
+        revisiting_arc_face_logits,
+        "cosine",
+        "mean",
+        ("cosine",),
+        (("init_weights", fan_in_weights),),
+    ),
+    "revisiting_generalized_lifted_structure": Entry(
+        PairLoss,
+        revisiting_generalized_lifted_structure_rows,
+        {"name": "lp", "eps": 1e-6, **RAW},
+        "mean",
+        ("lp",),
+        regularizer=NORMS,
+    ),
+    "revisiting_histogram": Entry(
+        SumsLoss,
+        histogram_value,
+        "cosine",
+        "mean",
+        ("cosine",),
+        (("first", revisiting_histogram_sums),),
+        without=("reducer",),
+    ),
+    "revisiting_margin": Entry(SummedMarginLoss, revisiting_margin_rows, "lp", "divisor", ("lp",)),
+    "revisiting_multi_similarity": Entry(
+        PairLoss, revisiting_multi_similarity_rows, "cosine", "mean"
+    ),
+    "revisiting_n_pair": Entry(
+        OnePositiveLoss, revisiting_n_pair_rows, RAW_DOT, "mean", regularizer=NORMS
+    ),
+    "revisiting_proxy_nca": Entry(
+        SoftmaxLoss,
+        revisiting_proxy_nca_logits,
+        SQUARED,
+        "mean",
+        (),
+        (
+            ("init_weights", small_weights),
+            ("over_classes", classwise.other_classes),
+            ("weigh_partners", False),
+        ),
+    ),
+    "revisiting_quadruplet": Entry(
+        QuadrupletLoss, revisiting_quadruplet_rows, "lp", "mean", ("lp",)
+    ),
+    "revisiting_snr": Entry(
+        TripletLoss,
+        revisiting_snr_rows,
+        {"name": "snr", **RAW},
+        {"name": "multiple", "default": "avg_non_zero", "mean": "mean"},
+        ("snr",),
+    ),
+    "revisiting_soft_triple": Entry(
+        SoftTripleLoss,
+        revisiting_soft_triple_logits,
+        "cosine",
+        "mean",
+        ("cosine",),
+        (("init_weights", fan_in_centers), ("centers", "centers_per_class")),
+    ),
+    "revisiting_softmax": Entry(
+        SoftmaxLoss,
+        normalized_softmax_logits,
+        RAW_DOT,
+        "mean",
+        SIMILARITIES,
+        (("init_weights", fan_in_weights), ("unit_weights", True)),
+    ),
 }
 # Losses whose kernel is the user's, and losses made of losses.
 GENERIC = "generic_pair"
@@ -316,6 +441,10 @@ DERIVED = (
     "vectors",
     "levels",
     "norms",
+    "ref_labels",
+    "keys",
+    "learned",
+    "log_sums",
 )
 
 
@@ -358,9 +487,10 @@ def get(
     Args:
       name: one of `available()`.
       miner: narrows the pairs or triplets; a loss against class weights takes it as sample weights.
-      distance, reducer: PML's defaults for the loss where None; a few losses have no use for one.
+      distance, reducer: the loss's defaults (PML's) where None; a few losses have no use for one.
       relation: what makes two samples positives (`relations.get`); None: equal integer labels.
-      regularizer: penalties that are added, see `regularizers.get`; several as a list.
+      regularizer: penalties that are added, see `regularizers.get`; several as a list. None: the loss's own,
+        which few have; (): none.
       **hyper: the keyword parameters of the loss's kernel.
 
     Each of miner, distance, reducer, relation, regularizer is a name, a dict with a name and
@@ -439,7 +569,7 @@ def get(
 
 def _regularizers(name: str, entry: Entry, spec: Any) -> tuple[regularizers.Regularizer, ...]:
     """The regularizers of a loss, which must have the weights that they are of."""
-    built = regularizers.build(spec)
+    built = regularizers.build(entry.regularizer if spec is None else spec)
     for one in built:
         if one.of == "weights" and not issubclass(entry.cls, ClassLoss):
             raise ValueError(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from dml_jax import classwise, names
 from dml_jax import pairwise as driver
-from dml_jax.distances import Distance, norms
+from dml_jax.distances import Distance, normalize, norms
 from dml_jax.miners.base import Miner
 from dml_jax.reducers import Reducer
 from dml_jax.regularizers import Regularizer
@@ -232,9 +232,9 @@ class PairLoss(KernelLoss):
     reducer; `farthest`, the largest distance there is; `triplets` of the selection; `unmined`, the masks
     before mining; `own`, the similarity of each anchor to itself, None where the references are not the
     batch; `sums` and `columns` of the first phase; `vectors`, the anchors and references;
-    `partner(one, references)`, the similarities `[a, n]` of one reference a row to all; `levels`, how many
-    levels of a hierarchy the pairs share and how many there are; and arrays that belong to the anchors, by
-    their names in `extra`.
+    `partner(one, references)`, the similarities `[a, n]` of one reference a row to all; `ref_labels`; `keys`,
+    the anchors' own random keys; `levels`, how many levels of a hierarchy the pairs share and how many there
+    are; and arrays that belong to the anchors, by their names in `extra`.
 
     Attributes:
       needs_negatives: whether the loss is 0 where no negative is in play in the whole batch.
@@ -261,6 +261,8 @@ class PairLoss(KernelLoss):
             "columns": seen.columns,
             "vectors": (seen.anchors, seen.refs),
             "partner": partial(_partner, self.distance),
+            "ref_labels": seen.ref_labels,
+            "keys": seen.keys,
             **seen.extra,
         }
         if "levels" in names.keywords(kernel):
@@ -383,26 +385,31 @@ class SoftmaxLoss(ClassLoss):
 
     Attributes:
       over_classes: how the kernel's values of all classes become one of a sample (`classwise`).
+      unit_weights: whether class weights count as unit vectors, whatever the distance does.
     """
 
     over_classes: Callable[..., Array] = classwise.cross_entropy
+    unit_weights: bool = False
     pairwise = False
 
-    def _mean(self, variables, anchors, refs, key, block) -> Mean:
-        embeddings, labels, valid = anchors
-        weights = variables["params"]["weights"].astype(embeddings.dtype)
+    def _values(self, embeddings: Array, weights: Array, labels: Array, block) -> Array:
+        """The value of every sample."""
 
         def logits(embeddings: Array, weights: Array, target: Array) -> Array:
             if self.centers:
                 weights = weights.swapaxes(0, 1)
             weights = weights.reshape(-1, weights.shape[-1])
+            weights = normalize(weights) if self.unit_weights else weights
             sims = self.distance(embeddings, weights)
             derived = {"norms": (norms(embeddings)[:, None], norms(weights)[None, :])}
             return self.kernel(sims, target, **self._keywords(self.kernel, derived))
 
-        values = self.over_classes(
-            logits, embeddings, weights, jnp.where(valid, labels, 0), block=block
-        )
+        return self.over_classes(logits, embeddings, weights, labels, block=block)
+
+    def _mean(self, variables, anchors, refs, key, block) -> Mean:
+        embeddings, labels, valid = anchors
+        weights = variables["params"]["weights"].astype(embeddings.dtype)
+        values = self._values(embeddings, weights, jnp.where(valid, labels, 0), block)
         values = values * self._sample_weights(anchors, key, block)
         sums = self.reducer.of(self.name).sums(values, valid, None, labels)
         return Mean(*driver.combine({self.name: sums}, self.reducer))

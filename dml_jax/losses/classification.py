@@ -217,12 +217,17 @@ def normal_weights(key: Array, num_classes: int, dim: int) -> Float[Array, "c d"
 
 
 def small_weights(key: Array, num_classes: int, dim: int) -> Float[Array, "c d"]:
-    """Class weights drawn from N(0, 1/64), as the authors of Proxy-NCA++ do.
+    """Class weights drawn from N(0, 1/64), as the authors of Proxy-NCA++ and the ICML 2020 code do.
 
     Only their directions matter to the loss; its gradient is eight times that of N(0, 1), so that they turn
     faster under SGD.
     """
     return jax.random.normal(key, (num_classes, dim)) / 8
+
+
+def fan_in_weights(key: Array, num_classes: int, dim: int) -> Float[Array, "c d"]:
+    """Class weights drawn uniformly from +-1/sqrt(dim), as the ICML 2020 code initialises them."""
+    return jax.random.uniform(key, (num_classes, dim), minval=-1, maxval=1) / math.sqrt(dim)
 
 
 def fan_in_centers(key: Array, rows: int, dim: int) -> Float[Array, "c d"]:

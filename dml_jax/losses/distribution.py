@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import distances
 from dml_jax.losses.pair import Mask, Rows, Sims, log_one_plus_sum_exp
-from dml_jax.losses.ranking import soft_histogram
+from dml_jax.losses.ranking import Shares, soft_histogram
 from dml_jax.losses.triplet import over_triplets, within
 from dml_jax.selection import Listed, Within
 
@@ -28,13 +28,21 @@ def histogram_sums(
         raise ValueError(
             f"loss 'histogram' has delta={delta} with {n_bins} bins; accepted: delta = 2 / n_bins"
         )
+    return pair_histograms(sims, pos, neg, n_bins), ()
+
+
+def pair_histograms(
+    sims: Sims, pos: Mask, neg: Mask, n_bins: int, shares: Shares | None = None
+) -> dict[str, Float[Array, " r"]]:
+    """Soft histograms of the positive and of the negative pairs, and how many there are of each."""
     inside = jnp.clip(sims, -1, 1)
-
-    def histogram(keep: Array) -> Array:
-        rows = soft_histogram(inside, keep.astype(sims.dtype), -1.0, 2 / n_bins, n_bins + 1)
-        return jnp.sum(rows, 0)
-
-    return {"positive": histogram(pos > 0), "negative": histogram(neg > 0)}, ()
+    sides = [(side > 0).astype(sims.dtype) for side in (pos, neg)]
+    positive, negative = (
+        jnp.sum(soft_histogram(inside, side, -1.0, 2 / n_bins, n_bins + 1, shares), 0)
+        for side in sides
+    )
+    pairs = jnp.stack([jnp.sum(side) for side in sides])
+    return {"positive": positive, "negative": negative, "pairs": pairs}
 
 
 def histogram_value(sums: dict[str, Float[Array, " r"]]) -> Float[Array, ""]:
@@ -48,8 +56,7 @@ def histogram_value(sums: dict[str, Float[Array, " r"]]) -> Float[Array, ""]:
     (PML goes through triplets); a pair that a miner chose from both ends counts twice; duplicates do not
     raise; references are taken; histograms never list pairs.
     """
-    positive, negative = sums["positive"], sums["negative"]
-    pairs = jnp.stack([jnp.sum(positive), jnp.sum(negative)])
+    positive, negative, pairs = sums["positive"], sums["negative"], sums["pairs"]
     scale = pairs[0] * pairs[1]
     some = scale != 0
     value = jnp.sum(negative * jnp.cumsum(positive)) / jnp.where(some, scale, 1)

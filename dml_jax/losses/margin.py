@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from dml_jax.losses.pair import Mask, Sims
 from dml_jax.losses.triplet import sum_triplets
-from dml_jax.selection import Listed, Selection, Within
+from dml_jax.selection import Listed, Within, pairs_of_triplets
 
 Terms = dict[str, tuple[Float[Array, " a"], Float[Array, " a"], Float[Array, " a"]]]
 
@@ -42,14 +42,7 @@ def margin_rows(
     beta = jnp.broadcast_to(jnp.asarray(beta, sims.dtype), sims.shape[:1])
     beyond = sign * (sims - beta[:, None])
     near, far = jax.nn.relu(beyond + margin), jax.nn.relu(margin - beyond)
-    positive, negative = pos.astype(sims.dtype), neg.astype(sims.dtype)
-    if triplets is None:  # how many triplets hold each pair
-        positive, negative = (
-            positive * jnp.sum(negative, -1, keepdims=True),
-            negative * jnp.sum(positive, -1, keepdims=True),
-        )
-    else:
-        positive, negative = Selection(pos, neg, triplets).pairs()
+    positive, negative = pairs_of_triplets(pos, neg, triplets, sims.dtype)
     count = jnp.sum(positive, -1)
     active = jnp.sum(jnp.where(near > 0, positive, 0) + jnp.where(far > 0, negative, 0), -1)
     if low == -math.inf and high == math.inf:

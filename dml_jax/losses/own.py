@@ -89,11 +89,16 @@ class MarginLoss(TripletLoss):
         known = (labels >= 0) & (labels < beta.shape[0])
         return {"beta": jnp.where(known, beta[labels], jnp.nan)}
 
+    def _beta_reducer(self) -> reducers.Reducer | None:
+        """How nu beta is reduced; None: as the hinges are."""
+        # nu times the one beta is added as it is, whatever the reducer.
+        return None if self.needs_labels else reducers.mean()
+
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
         loss: Any = self
-        # nu times the one beta is added as it is, whatever the reducer.
-        if self.setting("learn_beta") and self.setting("nu") and not self.needs_labels:
-            terms = (*self.reducer.terms, ("beta", reducers.mean()))
+        of_beta = self._beta_reducer()
+        if self.setting("learn_beta") and self.setting("nu") and of_beta is not None:
+            terms = (*self.reducer.terms, ("beta", of_beta))
             loss = replace(self, reducer=replace(self.reducer, terms=terms))
         return TripletLoss._mean(loss, variables, anchors, refs, key, block)
 
@@ -220,8 +225,8 @@ class RunningLoss(TripletLoss):
 class ViewsLoss(KernelLoss):
     """A loss that compares two views of a batch, row by row: `kernel(first, second, valid, ...)`.
 
-    The references are the second view. Labels are not read. It needs no blocks: its memory is that of the
-    embeddings, and sums over the batch are shared out by the compiler.
+    The references are the second view. Labels are not read. A kernel with a keyword `learned` gets the parameters.
+    It needs no blocks: its memory is that of the embeddings, and sums over the batch are shared out by the compiler.
     """
 
     reads_labels = False
@@ -234,8 +239,9 @@ class ViewsLoss(KernelLoss):
                 f"loss {self.name!r} has ref_embeddings of shape {shape}; accepted: {embeddings.shape}, "
                 "the second view of the batch"
             )
+        derived = {"learned": variables.get("params")}
         value = self.kernel(
-            embeddings, refs.vectors, valid & refs.valid, **self._keywords(self.kernel, {})
+            embeddings, refs.vectors, valid & refs.valid, **self._keywords(self.kernel, derived)
         )
         return Mean(value, jnp.ones_like(value))
 

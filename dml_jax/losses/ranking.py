@@ -33,32 +33,48 @@ def with_own(
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+# What a bin gives to its lower and to its upper node, for every bin.
+Shares = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def soft_histogram(
-    values: Sims, weights: Mask, low: float, width: float, count: int
+    values: Sims,
+    weights: Mask,
+    low: float,
+    width: float,
+    count: int,
+    shares: Shares | None = None,
 ) -> Float[Array, "a r"]:
     """sum_j w_j [1 - |v_j - node_r| / width]+ of each row, for `count` nodes from `low`, `width` apart.
 
     A value is shared by its two nearest nodes. One pass over the values for each node, which adds in a
     fixed order (a scatter on a GPU does not) and holds no `[a, n, r]` array; the derivative with respect
-    to the values is a lookup. Weights are constants.
+    to the values is a lookup. Weights are constants. `shares` are factors on what the values of each of the
+    count - 1 bins give to the bin's two nodes (None: 1).
     """
+    nodes = low + width * jnp.arange(count, dtype=values.dtype)
+    # The shares of each node, of the bins above and below it; the ends have no bin on one side.
+    lower, upper = ((1.0,) * (count - 1),) * 2 if shares is None else shares
+    factors = jnp.asarray([(*lower, 1.0), (1.0, *upper)], values.dtype)
 
-    def at(node: Array) -> Array:
-        return jnp.sum(weights * jax.nn.relu(1 - jnp.abs(values - node) / width), -1)
+    def at(node: Array, above: Array, below: Array) -> Array:
+        share = jnp.where(values < node, below, above) if shares else 1
+        return jnp.sum(weights * share * jax.nn.relu(1 - jnp.abs(values - node) / width), -1)
 
-    return jax.lax.map(at, low + width * jnp.arange(count, dtype=values.dtype)).T
-
-
-def _histogram_fwd(values, weights, low, width, count):
-    return soft_histogram(values, weights, low, width, count), (values, weights)
+    return jax.lax.map(lambda x: at(*x), (nodes, *factors)).T
 
 
-def _histogram_bwd(low, width, count, saved, cotangent):
+def _histogram_fwd(values, weights, low, width, count, shares):
+    return soft_histogram(values, weights, low, width, count, shares), (values, weights)
+
+
+def _histogram_bwd(low, width, count, shares, saved, cotangent):
     values, weights = saved
     place = (values - low) / width
     left = jnp.clip(jnp.floor(place), 0, count - 2).astype(jnp.int32)
-    step = jnp.diff(cotangent, axis=-1) / width
+    lower, upper = (jnp.asarray([part], values.dtype) for part in shares or ((1.0,), (1.0,)))
+    step = (upper * cotangent[:, 1:] - lower * cotangent[:, :-1]) / width
     inside = (place >= 0) & (place <= count - 1)
     return jnp.where(inside, weights * jnp.take_along_axis(step, left, -1), 0), None
 

@@ -48,11 +48,12 @@ def listed(hyper):
     return ", ".join(f"`{name}={show(value)}`" for name, value in hyper.items())
 
 
-def distance(entry):
-    """How the table writes the default distance of an entry: a dash where the loss takes none."""
-    if "distance" in entry.without:
+def chosen(entry, part):
+    """How the table writes the default distance or reducer of an entry: a dash where the loss takes none."""
+    if part in entry.without:
         return "-"
-    spec = {"name": entry.distance} if isinstance(entry.distance, str) else dict(entry.distance)
+    default = getattr(entry, part)
+    spec = {"name": default} if isinstance(default, str) else dict(default)
     return ", ".join(filter(None, [f"`{spec.pop('name')}`", listed(spec)]))
 
 
@@ -64,8 +65,7 @@ def facts(name):
         built = {"distance": "`lp`", "reducer": "`mean`"}
     else:
         entry = losses.LOSSES[name]
-        none = "reducer" in entry.without
-        built = {"distance": distance(entry), "reducer": "-" if none else f"`{entry.reducer}`"}
+        built = {part: chosen(entry, part) for part in ("distance", "reducer")}
     return {"defaults": split(listed(losses.hyper_parameters(name)))} | built
 
 
@@ -102,6 +102,9 @@ def test_the_needs_are_the_code_s(name):
         refused = not loss.takes_references and not issubclass(entry.cls, losses.ClassLoss)
         assert ("References: none" in needs) == (refused or name == "manifold")
         assert ("the second view" in needs) == issubclass(entry.cls, ViewsLoss)
+        penalties = [f"Regularizer `{r.name}`, weight {r.weight:g}" for r in loss.regularizers]
+        assert all(penalty in needs for penalty in penalties)
+        assert ("Regularizer" in needs) == bool(penalties)
         weighs = getattr(loss, "weighs_samples", False)
         assert ("weighs the anchors" in needs) == weighs
         assert ("weighs the samples" in needs) == (own and "miner" not in entry.without)
