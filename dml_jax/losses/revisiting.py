@@ -40,7 +40,15 @@ from dml_jax.losses.pair import (
 from dml_jax.losses.ranking import angular_rows
 from dml_jax.losses.triplet import sum_triplets, triplet_margin_rows
 from dml_jax.miners.batch import multi_similarity
-from dml_jax.selection import Listed, Within, lots, pairs_of_triplets, pick, rows_at, sum_over_positives
+from dml_jax.selection import (
+    Listed,
+    Within,
+    lots,
+    pairs_of_triplets,
+    pick,
+    rows_at,
+    sum_over_positives,
+)
 
 
 def revisiting_margin_rows(
