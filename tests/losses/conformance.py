@@ -235,7 +235,7 @@ COLUMNS = {
         1e-10,
         against_icml,
         "against the criteria of Roth et al., ICML 2020, in float64 (`tests/golden/make_revisiting.py`): what was "
-        "meant, with a line of the code corrected where needed, and the code as it is (`parity`), the worse of the two. "
+        "meant, with a line of the code corrected where needed, and the code as it is (`parity`), the worse of both. "
         "`contrastive` and `triplet_margin` in that system's configuration (the mean of all; 1e-6 in the differences; "
         "squared distances and margin 0.2), over all triplets or each anchor's hardest",
         {
