@@ -22,7 +22,7 @@ Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Batch = dict[str, np.ndarray]
 
 ON_ERROR = ("raise", "skip")
-# Streams under one key of Philox; the samplers use 0, the division of classes 3.
+# Streams under one key of Philox; the samplers use 0, 4 and 5, the division of classes 3.
 _AUGMENT, _REPLACE = 1, 2
 
 
@@ -56,7 +56,8 @@ def train_batches(
 
     Args:
       source: where the images come from.
-      plan: a sampler's plan for this epoch, positions in `source`.
+      plan: a sampler's plan for this epoch, positions in `source`; anything with `shape` and rows by step
+        will do, so that a row may come when it is asked for.
       transform: (image, generator) -> image, all of one shape; None leaves the images as they are.
       seed, epoch: as given to the sampler.
       views: how often each image of a step comes, transformed anew each time: the whole step, view after view.

@@ -1,29 +1,41 @@
 """Samplers: from the labels of a set to the batches of an epoch, as one index array.
 
 `get(name, **hyper).plan(labels, batch_size, seed=, epoch=)` is int32 `[steps, batch]`, a pure function of its
-arguments. `available()` lists the names.
+arguments. A sampler's `needs` says whether it also takes `parents=` or `embeddings=` of the images.
+`available()` lists the names.
 """
 
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from dml_jax import names
+from dml_jax.samplers.base import Rows, Sampler, StorageSampler
+from dml_jax.samplers.batchmatch import DisthistBatchmatch, FidBatchmatch
+from dml_jax.samplers.class_random import ClassRandom, FullRandom
+from dml_jax.samplers.coreset import D2Coreset, GreedyCoreset
+from dml_jax.samplers.hard_classes import HardClasses
+from dml_jax.samplers.hierarchical import Hierarchical
 from dml_jax.samplers.m_per_class import MPerClass
-from dml_jax.samplers.random import Random
+from dml_jax.samplers.random import Random, Sequential
+from dml_jax.samplers.triplets import FixedSetOfTriplets
+from dml_jax.samplers.weights import TuplesToWeights
 
-__all__ = ["MPerClass", "Random", "Sampler", "available", "get"]
+__all__ = ["MPerClass", "Random", "Rows", "Sampler", "StorageSampler", "available", "get"]
 
-
-class Sampler(Protocol):
-    """What every sampler offers: the plan of an epoch, and remarks on a set that a log should carry."""
-
-    def plan(self, labels: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> np.ndarray: ...
-
-    def notes(self, labels: np.ndarray) -> list[str]: ...
-
-
-_TABLE: dict[str, type[Any]] = {"m_per_class": MPerClass, "random": Random}
+_TABLE: dict[str, type[Sampler]] = {
+    "class_random": ClassRandom,
+    "d2_coreset": D2Coreset,
+    "disthist_batchmatch": DisthistBatchmatch,
+    "fid_batchmatch": FidBatchmatch,
+    "fixed_set_of_triplets": FixedSetOfTriplets,
+    "full_random": FullRandom,
+    "greedy_coreset": GreedyCoreset,
+    "hard_classes": HardClasses,
+    "hierarchical": Hierarchical,
+    "m_per_class": MPerClass,
+    "random": Random,
+    "sequential": Sequential,
+    "tuples_to_weights": TuplesToWeights,
+}
 
 
 def available() -> list[str]:

@@ -3,94 +3,103 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int
 
-from dml_jax.samplers._common import check_length, generator, steps_of
+from dml_jax.samplers.base import (
+    Classes,
+    Sampler,
+    Task,
+    check_distinct,
+    check_pairs,
+    generator,
+    groups_of,
+    note_small,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MPerClass:
-    """Every batch draws batch_size / m classes without replacement and m images of each.
+class MPerClass(Sampler):
+    """Every batch holds batch_size / m classes, all different, and m images of each, side by side.
 
     The m images are drawn without replacement, and with replacement where the class has fewer than m. Classes
-    are drawn afresh for every batch, so that a class with few images is seen as often as one with many. This
-    is `MPerClassSampler` of PyTorch Metric Learning with its `batch_size` given; there an epoch has 100,000
-    images by default, here as many as the set.
+    are drawn afresh for every batch, so that a class with few images is seen as often as one with many, and
+    some are not seen in an epoch. This is `MPerClassSampler` of PyTorch Metric Learning with its `batch_size`
+    given; there an epoch has 100,000 images by default, here as many as the set.
+
+    With `cover` an epoch shows every image: the images of a class, in random order, are cut into groups of m (the
+    last one is filled up from the beginning of that order), and every group is in one batch. What is missing
+    from whole batches is filled with further groups. A class with more groups than there would be batches
+    makes the epoch as long as it needs.
+
+    m = 1 gives different classes, one image of each: a batch for losses against class weights.
+
+    Refused: m does not divide batch_size; fewer classes than a batch needs; m > 1 where no class has two images.
 
     Attributes:
       m: images per class in a batch.
-      length: images an epoch, rounded down to whole batches; the size of the set if None.
+      cover: whether an epoch shows every image; its length is then given by the set.
     """
 
     m: int = 4
-    length: int | None = None
+    cover: bool = False
 
     def __post_init__(self) -> None:
-        if self.m < 1:
-            raise ValueError(f"m={self.m} images per class; at least 1 is accepted")
-        check_length(self.length)
-
-    def plan(
-        self, labels: Int[np.ndarray, " n"], batch_size: int, *, seed: int, epoch: int
-    ) -> Int32[np.ndarray, "steps batch"]:
-        """The batches of an epoch as positions in `labels`, pure in (seed, epoch).
-
-        The images of a class stand side by side in a row.
-
-        Raises:
-          ValueError: m does not divide batch_size; the set has fewer classes than a batch needs; m > 1 and no
-            class has two images; an epoch holds no whole batch.
-        """
-        if batch_size % self.m:
-            near = max(batch_size // self.m, 1) * self.m
+        super().__post_init__()
+        self._at_least(1, "m", "images per class;")
+        if self.cover and self.length is not None:
             raise ValueError(
-                f"batch_size={batch_size} is not a multiple of m={self.m} images per class; "
-                f"{near} or {near + self.m} would be accepted"
+                f"length={self.length} with cover=True, where the set gives the length; None is accepted"
             )
-        steps = steps_of(labels, batch_size, self.length)
-        _, of_image, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-        groups = batch_size // self.m
-        if groups > len(sizes):
-            raise ValueError(
-                f"a batch of {batch_size} with m={self.m} needs {groups} classes and the set has "
-                f"{len(sizes)}; batch_size up to {len(sizes) * self.m} is accepted"
+
+    def check(self, classes: Classes, batch_size: int) -> None:
+        check_distinct(classes, batch_size, self.m)
+        check_pairs(classes, self.m)
+
+    def count(self, classes: Classes, batch_size: int) -> int:
+        if not self.cover:
+            return super().count(classes, batch_size)
+        groups = -(-classes.sizes // self.m)
+        return int(max(-(-groups.sum() // groups_of(batch_size, self.m)), groups.max()))
+
+    def draw(self, task: Task) -> Int[np.ndarray, "steps batch"]:
+        rng = generator(task.seed, task.epoch)
+        if self.cover:
+            return self._covered(rng, task.classes, task.steps, task.size)
+        groups, count = groups_of(task.size, self.m), len(task.classes.sizes)
+        classes = np.stack([rng.choice(count, groups, replace=False) for _ in range(task.steps)])
+        return task.classes.draw(rng, classes.ravel(), self.m).reshape(task.steps, task.size)
+
+    def _covered(
+        self, rng: np.random.Generator, classes: Classes, steps: int, size: int
+    ) -> Int[np.ndarray, "steps batch"]:
+        groups = -(-classes.sizes // self.m)
+        # A class can be in as many batches as there are; what is left of that can fill the last batches.
+        spare = np.repeat(np.arange(len(groups)), steps - groups)
+        more = rng.permutation(spare)[: steps * groups_of(size, self.m) - groups.sum()]
+        groups = groups + np.bincount(more, minlength=len(groups))
+
+        order = rng.permutation(len(groups))
+        of_group = np.repeat(order, groups[order])
+        number = np.arange(len(of_group)) - np.repeat(
+            np.cumsum(groups[order]) - groups[order], groups[order]
+        )
+        shuffled = np.lexsort([rng.random(len(classes.of_image)), classes.of_image])
+        ranks = number[:, None] * self.m + np.arange(self.m)
+        ranks %= classes.sizes[of_group][:, None]
+        images = shuffled[classes.first[of_group][:, None] + ranks]
+        # Groups of a class follow each other and are dealt to batches in turn: no batch gets two of them.
+        plan = images.reshape(-1, steps, self.m).swapaxes(0, 1).reshape(steps, size)
+        return rng.permutation(plan)
+
+    def notes(
+        self, labels: Int[np.ndarray, " n"], batch_size: int, *, parents: np.ndarray | None = None
+    ) -> list[str]:
+        classes = Classes.of(labels)
+        notes = note_small(classes, self.m)
+        if self.cover:
+            steps, shown = self.count(classes, batch_size), len(classes.of_image)
+            notes.append(
+                f"an epoch that covers the set has {steps} batches, {steps * batch_size} images, and "
+                f"{steps * batch_size - shown} of these for the second time or more"
             )
-        if self.m > 1 and sizes.max() == 1:
-            raise ValueError(
-                f"m={self.m} images per class, but each of the {len(sizes)} classes has a single image, so "
-                "that no two images match; sampler 'random' or m=1 is accepted"
-            )
-        rng = generator(seed, epoch)
-        classes = np.stack([rng.choice(len(sizes), groups, replace=False) for _ in range(steps)])
-        first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        by_class = np.argsort(of_image, kind="stable")
-        picks = _choose(rng, sizes[classes.ravel()], self.m)
-        plan = by_class[first[classes.ravel()][:, None] + picks]
-        return plan.reshape(steps, batch_size).astype(np.int32)
-
-    def notes(self, labels: Int[np.ndarray, " n"]) -> list[str]:
-        """Says how many classes have fewer than m images, if any do."""
-        _, sizes = np.unique(np.asarray(labels), return_counts=True)
-        few = int((sizes < self.m).sum())
-        if not few:
-            return []
-        return [
-            f"{few} of {len(sizes)} classes have fewer than m={self.m} images; "
-            "theirs are drawn with replacement"
-        ]
-
-
-def _choose(
-    rng: np.random.Generator, sizes: Int[np.ndarray, " r"], m: int
-) -> Int[np.ndarray, "r m"]:
-    """m numbers below sizes[i] in row i: distinct where sizes[i] >= m, else independent."""
-    distinct = sizes >= m
-    picks = np.empty((len(sizes), m), np.int64)
-    for j in range(m):
-        # The draw is a rank among the numbers not taken yet; stepping over the taken ones in ascending
-        # order turns it into the number itself.
-        draw = rng.integers(0, np.where(distinct, sizes - j, sizes))
-        for taken in np.sort(picks[:, :j], axis=1).T:
-            draw += distinct & (draw >= taken)
-        picks[:, j] = draw
-    return picks
+        return notes

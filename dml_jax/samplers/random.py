@@ -1,39 +1,32 @@
-"""Every image once an epoch, in random order."""
+"""Samplers that do not look at classes: every image once an epoch."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int
 
-from dml_jax.samplers._common import check_length, generator, steps_of
+from dml_jax.samplers.base import Sampler, Task, generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Random:
-    """Permutations of the set, cut into whole batches; the images that do not fill a batch wait an epoch.
+class Random(Sampler):
+    """Permutations of the set, cut into whole batches; a longer epoch is one permutation after another."""
 
-    Attributes:
-      length: images an epoch, the size of the set if None. A longer epoch is one permutation after another.
-    """
+    def draw(self, task: Task) -> Int[np.ndarray, "steps batch"]:
+        return permutations(
+            generator(task.seed, task.epoch), len(task.classes.of_image), task.steps * task.size
+        ).reshape(task.steps, task.size)
 
-    length: int | None = None
 
-    def __post_init__(self) -> None:
-        check_length(self.length)
+@dataclass(frozen=True, kw_only=True)
+class Sequential(Sampler):
+    """The images in their order, the same in all epochs; a longer epoch begins again."""
 
-    def plan(
-        self, labels: Int[np.ndarray, " n"], batch_size: int, *, seed: int, epoch: int
-    ) -> Int32[np.ndarray, "steps batch"]:
-        """The batches of an epoch as positions in `labels`, pure in (seed, epoch).
+    def draw(self, task: Task) -> Int[np.ndarray, "steps batch"]:
+        order = np.arange(task.steps * task.size) % len(task.classes.of_image)
+        return order.reshape(task.steps, task.size)
 
-        Raises ValueError where an epoch holds no whole batch.
-        """
-        steps = steps_of(labels, batch_size, self.length)
-        rng = generator(seed, epoch)
-        rounds = -(-steps * batch_size // len(labels))
-        order = np.concatenate([rng.permutation(len(labels)) for _ in range(rounds)])
-        return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
-    def notes(self, labels: Int[np.ndarray, " n"]) -> list[str]:
-        """Nothing to remark."""
-        return []
+def permutations(rng: np.random.Generator, size: int, count: int) -> Int[np.ndarray, " count"]:
+    """The first `count` numbers of one permutation of 0..size-1 after another."""
+    return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]

@@ -53,9 +53,9 @@ def loss(config: Any) -> Any:
     return losses.get(miner=miner, **config.loss.to_dict())
 
 
-def sampler(section: Mapping[str, Any]) -> samplers.Sampler:
+def sampler(section: Any) -> samplers.Sampler:
     """The sampler of the section `sampler`."""
-    return samplers.get(**section)
+    return samplers.get(**section.to_dict())
 
 
 def transform(steps: Any) -> Any:

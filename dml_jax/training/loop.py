@@ -17,9 +17,11 @@ from jax.experimental import multihost_utils
 from dml_jax import config as configs
 from dml_jax import data, evaluation
 from dml_jax.checkpoints import Checkpoints
+from dml_jax.evaluation.embed import Embedded
 from dml_jax.logging import Progress, Reports, say
 from dml_jax.training import build, optim, score
 from dml_jax.training import state as states
+from dml_jax.training.planning import Plans
 from dml_jax.training.step import make_train_step
 
 
@@ -98,8 +100,8 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     build.check_views(loss, views)
     build.check_pairs(loss, labels, views)
     sampler = build.sampler(config.sampler)
-    plan_of = lambda epoch: sampler.plan(source.labels, size, seed=config.seed, epoch=epoch)
-    epoch_steps = len(plan_of(0))
+    plans = Plans(sampler, source, size, config.seed, config.data.threads)
+    epoch_steps = plans.steps
     tx = optim.build(
         config.optim.to_dict(), total_steps=epochs * epoch_steps, epoch_steps=epoch_steps
     )
@@ -108,21 +110,22 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
         f"{config.data.name}: {len(source)} images of {classes} classes; {epochs} epochs of {epoch_steps} steps "
         f"of {size} on {mesh.size} device{'s' * (mesh.size > 1)} ({mesh.devices.flat[0].device_kind})"
     )
-    for note in sampler.notes(source.labels):
+    for note in plans.notes():
         tell(f"note: {note}")
 
     # ---- The state, new or from the last checkpoint.
     checkpoints = Checkpoints.open(workdir)
     # A loss against class weights has them for the classes of its level.
     weighed = classes if labels.ndim == 1 else int(loss.relation.classes(labels).max()) + 1
-    init = lambda: states.init(model, loss, tx, config.seed, weighed)
+    init = lambda: states.init(model, loss, tx, config.seed, weighed, plans.stored)
     progress: dict[str, Any] = {"epoch": 0, "step": 0, "best": None, "waited": 0}
     meta = checkpoints.meta()
     if meta is None:
         host = init()
     else:
         configs.check_same(meta["config"], configs.to_dict(config), workdir)
-        host, progress = checkpoints.restore(jax.eval_shape(init)), meta["progress"]
+        host = plans.restore(checkpoints.restore({**jax.eval_shape(init), **plans.kept()}))
+        progress = meta["progress"]
         tell(f"going on from {checkpoints.latest()}")
     done = int(host["step"])
     state = states.replicate(host, mesh)
@@ -167,15 +170,18 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     def save() -> None:
         nonlocal saved
         settle()
-        checkpoints.save(done, states.to_host(state), {"progress": progress, **_origin(config)})
+        host = {**states.to_host(state), **plans.kept()}
+        checkpoints.save(done, host, {"progress": progress, **_origin(config)})
         saved = time.monotonic()
 
-    def validate(epoch: int) -> None:
+    def embedded(of: data.Source) -> Embedded:
         variables = {k: state[k]["model"] for k in ("params", "state")}
+        batches = score.batches(config, of, skipped)
+        return evaluation.embed(apply, variables, terminated.guard(batches))
+
+    def validate(epoch: int) -> None:
         for split, of in held.items():
-            batches = score.batches(config, of, skipped)
-            embedded = evaluation.embed(apply, variables, terminated.guard(batches))
-            found = score.metrics(config, embedded)
+            found = score.metrics(config, embedded(of))
             # A table of a run has numbers; the spectrum is for the command `evaluate`.
             numbers = {k: v for k, v in found.items() if isinstance(v, float)}
             results.update({f"{split}/{k}": v for k, v in numbers.items()})
@@ -194,7 +200,10 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
             validate(0)
         while progress["epoch"] < epochs:
             epoch = progress["epoch"]
-            plan = plan_of(epoch)
+            if progress["step"] == 0 and plans.embeds_before(epoch):
+                storage = states.replicate(plans.filled(embedded(source)), mesh)
+                state = {**state, "storage": storage}
+            plan = plans.of(epoch, progress["step"], state)
             batches = data.train_batches(
                 source,
                 plan,
@@ -210,7 +219,7 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
                 **build.pipeline(config.data),
             )
             for batch in batches:
-                ids = batch.pop("id")
+                ids = batch["id"] if plans.updates else batch.pop("id")
                 arrays = states.shard(batch, mesh)
                 # A transfer here would be a mistake that only costs time: nobody would notice.
                 with jax.transfer_guard("disallow"):
@@ -252,6 +261,7 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     finally:
         terminated.restore()
         bar.close()
+        plans.close()
         checkpoints.close()
         if reports:
             reports.close()

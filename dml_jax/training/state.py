@@ -25,11 +25,19 @@ def make_mesh(devices: int | None = None) -> Mesh:
     return jax.make_mesh((len(used),), ("data",), axis_types=(AxisType.Auto,), devices=used)
 
 
-def init(model: Any, loss: Any, tx: optax.GradientTransformation, seed: int, classes: int) -> State:
+def init(
+    model: Any,
+    loss: Any,
+    tx: optax.GradientTransformation,
+    seed: int,
+    classes: int,
+    stored: int = 0,
+) -> State:
     """The state before the first step.
 
     Returns `{"params": {"model", "loss"}, "state": {"model", "loss"}, "opt", "key": uint32 [2], "step": int32}`;
-    `key` is the data of a key from which every step derives its own. A pure function of the seed.
+    `key` is the data of a key from which every step derives its own. Where embeddings of so many images are to be
+    `stored`, for a sampler, there is also `"storage": float32 [stored, dim]`, still 0. A pure function of the seed.
     """
     of_model, of_loss, of_steps = jax.random.split(jax.random.key(seed), 3)
     model_variables = model.init(of_model)
@@ -40,8 +48,10 @@ def init(model: Any, loss: Any, tx: optax.GradientTransformation, seed: int, cla
     }
     # A weakly typed leaf would turn strong in the first step and have the second one compiled again.
     variables = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), variables)
+    storage = {"storage": jnp.zeros((stored, model.dim), jnp.float32)} if stored else {}
     return {
         **variables,
+        **storage,
         "opt": tx.init(variables["params"]),
         "key": jax.random.key_data(of_steps),
         "step": jnp.zeros((), jnp.int32),

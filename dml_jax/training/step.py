@@ -38,6 +38,9 @@ def make_train_step(
       micro_batch: images at a time through the backbone; all at once if None.
       block: anchors at a time in the loss; all at once if None.
 
+    Where the batch has `id`, the embeddings of its images also go into these rows of `state["storage"]`, for a sampler
+    that looks at them.
+
     The metrics are scalars: `loss`, `finite`, `grad_norm`, `param_norm` (before the step) and `update_norm`, each
     of these also for `/backbone`, `/head` and `/loss`, and what the loss wants logged.
     """
@@ -65,9 +68,9 @@ def make_train_step(
             )
             variables = {"params": params["loss"], "state": state["state"]["loss"]}
             mean, of_l = loss.apply(variables, embeddings, batch["label"], key=of_loss, block=block)
-            return mean.compute(), ({"model": of_m, "loss": of_l}, mean.stats)
+            return mean.compute(), ({"model": of_m, "loss": of_l}, mean.stats, embeddings)
 
-        (value, (new_state, stats)), grads = jax.value_and_grad(objective, has_aux=True)(
+        (value, (new_state, stats, embeddings)), grads = jax.value_and_grad(objective, has_aux=True)(
             state["params"]
         )
         updates, opt = tx.update(grads, state["opt"], state["params"])
@@ -75,10 +78,20 @@ def make_train_step(
         metrics = {"loss": value, **norms("grad_norm", grads), **norms("update_norm", updates)}
         metrics |= norms("param_norm", state["params"]) | stats
         metrics["finite"] = jnp.isfinite(value) & jnp.isfinite(metrics["update_norm"])
-        new = {"params": params, "state": new_state, "opt": opt}
-        return {**new, "key": state["key"], "step": state["step"] + 1}, metrics
+        new = {"params": params, "state": new_state, "opt": opt, "step": state["step"] + 1}
+        if "id" in batch:
+            new["storage"] = written(state["storage"], batch["id"], embeddings)
+        return {**state, **new}, metrics
 
     return step
+
+
+def written(storage: jax.Array, ids: jax.Array, embeddings: jax.Array) -> jax.Array:
+    """The storage with these embeddings in the rows `ids`; of several for one row the last stays."""
+    # A scatter leaves open which of several values stays. Which place is the last, it does not.
+    places = jnp.arange(len(ids), dtype=jnp.int32)
+    last = jnp.zeros(len(storage), jnp.int32).at[ids].max(places)
+    return storage.at[ids].set(embeddings[last[ids]].astype(storage.dtype))
 
 
 def spread(batch: int, size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
