@@ -8,12 +8,11 @@ on (seed, epoch, step, place in the whole batch) alone.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Int32
 
 from dml_jax import names
 from dml_jax.data.base import DecodeError, Source
@@ -26,9 +25,18 @@ ON_ERROR = ("raise", "skip")
 _AUGMENT, _REPLACE = 1, 2
 
 
+class Plan(Protocol):
+    """A sampler's plan: an array `[steps, batch]` of positions in a source, or what gives its rows when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, step: int, /) -> np.ndarray: ...
+
+
 def train_batches(
     source: Source,
-    plan: Int32[np.ndarray, "steps batch"],
+    plan: Plan,
     *,
     transform: Transform | None,
     seed: int,
@@ -56,8 +64,7 @@ def train_batches(
 
     Args:
       source: where the images come from.
-      plan: a sampler's plan for this epoch, positions in `source`; anything with `shape` and rows by step
-        will do, so that a row may come when it is asked for.
+      plan: a sampler's plan for this epoch.
       transform: (image, generator) -> image, all of one shape; None leaves the images as they are.
       seed, epoch: as given to the sampler.
       views: how often each image of a step comes, transformed anew each time: the whole step, view after view.
@@ -149,7 +156,7 @@ class _LoadTrain:
 
     source: Source
     labels: np.ndarray
-    plan: np.ndarray
+    plan: Plan
     transform: Transform | None
     seed: int
     epoch: int

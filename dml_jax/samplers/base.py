@@ -51,18 +51,23 @@ class Classes:
       of_image: the class of each image.
       sizes: how many images each class has, at least 1.
       first, members: the images of class c are `members[first[c] : first[c] + sizes[c]]`.
+      rank: where each image stands among those of its class.
     """
 
     of_image: Int[np.ndarray, " n"]
     sizes: Int[np.ndarray, " c"]
     first: Int[np.ndarray, " c"]
     members: Int[np.ndarray, " n"]
+    rank: Int[np.ndarray, " n"]
 
     @classmethod
     def of(cls, labels: Int[np.ndarray, " n"]) -> "Classes":
         _, of_image, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
         first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        return cls(of_image, sizes, first, np.argsort(of_image, kind="stable"))
+        members = np.argsort(of_image, kind="stable")
+        rank = np.empty(len(members), np.int64)
+        rank[members] = np.arange(len(members)) - np.repeat(first, sizes)
+        return cls(of_image, sizes, first, members, rank)
 
     def images(
         self, classes: Int[np.ndarray, " r"], ranks: Int[np.ndarray, "r m"]
@@ -84,13 +89,15 @@ class Classes:
         A class of one image gives that image.
         """
         classes = self.of_image[images]
-        rank = np.empty(len(self.of_image), np.int64)
-        rank[self.members] = np.arange(len(rank)) - np.repeat(self.first, self.sizes)
         ahead = 1 + choose(rng, np.maximum(self.sizes[classes] - 1, 1), m)
-        return self.images(classes, (rank[images][:, None] + ahead) % self.sizes[classes][:, None])
+        return self.images(
+            classes, (self.rank[images][:, None] + ahead) % self.sizes[classes][:, None]
+        )
 
 
-def choose(rng: np.random.Generator, sizes: Int[np.ndarray, " r"], m: int) -> Int[np.ndarray, "r m"]:
+def choose(
+    rng: np.random.Generator, sizes: Int[np.ndarray, " r"], m: int
+) -> Int[np.ndarray, "r m"]:
     """m numbers below sizes[i] in row i: distinct where sizes[i] >= m, else independent."""
     distinct = sizes >= m
     picks = np.empty((len(sizes), m), np.int64)
@@ -156,14 +163,15 @@ class Sampler(ABC):
         if len(labels) == 0:
             raise ValueError("the set to sample from is empty: it has no labels")
         classes = Classes.of(labels)
+        steps = self.count(classes, batch_size)
         self.check(classes, batch_size)
-        return self.count(classes, batch_size)
+        return steps
 
-    def check(self, classes: Classes, batch_size: int) -> None:
+    def check(self, classes: Classes, batch_size: int) -> None:  # noqa: B027 - few have more to refuse
         """Raises ValueError where a batch cannot be filled."""
 
     def count(self, classes: Classes, batch_size: int) -> int:
-        """The batches of an epoch, of labels that passed the check."""
+        """The batches of an epoch. Raises ValueError where that is none."""
         images = self.images(len(classes.of_image))
         if images < batch_size:
             raise ValueError(
@@ -243,12 +251,12 @@ class StorageSampler(Sampler):
     """A sampler that looks at stored embeddings of all images; each step is planned on its own.
 
     Attributes:
-      update: whether a step's embeddings (of augmented images, by the network in training) take the places
+      updates: whether a step's embeddings (of augmented images, by the network in training) take the places
         of the stored ones.
       refresh: epochs between passes that embed all training images anew; 0: only the one before training.
     """
 
-    update: bool = True
+    updates: bool = True
     refresh: int = 0
 
     needs: ClassVar[str] = "embeddings"

@@ -15,8 +15,8 @@ from dml_jax.samplers.storage import BigBatchSampler, squared_distances
 class _BatchMatch(BigBatchSampler):
     """Of `candidates` batches drawn from a big batch, the one of least cost.
 
-    The big batch is drawn as by `class_random`. A candidate is batch_size / m times a class of the big batch, uniformly with
-    replacement, and m places of the big batch that hold it, without replacement.
+    The big batch is drawn as by `class_random`. A candidate is batch_size / m times a class of the big batch, uniformly
+    with replacement, and m places of the big batch that hold it, without replacement.
 
     Refused: m does not divide big_batch.
 
@@ -64,8 +64,8 @@ class FidBatchmatch(_BatchMatch):
 
         |mu_B - mu_S|^2 + tr S_B + tr S_S - 2 tr (S_B S_S)^(1/2)        covariances with ddof 1
 
-    The trace of the root is the sum of the roots of the eigenvalues of C_S S_B C_S^T, where C_S are the centred rows of the
-    candidate over (s - 1)^(1/2): it needs no root of a matrix, and singular covariances are no exception. The
+    The trace of the root is the sum of the roots of the eigenvalues of C_S S_B C_S^T, where C_S are the centred rows of
+    the candidate over (s - 1)^(1/2): it needs no root of a matrix, and singular covariances are no exception. The
     ICML 2020 system's `fid_batchmatch`, which there stops with a NameError.
     """
 
@@ -78,7 +78,9 @@ class FidBatchmatch(_BatchMatch):
         means = own.mean(1)
         centred = (own - means[:, None]) / np.sqrt(max(places.shape[1] - 1, 1))
         roots = np.linalg.eigvalsh(centred @ covariance @ centred.swapaxes(1, 2))
-        overlap = np.sqrt(np.maximum(roots, 0)).sum(1)
+        # What rounding leaves of an eigenvalue 0 has a root that would count.
+        least = roots.max(1, keepdims=True) * len(roots[0]) * np.finfo(np.float64).eps
+        overlap = np.sqrt(np.where(roots > least, roots, 0)).sum(1)
         return (
             ((mean - means) ** 2).sum(1)
             + np.trace(covariance)
@@ -94,8 +96,8 @@ class DisthistBatchmatch(_BatchMatch):
         |mu_B - mu_S| + |sd_B - sd_S| + weight W_1(h_B, h_S)
 
     sd is by coordinate (ddof 0); h are histograms of the Euclidean distances of all pairs over the range of the big
-    batch's; W_1 is their Wasserstein distance, in units of distance. The ICML 2020 system's `disthist_batchmatch` as it was
-    meant: there the heights of the bins are taken for samples, so that their order does not matter. Its cost has
+    batch's; W_1 is their Wasserstein distance, in units of distance. The ICML 2020 system's `disthist_batchmatch` as it
+    was meant: there the heights of the bins are taken for samples, so that their order does not matter. Its cost has
     75 (W(h_B, h_S) + W(h_S, h_B)).
 
     Attributes:

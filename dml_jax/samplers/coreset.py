@@ -90,8 +90,8 @@ class D2Coreset(_Coreset):
 
     mu and S are the big batch's mean and covariance (ddof 1); the first pick is the image nearest to a draw from
     N(mu, S). Where S is singular the density is that on the span of the images. Where all weights are 0 (coincident
-    images) they are those of the density. The ICML 2020 system's `d2_coreset` as it was meant (see `GreedyCoreset`); it adds
-    distances up, where k-means++ takes the least. Densities are in logarithms here: in high dimensions they
+    images) they are those of the density. The ICML 2020 system's `d2_coreset` as it was meant (see `GreedyCoreset`);
+    it adds distances up, where k-means++ takes the least. Densities are in logarithms here: in high dimensions they
     leave the range of floating point numbers.
 
     Attributes:

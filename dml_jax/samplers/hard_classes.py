@@ -27,10 +27,10 @@ class HardClasses(StorageSampler):
     A class lies at the mean of its images' L2-normalised embeddings, normalised again; near is a large cosine (of
     equally near classes the first). The seeds of an epoch are permutations of the classes, so that every class is a
     seed equally often up to one; each seed in turn takes the `group` - 1 nearest of the classes that are not in the
-    batch yet, the last one fewer where `group` does not divide batch_size / m. Images are drawn as by `m_per_class`.
+    batch yet, and the last one what is missing. Images are drawn as by `m_per_class`.
 
-    With `update=False` the stored embeddings, and with them the neighbours, stay as they are between refreshes. A batch
-    costs one product of its seeds with all centres; the C x C matrix is never made.
+    With `updates=False` the stored embeddings, and with them the neighbours, stay as they are between refreshes. A
+    batch costs one product of its seeds with all centres; the C x C matrix is never made.
 
     Refused: as `m_per_class`.
 
@@ -41,7 +41,7 @@ class HardClasses(StorageSampler):
 
     m: int = 4
     group: int = 4
-    update: bool = False
+    updates: bool = False
     refresh: int = 1
 
     def __post_init__(self) -> None:

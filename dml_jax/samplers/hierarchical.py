@@ -22,10 +22,10 @@ class Hierarchical(Sampler):
     """Every batch holds some parent classes, equally many classes of each, and m images of each class.
 
     `HierarchicalSampler` of PyTorch Metric Learning. There an epoch goes through all combinations of parent classes,
-    which it lists (45 million for six of a hundred, each batches_per_super_tuple times); here an epoch has `length` images, and
-    each combination is drawn uniformly. There a batch comes out short where a parent class has too few
-    classes; here its classes are drawn again, after all of them have had their turn. There `samples_per_class` may be "all",
-    for batches of various sizes; here it is a number.
+    which it lists (1.2 billion for six of a hundred); here an epoch has `length` images, and combinations are drawn
+    uniformly. There a batch comes out short where a parent class has too few classes; here its classes are drawn
+    again, after all of them have had their turn. There `samples_per_class` may be "all", for batches of various
+    sizes; here it is a number.
 
     Refused: batch_size is not a multiple of parent classes x m; fewer parent classes than a batch needs; m > 1 where
     no class has two images; images of one class with different parents.

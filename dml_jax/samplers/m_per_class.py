@@ -73,10 +73,10 @@ class MPerClass(Sampler):
         self, rng: np.random.Generator, classes: Classes, steps: int, size: int
     ) -> Int[np.ndarray, "steps batch"]:
         groups = -(-classes.sizes // self.m)
-        # A class can be in as many batches as there are; what is left of that can fill the last batches.
-        spare = np.repeat(np.arange(len(groups)), steps - groups)
-        more = rng.permutation(spare)[: steps * groups_of(size, self.m) - groups.sum()]
-        groups = groups + np.bincount(more, minlength=len(groups))
+        # A class can be in as many batches as there are: those that are not in all of them fill the last ones.
+        while missing := steps * groups_of(size, self.m) - groups.sum():
+            more = rng.permutation(np.flatnonzero(groups < steps))[:missing]
+            groups[more] += 1
 
         order = rng.permutation(len(groups))
         of_group = np.repeat(order, groups[order])

@@ -15,8 +15,8 @@ class FixedSetOfTriplets(Sampler):
 
     For studies in which triplets are all that is known, with the miner `embeddings_already_packaged_as_triplets`.
     The classes of anchor and negative are two different ones, drawn uniformly; so are the images. The set is
-    shuffled every epoch. `FixedSetOfTriplets` of PyTorch Metric Learning; there a class of one image gives anchors that are
-    their own positives, here anchors come from classes of two or more.
+    shuffled every epoch. `FixedSetOfTriplets` of PyTorch Metric Learning; there a class of one image gives anchors
+    that are their own positives, here anchors come from classes of two or more.
 
     Refused: batch_size is not a multiple of 3; fewer than two classes; no class has two images.
 

@@ -26,9 +26,9 @@ class TuplesToWeights(StorageSampler):
     """Each image with replacement, in proportion to how often it is in the pairs or triplets that a miner chooses.
 
     The miner sees the stored embeddings of all images, or of `subset` random ones, as one batch, `block` anchors at a
-    time. Where it chooses nothing, these images are drawn uniformly. `TuplesToWeightsSampler` of PyTorch Metric Learning,
-    which embeds the images anew for every epoch: so does this one by default. A class can have one image in a
-    batch, so that losses on pairs may find none.
+    time. Where it chooses nothing, these images are drawn uniformly. `TuplesToWeightsSampler` of PyTorch Metric
+    Learning, which embeds the images anew for every epoch: so does this one by default. A class can have one image
+    in a batch, so that losses on pairs may find none.
 
     Refused: subset larger than the set.
 
@@ -41,7 +41,7 @@ class TuplesToWeights(StorageSampler):
     miner: Any
     subset: int | None = None
     block: int = 256
-    update: bool = False
+    updates: bool = False
     refresh: int = 1
 
     def __post_init__(self) -> None:
@@ -54,7 +54,9 @@ class TuplesToWeights(StorageSampler):
     def check(self, classes: Classes, batch_size: int) -> None:
         size = len(classes.of_image)
         if self.subset is not None and self.subset > size:
-            raise ValueError(f"subset={self.subset} of a set of {size} images; up to {size} is accepted")
+            raise ValueError(
+                f"subset={self.subset} of a set of {size} images; up to {size} is accepted"
+            )
 
     def images(self, size: int) -> int:
         return super().images(size if self.subset is None else self.subset)

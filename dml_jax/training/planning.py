@@ -38,7 +38,7 @@ class Plans:
         self.steps = sampler.steps(source.labels, size)
         self.from_storage = sampler if isinstance(sampler, samplers.StorageSampler) else None
         self.stored = len(source) if self.from_storage else 0
-        self.updates = self.from_storage is not None and self.from_storage.update
+        self.updates = self.from_storage is not None and self.from_storage.updates
         self._plan: Any = np.zeros((self.steps, size), np.int32)
 
     def notes(self) -> list[str]:

@@ -70,9 +70,9 @@ def make_train_step(
             mean, of_l = loss.apply(variables, embeddings, batch["label"], key=of_loss, block=block)
             return mean.compute(), ({"model": of_m, "loss": of_l}, mean.stats, embeddings)
 
-        (value, (new_state, stats, embeddings)), grads = jax.value_and_grad(objective, has_aux=True)(
-            state["params"]
-        )
+        (value, (new_state, stats, embeddings)), grads = jax.value_and_grad(
+            objective, has_aux=True
+        )(state["params"])
         updates, opt = tx.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         metrics = {"loss": value, **norms("grad_norm", grads), **norms("update_norm", updates)}

@@ -69,6 +69,19 @@ def test_two_processes(data, one, tmp_path):
     same_curve(tmp_path, one[loss])
 
 
+def test_a_storage_in_two_processes(data, tmp_path):
+    arguments = f"{ARGUMENTS.format('multi_similarity')},sampler=greedy_coreset"
+    config = configs.load(f"{CONFIG}:{arguments}")
+    config.data.path = str(data)
+    config.train.devices = 1
+    loop.train(config, str(tmp_path / "one"))
+    command = train_command(data, tmp_path / "two", arguments=arguments)
+    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2"]
+    status, _, err = run([*launch, "--", *command])
+    assert status == 0, err
+    same_curve(tmp_path / "one", tmp_path / "two")
+
+
 def test_a_process_that_fails_stops_the_others():
     program = "import os, sys, time; sys.exit(3) if os.environ['JAX_PROCESS_ID'] == '1' else time.sleep(600)"
     launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=3"]

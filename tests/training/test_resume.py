@@ -65,6 +65,23 @@ def test_sigkill(data, whole, tmp_path):
     assert losses(tmp_path) == losses(whole)
 
 
+def test_a_storage_goes_on(data, tmp_path):
+    """A sampler that plans from embeddings: the storage and the plan of an epoch survive in its midst."""
+    options = f"{ARGUMENTS},sampler=greedy_coreset"
+    command = lambda name: train_command(data, tmp_path / name, arguments=options)
+    step = random.randint(STEPS + 12, LAST - 10)
+    print(f"killed at {step}")
+    status, _, err = interrupt(command("killed"), tmp_path / "killed", step)
+    assert status == -signal.SIGKILL, err
+    for name in ("killed", "whole"):
+        status, _, err = run(command(name))
+        assert status == 0, err
+    found = arrays(tmp_path / "whole")
+    assert found["rest/plan"].shape == (STEPS, 8) and len(found["rest/storage"]) == 53
+    same_bits(arrays(tmp_path / "killed"), found)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
 def test_sigterm(data, whole, tmp_path):
     status, out, err = interrupt(command(data, tmp_path), tmp_path, 18, signal.SIGTERM)
     assert status == 0, err
