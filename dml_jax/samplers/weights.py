@@ -93,7 +93,7 @@ def _weights(
         refs,
         relation=SAME_LABEL,
         exclude_self=True,
-        mine=miner.select,
+        mine=miner.mining(),
         key=key,
         block=block,
     )
