@@ -247,6 +247,32 @@ class Sampler(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PerClass(Sampler):
+    """A sampler of m images per class.
+
+    Refused: m does not divide batch_size; m > 1 where no class has two images.
+
+    Attributes:
+      m: images per class.
+    """
+
+    m: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(1, "m", "images per class;")
+
+    def check(self, classes: Classes, batch_size: int) -> None:
+        groups_of(batch_size, self.m)
+        check_pairs(classes, self.m)
+
+    def notes(
+        self, labels: Int[np.ndarray, " n"], batch_size: int, *, parents: np.ndarray | None = None
+    ) -> list[str]:
+        return note_small(Classes.of(labels), self.m)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StorageSampler(Sampler):
     """A sampler that looks at stored embeddings of all images; each step is planned on its own.
 

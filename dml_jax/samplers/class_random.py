@@ -7,49 +7,29 @@ from jaxtyping import Int
 
 from dml_jax.samplers.base import (
     Classes,
+    PerClass,
     Sampler,
     Task,
     check_pairs,
     generator,
     groups_of,
-    note_small,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassRandom(Sampler):
+class ClassRandom(PerClass):
     """batch_size / m times a class, and m images of it, all drawn uniformly with replacement.
 
     A class can be in a batch several times (of g draws among C classes C (1 - (1 - 1/C)^g) are expected to differ),
     and an image can be its own positive under another crop, in a share 1 / n_c of the pairs. This is the
     default of the ICML 2020 system, on which its published figures rest; `m_per_class` draws without
     replacement.
-
-    Refused: m does not divide batch_size; m > 1 where no class has two images.
-
-    Attributes:
-      m: images per draw of a class.
     """
-
-    m: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "m", "images per class;")
-
-    def check(self, classes: Classes, batch_size: int) -> None:
-        groups_of(batch_size, self.m)
-        check_pairs(classes, self.m)
 
     def draw(self, task: Task) -> Int[np.ndarray, "steps batch"]:
         rng = generator(task.seed, task.epoch)
         groups = task.steps * groups_of(task.size, self.m)
         return with_replacement(rng, task.classes, groups, self.m).reshape(task.steps, task.size)
-
-    def notes(
-        self, labels: Int[np.ndarray, " n"], batch_size: int, *, parents: np.ndarray | None = None
-    ) -> list[str]:
-        return note_small(Classes.of(labels), self.m)
 
 
 @dataclass(frozen=True, kw_only=True)

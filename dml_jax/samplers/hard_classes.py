@@ -7,21 +7,20 @@ from jaxtyping import Float, Int
 
 from dml_jax.samplers.base import (
     Classes,
+    PerClass,
     Rows,
     StorageSampler,
     Task,
     check_distinct,
-    check_pairs,
     generator,
     groups_of,
-    note_small,
     of_step,
 )
 from dml_jax.samplers.random import permutations
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardClasses(StorageSampler):
+class HardClasses(PerClass, StorageSampler):
     """Every batch holds batch_size / m classes, all different: some seeds, and the classes nearest to each.
 
     A class lies at the mean of its images' L2-normalised embeddings, normalised again; near is a large cosine (of
@@ -46,12 +45,11 @@ class HardClasses(StorageSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "m", "images per class;")
         self._at_least(1, "group", "classes;")
 
     def check(self, classes: Classes, batch_size: int) -> None:
         check_distinct(classes, batch_size, self.m)
-        check_pairs(classes, self.m)
+        super().check(classes, batch_size)
 
     def rows(self, task: Task) -> Rows:
         centres = class_centres(task.given, task.classes)
@@ -80,11 +78,6 @@ class HardClasses(StorageSampler):
                 members.append(near)
                 similar[:, near] = -np.inf
         return np.array(members)
-
-    def notes(
-        self, labels: Int[np.ndarray, " n"], batch_size: int, *, parents: np.ndarray | None = None
-    ) -> list[str]:
-        return note_small(Classes.of(labels), self.m)
 
 
 def class_centres(

@@ -7,18 +7,16 @@ from jaxtyping import Int
 
 from dml_jax.samplers.base import (
     Classes,
-    Sampler,
+    PerClass,
     Task,
     check_distinct,
-    check_pairs,
     generator,
     groups_of,
-    note_small,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MPerClass(Sampler):
+class MPerClass(PerClass):
     """Every batch holds batch_size / m classes, all different, and m images of each, side by side.
 
     The m images are drawn without replacement, and with replacement where the class has fewer than m. Classes
@@ -45,7 +43,6 @@ class MPerClass(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "m", "images per class;")
         if self.cover and self.length is not None:
             raise ValueError(
                 f"length={self.length} with cover=True, where the set gives the length; None is accepted"
@@ -53,7 +50,7 @@ class MPerClass(Sampler):
 
     def check(self, classes: Classes, batch_size: int) -> None:
         check_distinct(classes, batch_size, self.m)
-        check_pairs(classes, self.m)
+        super().check(classes, batch_size)
 
     def count(self, classes: Classes, batch_size: int) -> int:
         if not self.cover:
@@ -95,7 +92,7 @@ class MPerClass(Sampler):
         self, labels: Int[np.ndarray, " n"], batch_size: int, *, parents: np.ndarray | None = None
     ) -> list[str]:
         classes = Classes.of(labels)
-        notes = note_small(classes, self.m)
+        notes = super().notes(labels, batch_size)
         if self.cover:
             steps, shown = self.count(classes, batch_size), len(classes.of_image)
             notes.append(

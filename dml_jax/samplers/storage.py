@@ -3,40 +3,28 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from dml_jax.samplers.base import Classes, StorageSampler, check_pairs, groups_of, note_small
+from dml_jax.samplers.base import PerClass, StorageSampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class BigBatchSampler(StorageSampler):
+class BigBatchSampler(PerClass, StorageSampler):
     """A batch is chosen from a big batch of images by their stored embeddings.
 
     Attributes:
-      m: images per class.
       big_batch: images to choose from.
       project: dimensions of a random projection of the embeddings, drawn for every step; None: none.
     """
 
-    m: int = 2
     big_batch: int = 512
     project: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._at_least(1, "m", "images per class;")
         self._at_least(1, "big_batch", "images;")
         if self.project is not None:
             self._at_least(1, "project", "dimensions; None or")
-
-    def check(self, classes: Classes, batch_size: int) -> None:
-        groups_of(batch_size, self.m)
-        check_pairs(classes, self.m)
-
-    def notes(
-        self, labels: Int[np.ndarray, " n"], batch_size: int, *, parents: np.ndarray | None = None
-    ) -> list[str]:
-        return note_small(Classes.of(labels), self.m)
 
     def projected(
         self, rng: np.random.Generator, embeddings: Float[np.ndarray, "b d"]
