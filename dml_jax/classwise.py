@@ -33,9 +33,9 @@ def cross_entropy(
 ) -> Float[Array, " b"]:
     """-log softmax(logits)[label] of every sample, over all classes.
 
-    `block` classes at a time (None: all of a device's), recomputed in the backward pass: memory is
-    O(b x block). A label outside 0..c-1 has no logit of its own: its value is NaN rather than a
-    plausible number. `own_in_sum=False` leaves the sample's own class out of the sum: log sum_{c != y} e^{l_c} - l_y
+    `block` classes at a time (as few as half of that where these divide a device's share evenly; None: all
+    of it), recomputed in the backward pass: memory is O(b x block). A label outside 0..c-1 has no logit of
+    its own: its value is NaN rather than a plausible number. `own_in_sum=False` leaves the sample's own class out of the sum: log sum_{c != y} e^{l_c} - l_y
     (-l_y with a single class).
     """
 
@@ -95,6 +95,15 @@ def log_sum_exp(
     return _over_classes(values, part, join, samples, weights, labels, block)
 
 
+def even_block(rows: int, block: int) -> int:
+    """The largest divisor of `rows` from block / 2 to block; without any, block (at most rows).
+
+    Blocks that fill the rows evenly need no padded copy of the weights, nor one of their gradient.
+    """
+    block = min(block, rows)
+    return next((b for b in range(block, (block - 1) // 2, -1) if rows % b == 0), block)
+
+
 def _where_known(labels: Array, weights: Array, values: Array) -> Array:
     """NaN for labels that are no class."""
     return jnp.where((labels >= 0) & (labels < weights.shape[0]), values, jnp.nan)
@@ -117,7 +126,7 @@ def _over_classes(
     check_block(block)
     classes, devices = weights.shape[0], data_devices()
     share = -(-classes // devices)
-    block = share if block is None else min(block, share)
+    block = share if block is None else even_block(share, block)
     share = -(-share // block) * block
     ids = jnp.arange(share * devices)
 

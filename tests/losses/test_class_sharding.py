@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from dml_jax import losses
+from dml_jax import classwise, losses
 
 CLASSES, DIM, BATCH = 32, 6, 24
 
@@ -33,3 +33,18 @@ def test_sharded_by_class(name):
     # The gradient of the weights comes out where the weights are, and nothing gathers [classes, dim].
     assert got[1][0].sharding.is_equivalent_to(by_class, 2)
     assert f"f32[{CLASSES},{DIM}]" not in run.as_text()
+
+
+def test_blocks_divide_the_classes_where_they_can():
+    """Then nothing copies the weights to pad them: the program holds no array of more classes."""
+    even = [classwise.even_block(*case) for case in [(100_000, 256), (1000, 256), (11, 5), (3, 8)]]
+    assert even == [250, 250, 5, 3]
+    loss, x = losses.get("cos_face"), jax.random.normal(jax.random.key(0), (BATCH, DIM))
+    labels, weights = jnp.arange(BATCH), jax.random.normal(jax.random.key(1), (30, DIM))
+
+    def value(weights, block):
+        return loss.apply({"params": {"weights": weights}}, x, labels, block=block)[0].compute()
+
+    run = jax.jit(jax.grad(value), static_argnums=1)
+    assert f"f32[32,{DIM}]" not in run.lower(weights, 8).compile().as_text()
+    np.testing.assert_allclose(run(weights, 8), run(weights, None), atol=1e-6)
