@@ -35,8 +35,8 @@ def cross_entropy(
 
     `block` classes at a time (as few as half of that where these divide a device's share evenly; None: all
     of it), recomputed in the backward pass: memory is O(b x block). A label outside 0..c-1 has no logit of
-    its own: its value is NaN rather than a plausible number. `own_in_sum=False` leaves the sample's own class out of the sum: log sum_{c != y} e^{l_c} - l_y
-    (-l_y with a single class).
+    its own: its value is NaN rather than a plausible number. `own_in_sum=False` leaves the sample's own class
+    out of the sum: log sum_{c != y} e^{l_c} - l_y (-l_y with a single class).
     """
 
     def part(values: Array, target: Array, real: Array) -> Array:
