@@ -18,7 +18,7 @@ from dml_jax.distances import Distance
 from dml_jax.names import unknown
 from dml_jax.reducers import Reducer, Sums
 from dml_jax.relations import Relation
-from dml_jax.selection import Selection
+from dml_jax.selection import Listed, Selection
 from dml_jax.types import Mean
 
 AXIS = "data"
@@ -52,6 +52,7 @@ class Block:
       sums: what the first phase added up over all anchors; None without one.
       columns: what the first phase gave for each reference as an anchor, `[n, ...]`; None without one.
       keys: the anchors' own random keys `[a]`; None where there is no key.
+      hold_batch: whether reference i is the batch's sample i, which then is no partner of itself.
     """
 
     anchors: Array
@@ -68,6 +69,7 @@ class Block:
     sums: Any = None
     columns: Any = None
     keys: Array | None = None
+    hold_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ class Survey:
       key: for draws over the whole batch; None where there is none.
       over: `over(fn, sums=None, distance=None) -> (sums, rows)` evaluates `fn(block) -> (sums, rows)` on all
         blocks, as `map_blocks`, before any mining. A prepare may call it several times.
+      hold_batch: whether reference i is the batch's sample i.
     """
 
     anchors: Anchors
     refs: References
     key: Array | None
     over: Callable[..., tuple[Any, Any]]
+    hold_batch: bool
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,8 @@ def prepared(
         return map_blocks(fn, anchors, refs, distance=distance, sums=sums, **how)
 
     own_key = None if key is None else jax.random.fold_in(key, NOWHERE)
-    found = jax.lax.stop_gradient(mine.prepare(Survey(anchors, refs, own_key, over)))
+    survey = Survey(anchors, refs, own_key, over, how["exclude_self"])
+    found = jax.lax.stop_gradient(mine.prepare(survey))
     return replace(mine, prepare=None, found=found)
 
 
@@ -247,7 +252,7 @@ def map_blocks(
         # The key of a draw is (key, position in the whole batch): no block or device changes it.
         keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
         which = (a, r, ids, labels, r_labels, real)
-        seen = Block(*which, None, related, related, None, extra, sums, columns, keys)
+        seen = Block(*which, None, related, related, None, extra, sums, columns, keys, exclude_self)
         if mine is not None:
             plain = replace(seen, anchors=jax.lax.stop_gradient(a), refs=jax.lax.stop_gradient(r))
             kept = jax.lax.stop_gradient(mine.select(plain, keys, found))
@@ -277,14 +282,27 @@ def in_play(related: Selection, kept: Selection) -> dict[str, Array]:
         return jnp.stack([jnp.sum(both), jnp.sum(pos), jnp.sum(neg)]).astype(jnp.float32)
 
     before = count(related.pos, related.neg)
-    return {"before": before, "after": before if kept is related else count(*kept.pairs())}
+    counts = {"before": before, "after": before if kept is related else count(*kept.pairs())}
+    listed = kept.triplets
+    if isinstance(listed, Listed) and listed.pushes:
+        allowed = jnp.take_along_axis(related.neg > 0, listed.negative, -1)
+        pushed = jnp.where(allowed, 0, listed.weight)
+        counts["pushes"] = jnp.stack([jnp.sum(pushed), jnp.sum(listed.weight)])
+    return counts
 
 
 def fractions(counts: dict[str, Array]) -> dict[str, Array]:
-    """The share of anchors, positive and negative pairs that mining left in play; 0 of none is 0."""
+    """The share of anchors, positive and negative pairs that mining left in play; 0 of none is 0.
+
+    Where a miner pushes samples of a class apart, the share of triplets that do, too.
+    """
     shares = counts["after"] / jnp.maximum(counts["before"], 1)
     names = ("in_play/anchors", "in_play/positives", "in_play/negatives")
-    return dict(zip(names, shares, strict=True))
+    named = dict(zip(names, shares, strict=True))
+    if "pushes" in counts:
+        pushed, triplets = counts["pushes"]
+        named["in_play/push_triplets"] = pushed / jnp.maximum(triplets, 1)
+    return named
 
 
 def combine(terms: dict[str, Sums], reducer: Reducer) -> tuple[Array, Array]:

@@ -41,14 +41,24 @@ class Within:
         return jnp.where((gap > self.low) & (gap <= self.high), neg, jnp.zeros_like(neg))
 
 
-@jax.tree_util.register_dataclass
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["positive", "negative", "weight"],
+    meta_fields=["pushes"],
+)
 @dataclass(frozen=True)
 class Listed:
-    """Up to k triplets of each anchor, by index; weight 0 marks an empty slot."""
+    """Up to k triplets of each anchor, by index; weight 0 marks an empty slot.
+
+    Attributes:
+      pushes: whether a triplet may name what the relation does not allow: the anchor itself as a positive,
+        a sample of the anchor's class as a negative. How many do is reported then (`pairwise.in_play`).
+    """
 
     positive: Int[Array, "a k"]
     negative: Int[Array, "a k"]
     weight: Float[Array, "a k"]
+    pushes: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -107,19 +117,28 @@ def draw_positive(pos: Array, neg: Array, keys: Array) -> Selection:
     return Selection(one & (pos > 0), neg)
 
 
+def draw(keys: Array, mask: Array, count: int = 1) -> Int[Array, "a k"]:
+    """`count` columns of each row's mask, uniformly and with replacement, by the rows' own keys.
+
+    Which rank among the marked is drawn depends on the key and on how many there are, nothing else. A row
+    without any has an arbitrary column.
+    """
+
+    def one(key: Array, row: Array) -> Array:
+        ranks = jnp.cumsum(row > 0)
+        rank = jax.random.randint(key, (count,), 0, jnp.maximum(ranks[-1], 1))
+        return jnp.minimum(jnp.searchsorted(ranks, rank + 1), row.shape[0] - 1)
+
+    return jax.vmap(one)(keys, mask)
+
+
 def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
     """`count` triplets of each anchor that has any, drawn with replacement: p and n uniformly.
 
     `keys` are the anchors' own. PML: `triplets_per_anchor` (get_random_triplet_indices).
     """
-
-    def draw(key: Array, row: Array) -> Array:
-        ranks = jnp.cumsum(row > 0)
-        rank = jax.random.randint(key, (count,), 0, jnp.maximum(ranks[-1], 1))
-        return jnp.minimum(jnp.searchsorted(ranks, rank + 1), row.shape[0] - 1)
-
     halves = jax.vmap(jax.random.split)(keys)
-    positive, negative = (jax.vmap(draw)(halves[:, i], x) for i, x in enumerate((pos, neg)))
+    positive, negative = (draw(halves[:, i], x, count) for i, x in enumerate((pos, neg)))
     some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
     weight = jnp.broadcast_to(some, positive.shape).astype(jnp.float32)
     return Selection(pos, neg, Listed(positive, negative, weight))
