@@ -1,0 +1,255 @@
+"""The toy problem of rho-regularisation (Roth et al., ICML 2020): `python -m dml_jax.experiments.toy --workdir=DIR`.
+
+Four classes are pieces of the diagonal of a square, four test classes pieces of a vertical and of a horizontal line;
+a small network puts them on a circle. The claim is that a network that is trained with rho-regularisation, where some
+negatives are replaced by samples of the anchor's own class, uses both dimensions more evenly.
+
+`--seeds=N` trains N networks by each rule; the picture shows the first.
+"""
+
+import csv
+import itertools
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from jaxtyping import Array, ArrayLike, Float, Int
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dml_jax import config as configs
+from dml_jax import distances, evaluation, losses, miners
+from dml_jax.evaluation.curves import COLOURS
+from dml_jax.logging import say
+from dml_jax.miners.batch import Mask, Sims
+from dml_jax.miners.revisiting import Keys
+from dml_jax.selection import Selection
+
+Place = tuple[float, float]
+SHARE = 15  # of the 100 points that a line has
+TRAIN = [((x, x), (x + 0.2, x + 0.2)) for x in (0.1, 0.35, 0.6, 0.85)]
+TEST = [
+    ((0.2, 0.2), (0.2, 0.4)),
+    ((0.2, 0.55), (0.2, 0.85)),
+    ((0.4, 0.2), (0.6, 0.2)),
+    ((0.7, 0.2), (0.9, 0.2)),
+]
+WIDTHS = (2, 30, 30, 2)
+BATCH, STEPS, RATE = 24, 200, 0.03
+
+
+class Points(NamedTuple):
+    """Places in the plane with their classes."""
+
+    places: Float[np.ndarray, "n 2"]
+    labels: Int[np.ndarray, " n"]
+
+
+def push_some(sims: Sims, pos: Mask, neg: Mask, *, p_switch: float, keys: Keys) -> Selection:
+    """The negatives of all triplets, each replaced by the triplet's positive with probability p_switch.
+
+    The pair of a positive is not kept, as in the figure's code; in the miner `rho_distance`, which draws one triplet
+    for each anchor, it is. Lists all triplets: for small batches.
+    """
+    del sims
+    triplets = (pos > 0)[:, :, None] & (neg > 0)[:, None, :]
+    coins = jax.vmap(lambda key: jax.random.bernoulli(key, p_switch, triplets.shape[1:]))(keys)
+    kept = jnp.sum(triplets & ~coins, 1) + jnp.sum(triplets & coins, 2)
+    return Selection(jnp.zeros(pos.shape), kept.astype(jnp.float32))
+
+
+def rules(p_switch: float) -> dict[str, losses.Loss]:
+    """What the networks are trained with, by the rows' names in the table."""
+    push = lambda p: miners.Miner(
+        "push_some", push_some, (("p_switch", p),), distances.get("lp"), triplets=False
+    )
+    chosen = {
+        "base": miners.get("triplet_margin", margin=math.inf),
+        "regularised": push(p_switch),
+        "regularised, p_switch = 0": push(0.0),
+        "distance": miners.get("distance"),
+        "rho_distance": miners.get("rho_distance", p_switch=0.2),
+        "rho_distance, p_switch = 0.4": miners.get("rho_distance", p_switch=0.4),
+    }
+    loss = partial(losses.get, "contrastive", pos_margin=0.0, neg_margin=0.1, reducer="mean")
+    return {name: loss(miner=miner) for name, miner in chosen.items()}
+
+
+def points(lines: Sequence[tuple[Place, Place]], seed: int) -> Points:
+    """Some of the evenly spaced points of each line, drawn without replacement."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, len(lines)]))
+    drawn = [np.linspace(a, b, 100)[rng.choice(100, SHARE, replace=False)] for a, b in lines]
+    return Points(np.concatenate(drawn), np.repeat(np.arange(len(lines)), SHARE))
+
+
+def init(key: Array) -> list[dict[str, Array]]:
+    """Layers with weights and offsets uniform in +-1 / sqrt(inputs)."""
+    layers = []
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(WIDTHS)):
+        draw = partial(
+            jax.random.uniform, minval=-(inputs**-0.5), maxval=inputs**-0.5, dtype=jnp.float32
+        )
+        weights, offsets = jax.random.split(jax.random.fold_in(key, i))
+        layers.append({"w": draw(weights, (inputs, outputs)), "b": draw(offsets, (outputs,))})
+    return layers
+
+
+def embed(layers: list[dict[str, Array]], places: Float[ArrayLike, "n 2"]) -> Float[Array, "n 2"]:
+    """Points of the unit circle."""
+    x = jnp.asarray(places, jnp.float32)
+    for i, layer in enumerate(layers):
+        x = x @ layer["w"] + layer["b"][None, :]
+        x = jax.nn.relu(x) if i < len(layers) - 1 else x
+    return distances.normalize(x)
+
+
+@partial(jax.jit, static_argnums=0)
+def fit(
+    loss: losses.Loss, key: Array, places: Float[ArrayLike, "n 2"], labels: Int[ArrayLike, " n"]
+) -> list[dict[str, Array]]:
+    """The network after 200 steps of Adam on batches of 24 without replacement."""
+    places, labels = jnp.asarray(places, jnp.float32), jnp.asarray(labels)
+    optimizer = optax.adam(RATE)
+    params = init(jax.random.fold_in(key, 0))
+
+    def step(state: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], None]:
+        params, moments = state
+        drawing, mining = jax.random.split(key)
+        batch = jax.random.choice(drawing, labels.shape[0], (BATCH,), replace=False)
+
+        def value(params: Any) -> Array:
+            return loss.apply({}, embed(params, places[batch]), labels[batch], key=mining)[
+                0
+            ].compute()
+
+        updates, moments = optimizer.update(jax.grad(value)(params), moments)
+        return (optax.apply_updates(params, updates), moments), None
+
+    keys = jax.random.split(jax.random.fold_in(key, 1), STEPS)
+    return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+
+
+def spectrum(embedded: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " 2"]:
+    """The singular values over their sum, the larger first."""
+    values = np.linalg.svd(np.asarray(embedded, np.float64), compute_uv=False)
+    return values / values.sum()
+
+
+def toy(
+    seeds: int, p_switch: float, workdir: pathlib.Path
+) -> dict[str, Float[np.ndarray, "seeds 2"]]:
+    """Trains by every rule, prints the table, draws the figure; returns the spectra."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[np.ndarray]] = {}
+    recalls: dict[str, list[float]] = {}
+    shown: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for seed in range(seeds):
+        train, test = points(TRAIN, seed), points(TEST, seed)
+        for name, loss in rules(p_switch).items():
+            layers = fit(loss, jax.random.key(seed), train.places, train.labels)
+            both = [np.asarray(embed(layers, x.places)) for x in (train, test)]
+            found.setdefault(name, []).append(spectrum(both[0]))
+            score = evaluation.evaluate_embeddings(both[1], test.labels, metrics=["recall_at_1"])
+            recalls.setdefault(name, []).append(score["recall_at_1"])
+            if seed == 0:
+                shown[name] = (both[0], both[1])
+    spectra = {name: np.stack(rows) for name, rows in found.items()}
+    _report(spectra, recalls, workdir / "spectra.csv")
+    panels = {name: shown[name] for name in ("base", "regularised")}
+    first = {name: spectra[name][0] for name in panels}
+    draw(points(TRAIN, 0), points(TEST, 0), panels, first, workdir / "toy.png")
+    say(f"written: {workdir / 'toy.png'}, {workdir / 'spectra.csv'}")
+    return spectra
+
+
+def _report(
+    spectra: Mapping[str, np.ndarray], recalls: Mapping[str, list[float]], path: pathlib.Path
+) -> None:
+    table = {}
+    for name, rows in spectra.items():
+        control = "distance" if name.startswith("rho") else "base"
+        flatter = (rows[:, 1] > spectra[control][:, 1]).mean()
+        table[name] = {
+            "1st": rows[:, 0].mean(),
+            "2nd": rows[:, 1].mean(),
+            "2nd, least": rows[:, 1].min(),
+            "2nd, most": rows[:, 1].max(),
+            "flatter": math.nan if name in ("base", "distance") else flatter,
+            "recall_at_1": float(np.mean(recalls[name])),
+        }
+    say(
+        f"Singular values over their sum, means of {len(rows)} seeds; in what share of them the spectrum\n"
+        "is flatter than that of 'base' ('distance' for 'rho_distance'); recall on the test classes"
+    )
+    say(evaluation.format_table(table, list(table["base"])))
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["rule", "seed", "first", "second", "recall_at_1"])
+        for name, rows in spectra.items():
+            for seed, (first, second) in enumerate(rows):
+                out.writerow([name, seed, first, second, recalls[name][seed]])
+
+
+def draw(
+    train: Points,
+    test: Points,
+    embedded: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    spectra: Mapping[str, np.ndarray],
+    path: pathlib.Path,
+) -> None:
+    """The four panels: the data, the embeddings of two networks, their spectra."""
+    figure = Figure(figsize=(10.0, 2.7), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    data, *circles, bars = figure.subplots(1, 2 + len(embedded))
+    _scatter(data, train, train.places, "train")
+    _scatter(data, test, test.places, "test")
+    data.set_title("data", fontsize=9)
+    handles = data.get_legend_handles_labels()
+    turn = np.linspace(0, 2 * np.pi, 200)
+    for panel, (name, (train_places, test_places)) in zip(circles, embedded.items(), strict=True):
+        panel.plot(np.cos(turn), np.sin(turn), "--", color="0.7", linewidth=0.7)
+        _scatter(panel, train, train_places, "train")
+        _scatter(panel, test, test_places, "test")
+        panel.set_aspect("equal")
+        panel.set_title(f"{name} embedding", fontsize=9)
+    for i, (name, values) in enumerate(spectra.items()):
+        bars.bar(np.arange(2) + 2.4 * i, values, width=0.9, color=COLOURS[i], alpha=0.6, label=name)
+    bars.set_xticks([0, 1, 2.4, 3.4], ["1", "2", "1", "2"])
+    bars.set_title("singular values", fontsize=9)
+    bars.legend(fontsize=7, frameon=False)
+    for panel in (data, *circles, bars):
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.legend(*handles, loc="outside lower center", ncols=8, fontsize=7, frameon=False)
+    figure.savefig(path, format="png")
+
+
+def _scatter(panel: Any, these: Points, places: np.ndarray, split: str) -> None:
+    """The points of each class: circles in shades of blue for training, marks of their own for tests."""
+    for label in np.unique(these.labels):
+        look = (
+            dict(marker="o", color=(0.15 * label, 0.3 + 0.15 * label, 0.75 + 0.06 * label))
+            if split == "train"
+            else dict(marker="xx^^"[label], color=COLOURS[(1, 6, 4, 3)[label]])
+        )
+        x, y = places[these.labels == label].T
+        panel.scatter(x, y, s=14, linewidths=0.9, label=f"{split} {label + 1}", **look)
+
+
+def main() -> None:
+    options = flags.FLAGS
+    toy(options.seeds, options.p_switch, pathlib.Path(options.workdir))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "The folder of the results.")
+    flags.DEFINE_integer("seeds", 10, "Networks by each rule.", lower_bound=1)
+    flags.DEFINE_float("p_switch", 0.001, "Of rule 'regularised'.", 0.0, 1.0)
+    configs.run(main)
