@@ -274,15 +274,20 @@ def map_blocks(
 
 
 def in_play(related: Selection, kept: Selection) -> dict[str, Array]:
-    """Counts over a block, before and after mining: anchors with both kinds of pairs, pairs."""
+    """Counts over a block, before and after mining: anchors with both kinds of pairs, pairs, triplets."""
 
-    def count(pos: Array, neg: Array) -> Array:
-        pos, neg = pos > 0, neg > 0
-        both = jnp.any(pos, -1) & jnp.any(neg, -1)
-        return jnp.stack([jnp.sum(both), jnp.sum(pos), jnp.sum(neg)]).astype(jnp.float32)
+    def count(selection: Selection) -> Array:
+        pos, neg = (x.astype(jnp.float32) for x in selection.pairs())
+        # In a choice of triplets a pair weighs as many as hold it.
+        triplets = jnp.sum(pos, -1)
+        if selection.triplets is None:
+            triplets *= jnp.sum(neg, -1)
+        both = jnp.any(pos > 0, -1) & jnp.any(neg > 0, -1)
+        counts = (both, pos > 0, neg > 0, triplets)
+        return jnp.stack([jnp.sum(x, dtype=jnp.float32) for x in counts])
 
-    before = count(related.pos, related.neg)
-    counts = {"before": before, "after": before if kept is related else count(*kept.pairs())}
+    before = count(related)
+    counts = {"before": before, "after": before if kept is related else count(kept)}
     listed = kept.triplets
     if isinstance(listed, Listed) and listed.pushes:
         allowed = jnp.take_along_axis(related.neg > 0, listed.negative, -1)
@@ -292,13 +297,14 @@ def in_play(related: Selection, kept: Selection) -> dict[str, Array]:
 
 
 def fractions(counts: dict[str, Array]) -> dict[str, Array]:
-    """The share of anchors, positive and negative pairs that mining left in play; 0 of none is 0.
+    """The share of anchors, of both kinds of pairs and of triplets that mining left in play; 0 of none is 0.
 
-    Where a miner pushes samples of a class apart, the share of triplets that do, too.
+    A pair counts once however often it was chosen, a triplet as often as it was. Where a miner pushes samples of a
+    class apart, also the share of triplets that do.
     """
     shares = counts["after"] / jnp.maximum(counts["before"], 1)
-    names = ("in_play/anchors", "in_play/positives", "in_play/negatives")
-    named = dict(zip(names, shares, strict=True))
+    kinds = ("anchors", "positives", "negatives", "triplets")
+    named = {f"in_play/{kind}": share for kind, share in zip(kinds, shares, strict=True)}
     if "pushes" in counts:
         pushed, triplets = counts["pushes"]
         named["in_play/push_triplets"] = pushed / jnp.maximum(triplets, 1)

@@ -43,6 +43,33 @@ class Within:
 
 @partial(
     jax.tree_util.register_dataclass,
+    data_fields=["order", "refs"],
+    meta_fields=["test", "bound"],
+)
+@dataclass(frozen=True)
+class Streamed:
+    """Of the triplets of a row, those that pass a test which is no interval of the row.
+
+    Attributes:
+      order: distances of the anchors to the references by which the miner chose.
+      refs: the references, for the distances of a positive to the negatives.
+      test: `test(one, order, refs, bound) -> [a, n]`: with which negatives the positive that `one` `[a, n]` marks
+        in each row forms a triplet. A plain function, so that equal miners compile once.
+    """
+
+    order: Float[Array, "a n"]
+    refs: Any
+    test: Callable[[Array, Array, Array, float], Array]
+    bound: float
+
+    def negatives(self, one: Bool[Array, "a n"], neg: Array) -> Array:
+        """The weights of the negatives that form a triplet with the marked positive of each row."""
+        chosen = self.test(one, self.order, self.refs, self.bound)
+        return jnp.where(chosen, neg, jnp.zeros_like(neg))
+
+
+@partial(
+    jax.tree_util.register_dataclass,
     data_fields=["positive", "negative", "weight"],
     meta_fields=["pushes"],
 )
@@ -61,6 +88,12 @@ class Listed:
     pushes: bool = False
 
 
+Triplets = Within | Streamed | Listed
+
+# Up to this many positives in the fullest row, streaming over them beats sorting the row.
+STREAM_LIMIT = 64
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Selection:
@@ -73,7 +106,7 @@ class Selection:
 
     pos: Array
     neg: Array
-    triplets: Within | Listed | None = None
+    triplets: Triplets | None = None
 
     def pairs(self) -> tuple[Array, Array]:
         """(pos, neg) weights of pairs; what a pair weighs is how many triplets hold it."""
@@ -87,15 +120,46 @@ class Selection:
                 none.at[rows, self.triplets.positive].add(weight),
                 none.at[rows, self.triplets.negative].add(weight),
             )
-        within, dtype = self.triplets, self.triplets.order.dtype
-        neg = self.neg.astype(dtype)
+        if isinstance(self.triplets, Streamed):
+            return _streamed_pairs(self.pos, self.neg, self.triplets)
+        most = jnp.max(jnp.sum(self.pos > 0, -1))
+        return jax.lax.cond(
+            most <= STREAM_LIMIT, _streamed_pairs, _sorted_pairs, self.pos, self.neg, self.triplets
+        )
 
-        def count(one: Array, weight: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-            partners = within.negatives(one, neg) * weight[:, None]
-            return sums[0] + jnp.where(one, jnp.sum(partners, -1)[:, None], 0), sums[1] + partners
 
-        zeros = jnp.zeros(self.pos.shape, dtype)
-        return each_positive(count, self.pos, (zeros, zeros))
+def _streamed_pairs(pos: Array, neg: Array, triplets: Within | Streamed) -> tuple[Array, Array]:
+    """How many triplets hold each pair, one positive of every row at a time."""
+    neg = neg.astype(jnp.float32)
+
+    def count(one: Array, weight: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        partners = triplets.negatives(one, neg) * weight.astype(neg.dtype)[:, None]
+        return sums[0] + jnp.where(one, jnp.sum(partners, -1)[:, None], 0), sums[1] + partners
+
+    return each_positive(count, pos, (jnp.zeros_like(neg), jnp.zeros_like(neg)))
+
+
+def _sorted_pairs(pos: Array, neg: Array, within: Within) -> tuple[Array, Array]:
+    """How many triplets hold each pair, by the sorted row: O(n log n) for any number of positives.
+
+    The partners of a pair are an interval of the sorted pairs of the other kind; their number is a
+    difference of prefix sums.
+    """
+    order = within.order
+
+    def between(weight: Array, side: str, first: Array, last: Array) -> Array:
+        """The weight of the pairs in [first, last), or (first, last] where side is "right"."""
+        weight = weight.astype(jnp.float32)
+        ranked, weight = jax.lax.sort((jnp.where(weight > 0, order, jnp.inf), weight), num_keys=1)
+        counts = jnp.pad(jnp.cumsum(weight, -1), [(0, 0), (1, 0)])
+        ends = (jax.vmap(partial(jnp.searchsorted, side=side))(ranked, x) for x in (first, last))
+        low, high = (jnp.take_along_axis(counts, end, -1) for end in ends)
+        return jnp.maximum(high - low, 0)
+
+    return (
+        pos * between(neg, "right", order + within.low, order + within.high),
+        neg * between(pos, "left", order - within.high, order - within.low),
+    )
 
 
 LOTS = 2020  # what sets the keys of `lots` apart
@@ -145,7 +209,7 @@ def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
 
 
 def pairs_of_triplets(
-    pos: Array, neg: Array, triplets: Within | Listed | None, dtype: Any
+    pos: Array, neg: Array, triplets: Triplets | None, dtype: Any
 ) -> tuple[Array, Array]:
     """How many triplets hold each pair: (a, p) and (a, n), `[a, n]`."""
     if triplets is not None:

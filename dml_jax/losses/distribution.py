@@ -10,7 +10,7 @@ from dml_jax import distances
 from dml_jax.losses.pair import Mask, Rows, Sims, log_one_plus_sum_exp
 from dml_jax.losses.ranking import Shares, soft_histogram
 from dml_jax.losses.triplet import over_triplets, within
-from dml_jax.selection import Listed, Within
+from dml_jax.selection import Triplets
 
 
 def histogram_sums(
@@ -70,7 +70,7 @@ def dynamic_soft_margin_sums(
     *,
     min_val: float = -2.0,
     num_bins: int = 10,
-    triplets: Within | Listed | None = None,
+    triplets: Triplets | None = None,
 ) -> tuple[Float[Array, " r"], tuple[()]]:
     """The soft histogram of d_ap - d_an over all triplets, on num_bins nodes from min_val upwards.
 
@@ -113,7 +113,7 @@ def dynamic_soft_margin_rows(
     *,
     min_val: float = -2.0,
     num_bins: int = 10,
-    triplets: Within | Listed | None = None,
+    triplets: Triplets | None = None,
     low: float = -math.inf,
     high: float = math.inf,
     sums: dict[str, Float[Array, " r"]],

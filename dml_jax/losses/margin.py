@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from dml_jax.losses.pair import Mask, Sims
 from dml_jax.losses.triplet import sum_triplets
-from dml_jax.selection import Listed, Within, pairs_of_triplets
+from dml_jax.selection import Triplets, pairs_of_triplets
 
 Terms = dict[str, tuple[Float[Array, " a"], Float[Array, " a"], Float[Array, " a"]]]
 
@@ -23,7 +23,7 @@ def margin_rows(
     beta: float | Float[Array, " a"] = 1.2,
     learn_beta: bool = False,
     similarity: bool = False,
-    triplets: Within | Listed | None = None,
+    triplets: Triplets | None = None,
     low: float = -math.inf,
     high: float = math.inf,
 ) -> Terms:

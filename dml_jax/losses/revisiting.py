@@ -9,6 +9,7 @@ n_pair, angular and generalized_lifted_structure.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ from dml_jax.losses.triplet import sum_triplets, triplet_margin_rows
 from dml_jax.miners.batch import multi_similarity
 from dml_jax.selection import (
     Listed,
-    Within,
+    Triplets,
     lots,
     pairs_of_triplets,
     pick,
@@ -61,7 +62,7 @@ def revisiting_margin_rows(
     beta: float | Float[Array, " a"] = 1.2,
     learn_beta: bool = True,
     parity: bool = False,
-    triplets: Within | Listed | None = None,
+    triplets: Triplets | None = None,
     low: float = -math.inf,
     high: float = math.inf,
 ) -> Terms:
@@ -202,7 +203,7 @@ def revisiting_snr_rows(
     *,
     margin: float = 0.2,
     reg_lambda: float = 0.005,
-    triplets: Within | Listed | None = None,
+    triplets: Triplets | None = None,
     vectors: tuple[Array, Array],
     low: float = 0.0,
     high: float = math.inf,
@@ -294,7 +295,7 @@ def revisiting_quadruplet_rows(
     *,
     alpha1: float = 0.2,
     alpha2: float = 0.2,
-    triplets: Within | Listed | None = None,
+    triplets: Triplets | None = None,
     unmined: tuple[Mask, Mask],
     partner: Callable[[Array, Array], Array],
     vectors: tuple[Array, Array],
@@ -328,7 +329,7 @@ def revisiting_quadruplet_rows(
     neg = jnp.where(exists, neg, jnp.zeros_like(neg))
     if isinstance(triplets, Listed):
         there = jnp.take_along_axis(exists, triplets.negative, axis=-1)
-        triplets = Listed(triplets.positive, triplets.negative, triplets.weight * there)
+        triplets = replace(triplets, weight=triplets.weight * there)
     hinge = lambda d_ap, d_nq: jax.nn.relu(d_ap - d_nq + alpha2)
     total, count = sum_triplets(hinge, sims, fourth, pos, neg, triplets, low=low, high=high)
     second = jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)

@@ -10,10 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dml_jax.losses.pair import Mask, Rows, Sims
-from dml_jax.selection import Listed, Within, pick, sum_over_positives
-
-# Up to this many positives in the fullest row, streaming over them beats sorting the row.
-STREAM_LIMIT = 64
+from dml_jax.selection import STREAM_LIMIT, Listed, Triplets, Within, pick, sum_over_positives
 
 
 def triplet_margin_rows(
@@ -25,7 +22,7 @@ def triplet_margin_rows(
     swap: bool = False,
     smooth_loss: bool = False,
     similarity: bool = False,
-    triplets: Within | Listed | None = None,
+    triplets: Triplets | None = None,
     partner: Callable[[Array, Array], Array] | None = None,
     vectors: tuple[Array, Array] | None = None,
     low: float = 0.0,
@@ -55,7 +52,7 @@ def triplet_margin_rows(
             raise ValueError("swap needs 'partner' and 'vectors', for the distances d_pn")
         closer, refs = (lambda one, refs: sign * partner(one, refs)), vectors[1]
 
-    def stream(d: Sims, pos: Mask, neg: Mask, triplets: Within | Listed | None) -> Rows:
+    def stream(d: Sims, pos: Mask, neg: Mask, triplets: Triplets | None) -> Rows:
         value = lambda d_ap, d_an: hinge(d_ap - d_an + margin)
         bounds = dict(low=low, high=high)
         return sum_triplets(value, d, d, pos, neg, triplets, closer=closer, refs=refs, **bounds)
@@ -77,7 +74,7 @@ def over_triplets(
     far: Sims,
     pos: Mask,
     neg: Mask,
-    triplets: Within | Listed | None,
+    triplets: Triplets | None,
     rest: Any = (),
     *,
     closer: Callable[[Array, Any], Array] | None = None,

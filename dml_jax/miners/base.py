@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from dml_jax import names, pairwise, relations
 from dml_jax.distances import Distance
 from dml_jax.relations import Relation
-from dml_jax.selection import Listed, Selection, Within
+from dml_jax.selection import Listed, Selection, Streamed, Within
 
 # mine(sims [a, n], pos, neg, **hyper) -> Selection
 Mining = Callable[..., Selection]
@@ -27,8 +27,8 @@ class Miner:
 
     `mine(sims [a, n], pos, neg, ...)` chooses on one block of anchors, `sims` by the miner's own distance.
     Beside its hyper-parameters it gets what its keywords name: `similarity`; `own_order`, whether the loss
-    has the same distance; `keys`, the anchors' own random keys; `seen`, the whole `pairwise.Block`; and
-    `found`, what `before` gave.
+    has the same distance; `keys`, the anchors' own random keys; `seen`, the whole `pairwise.Block` with these
+    `sims`; and `found`, what `before` gave.
 
     Attributes:
       triplets: whether it chooses triplets (a, p, n) rather than pairs (a, p) and (a, n).
@@ -64,13 +64,13 @@ class Miner:
         loss_distance: Distance | None,
     ) -> Selection:
         """The selection on one block of anchors."""
+        sims = self.distance(seen.anchors, seen.refs)
         derived = {
             "own_order": self.distance == loss_distance,
             "keys": keys,
-            "seen": seen,
+            "seen": replace(seen, sims=sims),
             "found": found,
         }
-        sims = self.distance(seen.anchors, seen.refs)
         given = self._keywords(self.mine, derived)
         return self.mine(sims, seen.related.pos, seen.related.neg, **given)
 
@@ -116,8 +116,11 @@ class Miner:
         if ref_embeddings is not None:
             refs = (ref_embeddings, ref_labels, ones(ref_embeddings))
 
-        return pairwise.map_blocks(
-            lambda seen: ((), seen.kept),
+        def rows(seen: pairwise.Block) -> tuple[tuple[()], Selection]:
+            return (), _with_refs(seen.kept, None)
+
+        _, kept = pairwise.map_blocks(
+            rows,
             anchors,
             refs,
             relation=relation,
@@ -125,7 +128,15 @@ class Miner:
             mine=self.mining(),
             key=key,
             block=block,
-        )[1]
+        )
+        return _with_refs(kept, refs[0])
+
+
+def _with_refs(selection: Selection, refs: Array | None) -> Selection:
+    """The selection with these references, the one part of it that has no rows of anchors."""
+    if not isinstance(selection.triplets, Streamed):
+        return selection
+    return replace(selection, triplets=replace(selection.triplets, refs=refs))
 
 
 @dataclass(frozen=True)
@@ -151,10 +162,7 @@ class Mined:
             columns = (anchor, np.asarray(chosen.positive), np.asarray(chosen.negative))
             rows = np.repeat(np.stack([c.ravel() for c in columns], 1), weight.ravel(), axis=0)
         else:
-            rows = np.concatenate(
-                [_triplets_of(a, pos[a], neg[a], chosen) for a in range(len(pos))]
-                or [np.zeros((0, 3), int)]
-            )
+            rows = _triplets(pos, neg, chosen)
         rows = rows[np.lexsort(rows.T[::-1])]
         return tuple(rows.T)
 
@@ -165,12 +173,15 @@ def _repeated(weights: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.repeat(index, weights[where].astype(int)) for index in where)
 
 
-def _triplets_of(a: int, pos: np.ndarray, neg: np.ndarray, within: Within | None) -> np.ndarray:
-    """The triplets of one anchor, `[count, 3]`."""
-    play = (pos > 0)[:, None] & (neg > 0)[None, :]
-    if within is not None:
-        order = np.asarray(within.order[a])
-        gap = order[None, :] - order[:, None]
-        play &= (gap > within.low) & (gap <= within.high)
-    p, n = np.nonzero(play)
-    return np.stack([np.full_like(p, a), p, n], 1)
+def _triplets(pos: np.ndarray, neg: np.ndarray, chosen: Within | Streamed | None) -> np.ndarray:
+    """All triplets, `[count, 3]`."""
+    rows = [np.zeros((0, 3), int)]
+    rank = np.cumsum(pos > 0, axis=1) - 1
+    for k in range(rank.max(initial=-1) + 1):
+        one = (pos > 0) & (rank == k)
+        partners = neg
+        if chosen is not None:
+            partners = np.asarray(chosen.negatives(jnp.asarray(one), jnp.asarray(neg)))
+        a, n = np.nonzero((partners > 0) & one.any(1, keepdims=True))
+        rows.append(np.stack([a, one.argmax(1)[a], n], 1))
+    return np.concatenate(rows)
