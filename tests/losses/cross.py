@@ -22,10 +22,10 @@ from tests.losses import table, test_laws
 PATH = pathlib.Path(__file__).resolve().parents[2] / "docs" / "cross_table.md"
 HEAD = """# Every loss with every miner
 
-Made by `python -m tests.losses.cross`: 22 samples in classes of 1 to 6, float32. A number is the largest difference, over
-the value and the gradient, between eight devices in blocks of two anchors and one device without, relative to the largest
-entry of each. Values and gradients are finite wherever there is a number; "-": the loss takes no miner. Losses that wrap
-others (multiple, cross_batch_memory, self_supervised) take it in the loss inside them.
+Made by `python -m tests.losses.cross`: 22 samples in classes of 1 to 6, float32. A number is the largest difference,
+over the value and the gradient, between eight devices in blocks of two anchors and one device without, relative to the
+largest entry of each. Values and gradients are finite wherever there is a number; "-": the loss takes no miner. Losses
+that wrap others (multiple, cross_batch_memory, self_supervised) take it in the loss inside them.
 """
 
 
