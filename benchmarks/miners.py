@@ -13,10 +13,8 @@ table; rows of the same machine only are to be compared.
 """
 
 import argparse
-import ctypes
 import json
 import os
-import pathlib
 import resource
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from loss_worker import embeddings, rest_memory, status_mib
 
 PML = {
     "angular": "AngularMiner",
@@ -39,21 +38,12 @@ PML = {
     "triplet_margin": "TripletMarginMiner",
     "uniform_histogram": "UniformHistogramMiner",
 }
-DIM, PER_CLASS, SLOW, RUNS = 128, 4, 5.0, 5
+SLOW, RUNS = 5.0, 5
 
 
-def status_mib(field: str) -> float:
-    """VmRSS, VmHWM (the highest VmRSS) or VmSize of this process."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(int(x.split()[1]) / 1024 for x in lines if x.startswith(field + ":"))
-
-
-def embeddings(batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised embeddings of classes of four, and their labels."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(batch) // PER_CLASS
-    x = rng.standard_normal((batch // PER_CLASS, DIM), np.float32)[labels]
-    x = x + rng.standard_normal((batch, DIM), np.float32)
+def batch_of(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised embeddings, because PML's angular measures them as they are, and labels."""
+    x, labels = embeddings({"batch": size, "per_class": 4, "classes": size, "dim": 128})
     return x / np.linalg.norm(x, axis=1, keepdims=True), labels
 
 
@@ -66,7 +56,7 @@ def ours(name: str, batch: int) -> Callable[[], float]:
     from dml_jax.relations import SAME_LABEL
 
     miner, key = miners.get(name), jax.random.key(0)
-    x, labels = (jnp.asarray(a) for a in embeddings(batch))
+    x, labels = (jnp.asarray(a) for a in batch_of(batch))
     mine = jax.jit(lambda x: miner._whole(SAME_LABEL, x, labels, None, None, key, None).pairs())
     compiled = mine.lower(x).compile()
     return lambda: float(jax.block_until_ready(compiled(x))[1][0, 0])
@@ -79,7 +69,7 @@ def theirs(name: str, batch: int) -> Callable[[], float]:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     miner = getattr(miners, PML[name])()
-    x, labels = (torch.from_numpy(a) for a in embeddings(batch))
+    x, labels = (torch.from_numpy(a) for a in batch_of(batch))
     return lambda: float(len(miner(x, labels)[0]))
 
 
@@ -89,9 +79,7 @@ def work(side: str, name: str, batch: int, limit_gib: float) -> dict[str, Any]:
     if side == "pml":
         limit = int(status_mib("VmSize") * 2**20 + limit_gib * 2**30)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    ctypes.CDLL(None).malloc_trim(0)
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-    before, seconds = status_mib("VmRSS"), []
+    before, seconds = rest_memory(), []
     try:
         while len(seconds) < RUNS and (not seconds or max(seconds) < SLOW):
             start = time.perf_counter()

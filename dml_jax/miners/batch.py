@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from dml_jax import distances
 from dml_jax.pairwise import Block, Survey
-from dml_jax.selection import Listed, Selection, Streamed, Within, pick
+from dml_jax.selection import Listed, Selection, Streamed, Within, pick, rows_at
 
 Sims = Float[Array, "a n"]
 Mask = Shaped[Array, "a n"]
@@ -210,8 +210,7 @@ def _wide(
     one: Bool[Array, "a n"], order: Sims, refs: Float[Array, "n d"], bound: float
 ) -> Bool[Array, "a n"]:
     """Where d_an^2 + d_pn^2 < bound d_ap^2, for the positive that `one` marks."""
-    positive = refs[jnp.argmax(one, -1)]
-    beyond = order**2 + distances.lp(positive, refs) ** 2
+    beyond = order**2 + distances.lp(rows_at(one, refs), refs) ** 2
     return beyond < bound * pick(one, order)[:, None] ** 2
 
 

@@ -1,0 +1,27 @@
+"""docs/cross_table.md: it has all losses and miners, and a few of its cells are as it says."""
+
+import pytest
+
+from dml_jax import miners
+from tests.losses import cross
+
+
+@pytest.mark.skipif(not cross.PATH.exists(), reason="the table has not been made")
+def test_the_table_is_whole():
+    rows = cross.read()
+    assert sorted(rows) == cross.names()
+    for name, cells in rows.items():
+        assert len(cells) == len(miners.available()), name
+        assert all(cell == "-" or float(cell) <= 1e-5 for cell in cells), name
+
+
+@pytest.mark.parametrize(
+    ("name", "miner"),
+    [("margin", "angular"), ("multi_similarity", "hdc"), ("proxy_anchor", "distance_weighted")],
+)
+def test_a_few_cells(name, miner):
+    assert float(cross.measure(name, miner)) <= 1e-5
+
+
+def test_a_loss_without_a_miner():
+    assert cross.measure("vic_reg", "hdc") == "-"
