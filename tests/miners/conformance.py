@@ -24,13 +24,16 @@ single samples: as they are, in one class, without positives, against 15 referen
 
 PML 2.9: pairs or triplets chosen by both, and by one alone (float64, normalised embeddings,
 `tests/golden/make_miners.py`). hdc may differ in which of equally hard pairs at its cut it takes. Miners that draw have
-their probabilities tested instead (`tests/miners/test_draws.py`). The other columns: pairs whose weight differs from
+their probabilities tested instead (`tests/miners/test_draws.py`), and so have those of the ICML 2020 study, which PML
+does not have (`tests/miners/test_revisiting.py`). The other columns: pairs whose weight differs from
 that of the dense choice on one device, in blocks of 5 anchors and on devices (float32).
 """
 
 
 def against_pml(name: str) -> str:
     """Chosen by both and by one alone, over all batches."""
+    if name in table.STUDY:
+        return "-"
     if name in table.DRAWN:
         return "probabilities"
     both = alone = 0
@@ -51,7 +54,7 @@ def against_itself(name: str) -> list[str]:
     found = []
     for block, devices in [(5, 1), (None, 2), (2, 4), (None, 8)]:
         differ = 0
-        for kind in ("batch", "references"):
+        for kind in ("batch",) if name in table.BATCH_ALONE else ("batch", "references"):
             x, labels, refs = test_choices.arrays(kind, np.float32)
             want = miner(x, labels, key=key, **refs).selection.pairs()
             with jax.set_mesh(test_laws.mesh(devices)):
@@ -64,7 +67,7 @@ def against_itself(name: str) -> list[str]:
 
 def main() -> None:
     lines = [HEAD, f"| miner | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    for name in sorted(table.EXACT | table.DRAWN):
+    for name in sorted(table.ALL):
         cells = [against_pml(name), *against_itself(name)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)

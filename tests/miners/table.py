@@ -49,3 +49,19 @@ DRAWN = {
     "uniform_histogram": {},
     "uniform_histogram/few": dict(num_bins=7, pos_per_bin=3, neg_per_bin=5),
 }
+# Those of the ICML 2020 study, whose choices and probabilities tests/miners/test_revisiting.py has.
+STUDY = {
+    "distance": {},
+    "intra_random": {},
+    "lifted": {},
+    "n_pair": {},
+    "parametric": {},
+    "random": {},
+    "random_distance": {},
+    "rho_distance": {},
+    "semihard": {},
+    "softhard": {},
+}
+# Those that take no references other than the batch.
+BATCH_ALONE = ("intra_random", "random_distance", "rho_distance")
+ALL = EXACT | DRAWN | STUDY

@@ -11,7 +11,7 @@ import pytest
 from dml_jax import losses, miners, pairwise
 from dml_jax.relations import SAME_LABEL
 from tests.losses import test_laws
-from tests.miners import chances
+from tests.miners import chances, table
 
 # Unbalanced, with a singleton; distances between 0.1 and 1.9.
 LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3])
@@ -211,7 +211,6 @@ RANDOM = [
     "semihard",
     "softhard",
 ]
-WHOLE = ("intra_random", "random_distance", "rho_distance")
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -274,7 +273,7 @@ def test_references(name):
     x, y = embeddings(), LABELS
     more = dict(ref_embeddings=embeddings(seed=1), ref_labels=LABELS, key=jax.random.key(0))
     miner = miners.get(name)
-    if name in WHOLE:
+    if name in table.BATCH_ALONE:
         with pytest.raises(ValueError, match=f"miner '{name}' draws from the batch itself"):
             miner(x, y, **more)
         return
