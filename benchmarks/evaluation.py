@@ -8,7 +8,7 @@ images; its list is `--sop_test`), `inat` 136,093 items in 8,142 classes of 2 to
 in the gallery and 10,000 queries (PML is not asked for it). P@1, R-precision and MAP@R; `sop128+` adds R@1, R@10 and
 R@100, which PML lacks. PML runs with k="max_bin_count". Each library runs in a process of its own, one after the other;
 the time is the faster of `--repeat` runs ("first" includes compilation), peak memory the highest resident set less
-that before, with the embeddings loaded.
+that before, with the embeddings loaded. The table is printed and left in benchmarks/results/NAME.md.
 """
 
 import argparse
@@ -20,8 +20,10 @@ import sys
 import tempfile
 
 import numpy as np
+from machine import record
 
 WORKER = pathlib.Path(__file__).with_name("evaluation_worker.py")
+TITLE = "Evaluation: time and peak memory"
 CASES = ("sop128", "sop128+", "sop768", "inat768", "million")
 
 
@@ -64,11 +66,12 @@ def main() -> None:
     parser.add_argument("--sop_test")
     parser.add_argument("--cases", default="sop128,sop768,inat768,million")
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument(
+        "--name", default="evaluation_cpu", help="of the file under benchmarks/results"
+    )
     args = parser.parse_args()
     root = str(WORKER.parents[1])
-    print(
-        f"{'case':<9}{'library':<9}{'seconds':>9}{'first':>9}{'peak MiB':>10}  values", flush=True
-    )
+    columns = ["case", "library", "seconds", "first", "MiB", "values"]
     for case in args.cases.split(","):
         if case not in CASES:
             sys.exit(f"unknown case {case!r}; accepted: {', '.join(CASES)}")
@@ -86,20 +89,16 @@ def main() -> None:
                 environment = os.environ | {"PYTHONPATH": root if library == "dml_jax" else ""}
                 out = subprocess.run(command, capture_output=True, text=True, env=environment)
                 if out.returncode:
-                    print(f"{case:<9}{library:<9} failed: {out.stderr.strip().splitlines()[-1:]}")
+                    print(f"{case} {library} failed: {out.stderr.strip().splitlines()[-1:]}")
                     continue
                 r = json.loads(out.stdout.splitlines()[-1])
                 seconds[library] = r["seconds"]
                 values = " ".join(f"{name} {value:.4f}" for name, value in r["values"].items())
-                print(
-                    f"{case:<9}{library:<9}{r['seconds']:>9.1f}{r['first']:>9.1f}"
-                    f"{r['peak_mib']:>10.0f}  {values}",
-                    flush=True,
-                )
+                figures = [f"{r['seconds']:.1f}", f"{r['first']:.1f}", f"{r['peak_mib']:.0f}"]
+                record(args.name, TITLE, columns, [case, library, *figures, values])
             if len(seconds) == 2:
-                print(
-                    f"{case:<9}{'ratio':<9}{seconds['pml'] / seconds['dml_jax']:>9.2f}", flush=True
-                )
+                ratio = f"{seconds['pml'] / seconds['dml_jax']:.2f}"
+                record(args.name, TITLE, columns, [case, "ratio", ratio, "", "", ""])
 
 
 if __name__ == "__main__":

@@ -28,11 +28,12 @@ import subprocess
 import sys
 from typing import Any
 
+from machine import RESULTS, cpu
+
 from dml_jax import losses
 from dml_jax.losses.own import ViewsLoss
 
 HERE = pathlib.Path(__file__).parent
-RESULTS = HERE / "results"
 # Anchors (or classes) at a time, by batch; 0 for all of them. The larger of CLASSES is never taken at once.
 BLOCK = 256
 BLOCKS = {256: 0, 1024: 0, 4096: BLOCK, 65536: BLOCK}
@@ -216,9 +217,7 @@ def measure(case: dict[str, Any], args: argparse.Namespace) -> dict[str, dict[st
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
-    with open("/proc/cpuinfo") as file:
-        names = {line.split(":")[1].strip() for line in file if line.startswith("model name")}
-    return {"cpu": ", ".join(sorted(names)), "threads": args.threads}
+    return {"cpu": cpu(), "threads": args.threads}
 
 
 def number(x: float) -> str:

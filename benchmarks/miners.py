@@ -8,8 +8,8 @@ Each library runs each case in a process of its own, on the same embeddings (128
 class, loosely clustered and normalised) and as many threads; ours is compiled beforehand and gives its
 choice as weights of pairs [B, B], PML its lists of indices. The time is the median of several runs (of one
 where it takes 5 s or more); peak memory is the highest resident set of the process in these runs, less its
-resident set before them. A case over the limit of memory (RLIMIT_AS) or of time is recorded as such. Prints a
-table; rows of the same machine only are to be compared.
+resident set before them. A case over the limit of memory (RLIMIT_AS) or of time is recorded as such. The table is
+printed and left in benchmarks/results/NAME.md.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from loss_worker import embeddings, rest_memory, status_mib
+from machine import record
 
 PML = {
     "angular": "AngularMiner",
@@ -125,20 +126,22 @@ def main() -> None:
     parser.add_argument("--batch", default="256,1024,4096", help="sizes, by commas")
     parser.add_argument("--limit_gib", type=float, default=6.0, help="memory of PML")
     parser.add_argument("--limit_s", type=float, default=120.0, help="time of a case")
+    parser.add_argument("--name", default="miners_cpu", help="of the file under benchmarks/results")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         side, name, batch, limit = args.worker
         print(json.dumps(work(side, name, int(batch), float(limit))))
         return
-    print("| miner | batch | ours | PML | times faster |\n|---|---|---|---|---|")
+    columns = ["miner", "batch", "ours", "PML", "PML / ours"]
     for name in args.miners.split(",") if args.miners else sorted(PML):
         for batch in map(int, args.batch.split(",")):
             mine = measure(sys.executable, "ours", name, batch, args)
             other = measure(args.pml_python, "pml", name, batch, args) if args.pml_python else None
             both = other is not None and "seconds" in mine and "seconds" in other
             ratio = f"{other['seconds'] / mine['seconds']:.1f}" if both else ""
-            print(f"| {name} | {batch} | {cell(mine)} | {cell(other)} | {ratio} |", flush=True)
+            row = [name, str(batch), cell(mine), cell(other), ratio]
+            record(args.name, "Miners: time and peak memory", columns, row)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,9 @@ def distance_weighted(
     Distribution as PML's, but weights are relative to the largest of their row: relative to that of the
     batch, as in PML, all of a row may underflow, and its anchor is lost.
     """
-    dim = seen.anchors.shape[-1]
     d = jnp.maximum(sims, cutoff)
-    inside = 1 - 0.25 * d * d
-    near = (neg > 0) & (d < nonzero_loss_cutoff) & (inside > 0)
-    safe = jnp.where(near, d, 1), jnp.where(near, inside, 1)
-    logits = (2.0 - dim) * jnp.log(safe[0]) - (dim - 3) / 2 * jnp.log(safe[1])
+    near = (neg > 0) & (d < min(nonzero_loss_cutoff, 2.0))
+    logits = log_rarity(d, seen.anchors.shape[-1])
     top = jnp.max(jnp.where(near, logits, -jnp.inf), -1, keepdims=True)
     weights = jnp.where(near, jnp.exp(jnp.where(near, logits - top, 0)), 0)
 
@@ -55,6 +52,15 @@ def distance_weighted(
     positive, negative = jax.lax.fori_loop(0, jnp.max(counts), turn, [none, none])
     filled = jnp.arange(sims.shape[1])[None, :] < counts[:, None]
     return Selection(pos, neg, Listed(positive, negative, filled.astype(sims.dtype)))
+
+
+def log_rarity(d: Float[Array, "a n"], dim: int) -> Float[Array, "a n"]:
+    """-log of the density of distances d on the unit sphere of `dim` dimensions, up to a constant.
+
+    1 - d^2 / 4 is at least 1e-7, so that an opposite vector has a finite value, the largest.
+    """
+    height = jnp.maximum(1 - d * d / 4, 1e-7)
+    return (2 - dim) * jnp.log(d) - (dim - 3) / 2 * jnp.log(height)
 
 
 def _invert(table: Float[Array, "a n"], chance: Float[Array, " a"]) -> Int[Array, " a"]:

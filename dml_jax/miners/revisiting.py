@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dml_jax.miners.batch import Mask, Sims
+from dml_jax.miners.distance_weighted import log_rarity
 from dml_jax.pairwise import Block
 from dml_jax.selection import Listed, Selection, draw
 
@@ -201,10 +202,8 @@ def draw_by_distance(
     dim: int,
     lower_cutoff: float,
 ) -> Listed:
-    """The triplets of `distance`; the logits of a row are -log q up to a constant."""
-    d = jnp.maximum(d, lower_cutoff)
-    height = jnp.maximum(1 - d * d / 4, 1e-7)
-    logits = (2 - dim) * jnp.log(d) - (dim - 3) / 2 * jnp.log(height)
+    """The triplets of `distance`."""
+    logits = log_rarity(jnp.maximum(d, lower_cutoff), dim)
     first, second = _split(keys, 2)
     return _listed(pos, neg, draw(first, pos), _draw_weighted(second, logits, neg))
 
