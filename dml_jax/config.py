@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from absl import flags
@@ -20,8 +21,10 @@ MAY_CHANGE = (
     r"data\.(path|threads|workers|prefetch)",
     r"model\.weights",
     r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|wandb)",
-    r"evaluation\.(batch_size|backend)",
+    r"evaluation\.(after|batch_size|backend|map)",
 )
+# The sections whose fields are those of `new` and no others.
+FIXED_SECTIONS = ("train", "evaluation")
 
 
 def new() -> ConfigDict:
@@ -74,6 +77,10 @@ def new() -> ConfigDict:
         normalize=False,
         batch_size=256,
         backend="jax",
+        # The map of a report: pca, or tsne (which needs the extra `map`).
+        map="pca",
+        # Steps after training whose recall and bytes per image a report compares: see `evaluation.after_training`.
+        after=(),
     )
     return config.lock()
 
@@ -149,8 +156,21 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
-    """The configuration that `to_dict` made a dict of."""
+    """The configuration that `to_dict` made a dict of; fields that came after it was stored have their defaults."""
+    default = to_dict(new())
+    stored = {k: {**default[k], **v} if k in FIXED_SECTIONS else v for k, v in dict(stored).items()}
     return ConfigDict(json.loads(json.dumps(stored), object_hook=_tuples)).lock()
+
+
+def stored(workdir: str) -> ConfigDict:
+    """The configuration of a run.
+
+    Raises ValueError where the folder holds none.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"there is no {path}; a folder that training wrote is accepted")
+    return from_dict(json.loads(path.read_text()))
 
 
 def _tuples(section: dict[str, Any]) -> dict[str, Any]:
@@ -190,8 +210,17 @@ def define_flags(*, config: str | None = None) -> None:
     flags.DEFINE_string("workdir", None, "The folder of the run.")
 
 
-def run(main: Callable[[], None]) -> None:
+def run(
+    main: Callable[..., None],
+    *,
+    required: Mapping[str, str] = MappingProxyType({"workdir": "the folder of the run"}),
+    takes: bool = False,
+) -> None:
     """Parses the command line and calls `main`; what a user can put right becomes one line and exit status 1 or 2.
+
+    Args:
+      required: options that must be given, and what they are.
+      takes: whether `main` is called with the arguments that are not options; else such arguments are errors.
 
     A ValueError raised in this package is such an error. Others keep their traceback.
     """
@@ -199,11 +228,11 @@ def run(main: Callable[[], None]) -> None:
         print(sys.modules["__main__"].__doc__)
         return
     try:
-        _parse(sys.argv)
+        arguments = _parse(sys.argv, required, takes)
     except (flags.Error, ValueError) as error:
         _fail(error, 2)
     try:
-        main()
+        main(*arguments)
     except (ValueError, OSError) as error:
         if not _ours(error):
             raise
@@ -221,15 +250,18 @@ def _ours(error: BaseException) -> bool:
     return pathlib.Path(__file__).parent in pathlib.Path(frames[-1].filename).parents
 
 
-def _parse(argv: list[str]) -> None:
+def _parse(argv: list[str], required: Mapping[str, str], takes: bool) -> list[str]:
+    """The arguments that are not options."""
     config = _argument(argv, "config")
-    if config is not None:
+    if config is not None and "config" in flags.FLAGS:
         _check_fields(argv, load(config))
     rest = flags.FLAGS(argv)[1:]
-    if rest:
+    if rest and not takes:
         raise ValueError(f"{rest[0]!r} is not an option; --name=value is accepted")
-    if not flags.FLAGS.workdir:
-        raise ValueError("--workdir is missing: the folder of the run")
+    for name, what in required.items():
+        if not flags.FLAGS[name].value:
+            raise ValueError(f"--{name} is missing: {what}")
+    return rest
 
 
 def _argument(argv: Sequence[str], name: str) -> str | None:
@@ -281,7 +313,7 @@ def _check_sections(file: str, config: ConfigDict) -> None:
         for name in default:
             if name not in config:
                 raise ValueError(f"section {name!r} is missing")
-        for section in ("train", "evaluation"):
+        for section in FIXED_SECTIONS:
             names.check_hyper(section, dict.fromkeys(default[section]), dict(config[section]))
             missing = [k for k in default[section] if k not in config[section]]
             if missing:

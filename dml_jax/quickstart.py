@@ -35,7 +35,7 @@ def quickstart(config: Any, workdir: pathlib.Path) -> dict[str, dict[str, float]
             model.init(jax.random.key(config.seed)),
             score.batches(config, source),
         )
-        trained, _ = evaluate(config, model, str(workdir), "best", "test", "quickstart")
+        trained, *_ = evaluate(config, model, str(workdir), "best", "test", "quickstart")
     rows = {
         "raw pixels": score.metrics(config, raw),
         "untrained network": score.metrics(config, untrained),
@@ -49,7 +49,7 @@ def quickstart(config: Any, workdir: pathlib.Path) -> dict[str, dict[str, float]
         "  config.json                  the whole configuration\n"
         "  metrics.csv, tensorboard/    loss, norms and validation by step\n"
         "  curves.png                   the same as a picture\n"
-        "  evaluation/quickstart.*      this table (csv, json), and queries with their neighbours (png)\n"
+        "  evaluation/quickstart/       report.html to look at; this table (csv, json); queries with their neighbours\n"
         "  checkpoints/                 the last state, and the best model by validation\n"
         "Next:\n"
         f"  python -m dml_jax.evaluate --workdir={workdir} --split=val\n"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,7 +16,7 @@ from tests.training.commands import CONFIG, ROOT, environment, pictures
 # Importing takes seconds and no device, so all commands are forked from one process.
 DRIVER = """
 import importlib, json, os, sys
-import dml_jax.train, dml_jax.evaluate, dml_jax.training.loop
+import dml_jax.train, dml_jax.evaluate, dml_jax.embed, dml_jax.search, dml_jax.training.loop
 from dml_jax import config
 for name, (module, *arguments) in json.load(open(sys.argv[1])).items():
     child = os.fork()
@@ -28,7 +29,7 @@ for name, (module, *arguments) in json.load(open(sys.argv[1])).items():
         status = 0
         try:
             sys.argv = [module, *arguments]
-            config.run(command.main)
+            config.run(command.main, **getattr(command, "ACCEPTS", {}))
         except SystemExit as stop:
             status = stop.code
         except BaseException:
@@ -42,6 +43,8 @@ for name, (module, *arguments) in json.load(open(sys.argv[1])).items():
     open(name + ".status", "w").write(str(status))
 """
 TRAIN, EVALUATE = "dml_jax.train", "dml_jax.evaluate"
+EMBED, SEARCH = "dml_jax.embed", "dml_jax.search"
+IMAGE = "other_data/class01/0.png"
 
 
 def train(*options, data="good", arguments="steps=2,epochs=1", workdir="new"):
@@ -98,6 +101,47 @@ COMMANDS = {
     "no run": [EVALUATE, "--workdir=empty"],
     "no such step": [EVALUATE, "--workdir=run", "--step=3"],
     "no such split": [EVALUATE, "--workdir=run", "--split=tset"],
+    "a field of the run's own": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.evaluation.backend=faiss",
+        "--config.evaluation.after=('int8', 'reranking')",
+    ],
+    "unknown step after training": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.evaluation.after=('int4',)",
+    ],
+    "unknown map": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.evaluation.map=umap",
+    ],
+    "config of no run": [EVALUATE, "--workdir=run", "--config=configs/run.py:runn"],
+    "embeddings of a split": [EMBED, "--workdir=run", "--out=of_split"],
+    "embeddings of a folder": [EMBED, "--workdir=run", "--images=large", "--out=of_folder"],
+    "both": [EMBED, "--workdir=run", "--images=large", "--split=val"],
+    "embeddings of no folder": [EMBED, "--workdir=run", "--images=lagre"],
+    "embeddings of no images": [EMBED, "--workdir=run", "--images=empty"],
+    "embeddings of broken images": [EMBED, "--workdir=run", "--images=truncated", "--out=broken"],
+    "embeddings of no run": [EMBED, "--workdir=empty"],
+    "stray argument of embed": [EMBED, "--workdir=run", "large"],
+    "search": [SEARCH, "--index=of_folder", "--k=3", "--html=results.html", IMAGE, "large/a.png"],
+    "search in a split": [SEARCH, "--index=of_split", "--k=2", "--backend=faiss", IMAGE],
+    "no index": [SEARCH, IMAGE],
+    "no such index": [SEARCH, "--index=empty", IMAGE],
+    "damaged index": [SEARCH, "--index=damaged", IMAGE],
+    "index that does not fit": [SEARCH, "--index=unlike", IMAGE],
+    "no query": [SEARCH, "--index=of_folder"],
+    "no such query": [SEARCH, "--index=of_folder", "large/z.png"],
+    "query that is no image": [SEARCH, "--index=of_folder", "run/config.json"],
+    "too many results": [SEARCH, "--index=of_folder", "--k=99", IMAGE],
+    "results that are no number": [SEARCH, "--index=of_folder", "--k=ten", IMAGE],
+    "unknown backend": [SEARCH, "--index=of_folder", "--k=2", "--backend=fais", IMAGE],
+    "moved run": [SEARCH, "--index=of_folder", "--workdir=elsewhere", IMAGE],
 }
 
 # What the line must say, and no other line.
@@ -133,6 +177,26 @@ ERRORS = {
     "no run": ["config.json", "accepted"],
     "no such step": ["'3'", "best, last"],
     "no such split": ["'tset'", "'test'"],
+    "unknown step after training": ["'int4'", "did you mean 'int8'"],
+    "unknown map": ["unknown map 'umap'", "pca", "tsne"],
+    "config of no run": ["runn/config.json", "accepted"],
+    "both": ["--split and --images", "one of them"],
+    "embeddings of no folder": ["'lagre'", "does not exist"],
+    "embeddings of no images": ["no images under empty", ".jpg"],
+    "embeddings of broken images": ["cannot decode", "broken.jpg"],
+    "embeddings of no run": ["config.json", "accepted"],
+    "stray argument of embed": ["'large'", "--name=value"],
+    "no index": ["--index is missing", "dml_jax.embed"],
+    "no such index": ["empty/embeddings.npy", "dml_jax.embed"],
+    "damaged index": ["damaged is damaged", "embed again"],
+    "index that does not fit": ["5 embeddings and 4 lines", "embed again"],
+    "no query": ["no image to search for", "accepted"],
+    "no such query": ["'large/z.png' is not a file", "accepted"],
+    "query that is no image": ["cannot decode run/config.json"],
+    "too many results": ["k=99", "1 to 5"],
+    "results that are no number": ["--k=ten", "int()"],
+    "unknown backend": ["'fais'", "'faiss'"],
+    "moved run": ["elsewhere/config.json", "accepted"],
 }
 
 
@@ -149,17 +213,32 @@ def outcomes(tmp_path_factory):
         Image.open(whole).save(broken, quality=95)
         broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     (folder / "empty").mkdir()
+    # Images without classes, larger than the model takes and not square.
+    (folder / "large" / "below").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c", "below/d", "below/e"):
+        noise = Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8))
+        noise.save(folder / "large" / f"{name}.png")
     (folder / "tests" / "training").mkdir(parents=True)
     shutil.copy(CONFIG, folder / "tests" / "training")
-    first = {k: v for k, v in COMMANDS.items() if v[0] != EVALUATE}
-    rest = {k: v for k, v in COMMANDS.items() if k not in first}
+    (folder / "configs").mkdir()
+    shutil.copy(ROOT / "configs" / "run.py", folder / "configs")
+    first = {k: v for k, v in COMMANDS.items() if v[0] == TRAIN}
+    last = {k: v for k, v in COMMANDS.items() if v[0] == SEARCH}
+    rest = {k: v for k, v in COMMANDS.items() if k not in (*first, *last)}
     found = _run(folder, first)
     shutil.copytree(folder / "run", folder / "other")
     config = folder / "other" / "config.json"
     stored = json.loads(config.read_text())
     stored["model"]["embedding_dim"] = 5
     config.write_text(json.dumps(stored))
-    return found | _run(folder, rest)
+    found |= _run(folder, rest)
+    for name in ("damaged", "unlike"):
+        shutil.copytree(folder / "of_folder", folder / name)
+    (folder / "damaged" / "embeddings.npy").write_bytes(b"no array")
+    lines = (folder / "unlike" / "items.jsonl").read_text().splitlines(keepends=True)
+    (folder / "unlike" / "items.jsonl").write_text("".join(lines[1:]))
+    return found | _run(folder, last) | {"folder": folder}
 
 
 def _run(folder: pathlib.Path, commands):
@@ -207,3 +286,38 @@ def test_what_a_good_run_says(outcomes):
     assert "last, step 4" in outcomes["evaluation of other data"][1]
     table = outcomes["good evaluation"][1]
     assert "MAP@R" in table and "best, step" in table
+    steps = outcomes["a field of the run's own"][1]
+    assert "k-reciprocal re-ranking, 16 bytes" in steps and "int8, 4 bytes" in steps
+
+
+def test_embeddings_that_are_written(outcomes):
+    folder = outcomes["folder"]
+    embeddings = np.load(folder / "of_split" / "embeddings.npy")
+    lines = (folder / "of_split" / "items.jsonl").read_text().splitlines()
+    assert embeddings.dtype == np.float32 and embeddings.shape == (len(lines), 4)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    for line in lines:
+        item = json.loads(line)
+        path = pathlib.Path(item["path"])
+        assert path.is_file() and path.parent.name == item["class"]
+    items = [json.loads(s) for s in (folder / "of_folder" / "items.jsonl").read_text().splitlines()]
+    found = [str(pathlib.Path(item["path"]).relative_to(folder / "large")) for item in items]
+    assert found == ["a.png", "b.png", "c.png", "below/d.png", "below/e.png"]
+    assert all(set(item) == {"name", "path"} for item in items)
+
+
+def test_what_search_finds(outcomes):
+    folder = outcomes["folder"]
+    printed = outcomes["search"][1].splitlines()
+    start = printed.index("large/a.png")
+    rank, similarity, kind, path = printed[start + 2].split()
+    # An image that is among the indexed ones finds itself first.
+    assert (rank, similarity, kind) == ("1", "1.0000", "-") and path.endswith("large/a.png")
+    values = [float(line.split()[1]) for line in printed[start + 2 : start + 5]]
+    assert values == sorted(values, reverse=True) and printed[start + 5] == ""
+    # Two queries, and each result once.
+    results = {line.split()[-1] for line in printed if ".png" in line and line[0].isdigit()}
+    page = (folder / "results.html").read_text()
+    assert page.count("data:image/") == 2 + len(results) and "Queries" in page
+    lines = outcomes["search in a split"][1].splitlines()
+    assert lines[0] == IMAGE and len(lines) == 4 and "class" in lines[2].split()[2]

@@ -13,7 +13,7 @@ from dml_jax.training import state as states
 from dml_jax.training.step import make_train_step
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
-FILES = sorted(p for p in FOLDER.glob("*.py") if p.name != "common.py")
+FILES = sorted(p for p in FOLDER.glob("*.py") if p.name not in ("common.py", "run.py"))
 SECTIONS = {"seed", "data", "sampler", "model", "loss", "miner", "optim", "train", "evaluation"}
 
 

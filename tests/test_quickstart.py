@@ -24,13 +24,17 @@ def test_quickstart(tmp_path, capsys):
         "config.json",
         "metrics.csv",
         "curves.png",
-        "evaluation/quickstart.csv",
-        "evaluation/quickstart.json",
-        "evaluation/quickstart.png",
+        "evaluation/quickstart/best.png",
+        "evaluation/quickstart/classes.csv",
+        "evaluation/quickstart/metrics.csv",
+        "evaluation/quickstart/metrics.json",
+        "evaluation/quickstart/random.png",
+        "evaluation/quickstart/report.html",
+        "evaluation/quickstart/worst.png",
     ):
         assert (tmp_path / name).stat().st_size > 0
-    assert json.loads((tmp_path / "evaluation/quickstart.json").read_text()) == rows
-    with (tmp_path / "evaluation/quickstart.csv").open(newline="") as file:
+    assert json.loads((tmp_path / "evaluation/quickstart/metrics.json").read_text()) == rows
+    with (tmp_path / "evaluation/quickstart/metrics.csv").open(newline="") as file:
         assert [r["row"] for r in csv.DictReader(file)] == list(rows)
     assert list((tmp_path / "tensorboard").iterdir())
     assert list((tmp_path / "checkpoints" / "best").iterdir())

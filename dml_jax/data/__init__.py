@@ -2,6 +2,7 @@
 
 from dml_jax.data import augment
 from dml_jax.data.base import DecodeError, Images, Source, Subset, hierarchy, hold_out, subset
+from dml_jax.data.folder import files, files_below
 from dml_jax.data.pipeline import eval_batches, train_batches
 from dml_jax.data.sources import available, load
 
@@ -13,6 +14,8 @@ __all__ = [
     "augment",
     "available",
     "eval_batches",
+    "files",
+    "files_below",
     "hierarchy",
     "hold_out",
     "load",

@@ -4,6 +4,8 @@ import csv
 import os
 from collections.abc import Sequence
 
+import numpy as np
+
 from dml_jax import names
 from dml_jax.data.base import (
     SPLITS,
@@ -84,6 +86,32 @@ def load(
     return subset(source, classes)
 
 
+def files(paths: Sequence[str], *, channels: int) -> Images:
+    """Those image files, without labels (-1).
+
+    Raises ValueError for a path that is not a file.
+    """
+    paths = [os.path.expanduser(path) for path in paths]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise ValueError(f"{path!r} is not a file; the path of an image is accepted")
+    return Images(np.full(len(paths), -1, np.int64), (), paths, FileReader(paths, channels))
+
+
+def files_below(path: str, *, channels: int) -> Images:
+    """All images at any depth below a directory, in the order of their paths, without labels (-1).
+
+    Raises ValueError where there is no such directory or no image in it.
+    """
+    path = existing(path, "images")
+    found = _below(path)
+    if not found:
+        raise ValueError(
+            f"no images under {path}; a directory with files ending in {' '.join(ENDINGS)} is accepted"
+        )
+    return files(found, channels=channels)
+
+
 def _directories(path: str) -> list[str]:
     if not os.path.isdir(path):
         return []
@@ -94,21 +122,27 @@ def _found(roots: Sequence[str]) -> tuple[list[str], list[str]]:
     files, keys = [], []
     for root in roots:
         for key in _directories(root):
-            for folder, below, inside in os.walk(os.path.join(root, key), followlinks=True):
-                below[:] = sorted(d for d in below if not d.startswith("."))
-                images = [
-                    f
-                    for f in sorted(inside)
-                    if f.lower().endswith(ENDINGS) and not f.startswith(".")
-                ]
-                files += [os.path.join(folder, f) for f in images]
-                keys += [key] * len(images)
+            images = _below(os.path.join(root, key))
+            files += images
+            keys += [key] * len(images)
     if not files:
         raise ValueError(
             f"folder: no images under {' or '.join(roots)}; a directory per class with files ending in "
             f"{' '.join(ENDINGS)} is accepted"
         )
     return files, keys
+
+
+def _below(root: str) -> list[str]:
+    """The image files below a directory, in the order of their names."""
+    files = []
+    for folder, below, inside in os.walk(root, followlinks=True):
+        below[:] = sorted(d for d in below if not d.startswith("."))
+        images = (
+            f for f in sorted(inside) if f.lower().endswith(ENDINGS) and not f.startswith(".")
+        )
+        files += [os.path.join(folder, f) for f in images]
+    return files
 
 
 def _listed(path: str) -> tuple[list[str], list[str]]:

@@ -27,8 +27,8 @@ def format_table(
     names.resolve("style", dict.fromkeys(STYLES), style)
     if not rows:
         raise ValueError("a table of no rows; accepted: at least one")
-    head = ["", *(_title(metric) for metric in metrics)]
-    body = [[name, *(_cell(row.get(m)) for m in metrics)] for name, row in rows.items()]
+    head = ["", *(title(metric) for metric in metrics)]
+    body = [[name, *(cell(row.get(m)) for m in metrics)] for name, row in rows.items()]
     if style == "markdown":
         head[0] = " "
         for column, metric in enumerate(metrics, start=1):
@@ -56,7 +56,8 @@ def format_table(
     )
 
 
-def _title(metric: str) -> str:
+def title(metric: str) -> str:
+    """The short title of a metric that the library knows, else its name."""
     try:
         return known.get(metric).title
     except ValueError:
@@ -70,7 +71,8 @@ def _better(metric: str) -> str:
         return ""
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as tables print it."""
     if value is None:
         return "-"
     if np.ndim(value) or isinstance(value, Mapping):

@@ -101,11 +101,11 @@ def test_reports(data, tmp_path, capsys):
     assert list((tmp_path / "tensorboard").iterdir())
     assert json.loads((tmp_path / "config.json").read_text()) == configs.to_dict(config)
     # What evaluation restores is what training measured last.
-    found, files = evaluate.evaluate(
+    found, steps, files = evaluate.evaluate(
         config, evaluate.build.model(config.model), str(tmp_path), "last", "test", "x"
     )
     assert found["last, step 8"]["map_at_r"] == pytest.approx(result["test/map_at_r"], abs=1e-6)
-    assert all(f.stat().st_size for f in files) and len(files) == 3
+    assert all(f.stat().st_size for f in files) and len(files) == 7 and not steps
 
 
 def test_micro_batches_and_blocks_train_the_same(data, tmp_path):

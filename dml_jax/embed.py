@@ -1,0 +1,103 @@
+"""Writes embeddings: `python -m dml_jax.embed --workdir=DIR [--split=test | --images=FOLDER] [--out=DIR]`.
+
+Of a split of the run's data (or of those of `--config`), or of all images below a folder, which have no labels;
+`--step` is best, last or a number. `--out` gets embeddings.npy (float32, a row per image), items.jsonl (a line per
+row: `name`; `path` where it is a file; `label` and `class` where they are known) and about.json (the model).
+`python -m dml_jax.search` searches among them.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from dml_jax import checkpoints, data, evaluation
+from dml_jax import config as configs
+from dml_jax.evaluate import define_flags as define_evaluation_flags
+from dml_jax.evaluate import restored
+from dml_jax.logging import say
+from dml_jax.training import build, score
+from dml_jax.training import state as states
+
+EMBEDDINGS, ITEMS, ABOUT = "embeddings.npy", "items.jsonl", "about.json"
+
+
+def define_flags() -> None:
+    """The options of this command."""
+    define_evaluation_flags()
+    flags.DEFINE_string("images", None, "A folder of images to embed in place of a split.")
+    flags.DEFINE_string("out", None, "Where the files go; by default embeddings/NAME in the run.")
+
+
+def for_files(config: Any, model: Any, count: int) -> ConfigDict:
+    """The configuration for embedding `count` images that are not of its data set.
+
+    They are prepared as the set's are; where the set brings images in the model's size, they are scaled to it by
+    their shorter side and cropped in the middle.
+    """
+    found = ConfigDict(config.to_dict())
+    if not len(found.data.prepare):
+        size = model.image_size
+        found.data.prepare = (
+            {"name": "resize", "size": size},
+            {"name": "center_crop", "size": size},
+        )
+    found.evaluation.batch_size = min(config.evaluation.batch_size, count)
+    return found
+
+
+def items(source: data.Source, ids: np.ndarray) -> list[dict[str, Any]]:
+    """What items.jsonl says of the images of those ids."""
+    found: list[dict[str, Any]] = []
+    for i in map(int, ids):
+        name, label = source.name(i), int(source.labels[i])
+        item: dict[str, Any] = {"name": name}
+        if pathlib.Path(name).is_file():
+            item["path"] = str(pathlib.Path(name).resolve())
+        if label >= 0:
+            item |= {"label": label, "class": source.class_names[label]}
+        found.append(item)
+    return found
+
+
+def main() -> None:
+    options = flags.FLAGS
+    if options.images is not None and options["split"].present:
+        raise ValueError("--split and --images are both given; one of them is accepted")
+    workdir = pathlib.Path(options.workdir).expanduser().resolve()
+    run = configs.stored(str(workdir))
+    config = run if options.config is None else options.config
+    model = build.model(run.model)
+    if options.images is None:
+        source, name = build.source(config, options.split), f"{config.data.name}_{options.split}"
+    else:
+        source = data.files_below(options.images, channels=model.channels)
+        config = for_files(config, model, len(source))
+        name = pathlib.Path(options.images).expanduser().resolve().name
+    kind, number = checkpoints.find(str(workdir), options.step)
+    with jax.set_mesh(states.make_mesh(config.train.devices)):
+        called, variables = restored(str(workdir), options.step, model)
+        embeddings, _, ids = evaluation.embed(
+            score.embedder(model), variables, score.batches(config, source)
+        )
+    out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / EMBEDDINGS, embeddings)
+    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items(source, ids))
+    (out / ITEMS).write_text("".join(lines), encoding="utf-8")
+    about = {"workdir": str(workdir), "checkpoint": kind, "step": number, "of": name}
+    (out / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    say(f"{called}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}")
+    if len(ids) < len(source):
+        say(f"{len(source) - len(ids)} of {len(source)} images could not be decoded")
+    say(f"written: {out / EMBEDDINGS}, {out / ITEMS}, {out / ABOUT}")
+    say(f"next: python -m dml_jax.search --index={out} IMAGE ...")
+
+
+if __name__ == "__main__":
+    define_flags()
+    configs.run(main)

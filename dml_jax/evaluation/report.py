@@ -1,0 +1,394 @@
+"""The report of an evaluation: galleries, a map, distances, spectrum and classes, as files and as one page."""
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from dml_jax.evaluation import charts
+from dml_jax.evaluation import page as pages
+from dml_jax.evaluation.gallery import retrieval_gallery
+from dml_jax.evaluation.maps import embedding_map
+from dml_jax.evaluation.neighbours import neighbours
+from dml_jax.evaluation.spread import singular_values
+from dml_jax.evaluation.summary import (
+    ClassScores,
+    class_scores,
+    distance_histograms,
+    query_scores,
+)
+from dml_jax.evaluation.table import cell, title
+
+# Of a larger set, so many are drawn: queries that are scored, points of the map, anchors of distances.
+SCORED, POINTS, ANCHORS = 10_000, 2_000, 1_000
+# Neighbours of a query, queries of a gallery, and items whose neighbours a page shows.
+NEIGHBOURS, QUERIES, LISTED = 9, 8, 1_000
+# Classes in a table of the page.
+CLASSES = 12
+
+
+@dataclass(frozen=True)
+class Set:
+    """What a report is about; positions 0..n-1 name its items.
+
+    Attributes:
+      embeddings, labels: as evaluated.
+      image: position -> uint8 [h, w, 1 or 3].
+      name: position -> the image's name.
+      class_names: by label.
+      distance, backend: as in `neighbours`.
+    """
+
+    embeddings: Float[np.ndarray, "n d"]
+    labels: Int[np.ndarray, " n"]
+    image: Callable[[int], np.ndarray]
+    name: Callable[[int], str]
+    class_names: Sequence[str]
+    distance: str = "euclidean"
+    backend: str = "jax"
+
+    def nearest(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(distances, positions) of the nearest others of those items."""
+        return neighbours(
+            self.embeddings[rows],
+            self.embeddings,
+            min(NEIGHBOURS, len(self.labels) - 1),
+            query_ids=rows,
+            gallery_ids=np.arange(len(self.labels)),
+            distance=self.distance,
+            backend=self.backend,
+        )
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """The neighbours of the items that were scored.
+
+    Attributes:
+      rows: [q] positions, ascending.
+      far, found: [q, k] distances and positions of their neighbours.
+      scores: [q], `query_scores`.
+      classes: means by class.
+      galleries: rows of the arrays above by heading: best, random and worst queries.
+    """
+
+    rows: np.ndarray
+    far: np.ndarray
+    found: np.ndarray
+    scores: np.ndarray
+    classes: ClassScores
+    galleries: dict[str, np.ndarray]
+
+
+def write_report(
+    data: Set,
+    rows: Mapping[str, Mapping[str, Any]],
+    folder: str | os.PathLike,
+    *,
+    heading: str,
+    map: str = "pca",
+    seed: int = 0,
+    steps: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
+) -> list[Path]:
+    """Writes `best.png`, `random.png`, `worst.png`, `classes.csv` and `report.html`; returns their paths.
+
+    Args:
+      data: the set.
+      rows: its metrics, by what was evaluated.
+      folder: where the files go; it is made where it is missing.
+      heading: what the page is headed by.
+      map: `pca` or `tsne`.
+      seed: of every draw.
+      steps: as from `after_training`.
+    Raises: ValueError for fewer than two items, an unknown map or one that needs what is not installed.
+    """
+    count = len(data.labels)
+    if count < 2:
+        raise ValueError(f"a report of {count} image has no neighbours; accepted: two or more")
+    folder = Path(folder)
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    points = _drawn(rng, count, POINTS)
+    # First, as it may not be possible.
+    places = embedding_map(map, data.embeddings[points], seed=seed)
+    retrieved = _retrieve(data, rng)
+    files = []
+    for kind, queries in retrieved.galleries.items():
+        if len(queries):
+            files.append(
+                retrieval_gallery(
+                    data.image,
+                    data.labels,
+                    retrieved.found,
+                    folder / f"{kind}.png",
+                    query_ids=retrieved.rows,
+                    queries=queries.tolist(),
+                    class_names=data.class_names,
+                    columns=8,
+                )
+            )
+    files.append(_write_classes(data, retrieved.classes, folder / "classes.csv"))
+    before = [("Metrics", _metrics(rows))]
+    after = [
+        ("Map", _map(data, map, points, places)),
+        ("Distances and spectrum", _spread(data, _drawn(rng, count, ANCHORS))),
+        ("Classes", _classes(data, retrieved.classes)),
+    ]
+    if steps:
+        after.append(("After training", _steps(steps)))
+    path = folder / "report.html"
+    files.append(_write_page(data, retrieved, heading, before, after, path))
+    return files
+
+
+def _drawn(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
+    return np.sort(rng.permutation(count)[:most])
+
+
+def _retrieve(data: Set, rng: np.random.Generator) -> Retrieved:
+    rows = _drawn(rng, len(data.labels), SCORED)
+    far, found = data.nearest(rows)
+    hits = data.labels[found] == data.labels[rows, None]
+    _, of, sizes = np.unique(data.labels, return_inverse=True, return_counts=True)
+    scores = query_scores(hits, sizes[of[rows]] - 1)
+    classes = class_scores(data.labels[rows], hits[:, 0], scores)
+    scored = np.flatnonzero(~np.isnan(scores))
+    # Of equal scores, what was nearest: the surest of the best, and of the worst.
+    best = scored[np.lexsort((far[scored, 0], -scores[scored]))]
+    worst = scored[np.lexsort((far[scored, 0], scores[scored]))]
+    any_ = rng.permutation(scored if len(scored) else len(rows))[:QUERIES]
+    galleries = {
+        "best": _of_different_classes(best, data.labels[rows]),
+        "random": any_,
+        "worst": _of_different_classes(worst, data.labels[rows]),
+    }
+    return Retrieved(rows, far, found, scores, classes, galleries)
+
+
+def _of_different_classes(queries: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The first queries, at most one of a class."""
+    _, first = np.unique(labels[queries], return_index=True)
+    return queries[np.sort(first)[:QUERIES]]
+
+
+def _write_classes(data: Set, found: ClassScores, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["label", "class", "queries", "recall_at_1", "average_precision"])
+        for label, count, recall, precision in zip(*found, strict=True):
+            writer.writerow([label, data.class_names[label], count, recall, precision])
+    return path
+
+
+def _metrics(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    known = list(dict.fromkeys(metric for row in rows.values() for metric in row))
+    body = [[title(metric), *(cell(row.get(metric)) for row in rows.values())] for metric in known]
+    return pages.table(["metric", *rows], body)
+
+
+def _steps(rows: Mapping[str, Mapping[str, float]]) -> str:
+    known = list(next(iter(rows.values())))[1:]
+    body = [[name, *(cell(row[metric]) for metric in known)] for name, row in rows.items()]
+    about = (
+        "<p class='note'>Cosine distance, each step alone. What is fitted (whitening, the scales of int8) is fitted to "
+        "this set without its labels; augmentation and re-ranking use the set with the query in it.</p>"
+    )
+    return about + pages.table(["stored per image", *map(title, known)], body)
+
+
+def _figure(chart: str, caption: str) -> str:
+    return f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
+
+
+def _map(data: Set, method: str, points: np.ndarray, places: np.ndarray) -> str:
+    count = len(data.labels)
+    about = (
+        (int(i), int(data.labels[i]), f"{data.class_names[data.labels[i]]}: {data.name(int(i))}")
+        for i in points
+    )
+    across, up, what = {
+        "pca": ("first axis", "second axis", "the two axes of largest variance (PCA)"),
+        "tsne": ("", "", "t-SNE, in which only neighbourhoods mean anything"),
+    }[method]
+    chart = charts.scatter(
+        places, about, title=f"Map of {len(points)} embeddings by {what}", across=across, up=up
+    )
+    shown = (
+        f"All {count} images"
+        if len(points) == count
+        else f"{len(points)} of {count} images, drawn at random"
+    )
+    return _figure(
+        chart,
+        f"{shown}, on {what}. Of the item looked at, orange is itself, ringed its neighbours, green its class. "
+        "A point can be clicked where its neighbours are on the page.",
+    )
+
+
+def _spread(data: Set, anchors: np.ndarray) -> str:
+    count = len(data.labels)
+    edges, intra, inter = distance_histograms(
+        data.embeddings, data.labels, anchors=anchors, distance=data.distance
+    )
+    series = [
+        (f"{name} ({total:,})", counts / max(total, 1))
+        for name, counts in (("same class", intra), ("other classes", inter))
+        for total in [int(counts.sum())]
+    ]
+    distances = charts.histogram(
+        edges,
+        series,
+        title=f"Histograms of the {data.distance} distances of pairs within a class and of different classes",
+        across=f"{data.distance} distance",
+        up="share of the pairs",
+    )
+    drawn = "all images" if len(anchors) == count else f"{len(anchors)} images drawn at random"
+    values = singular_values(data.embeddings)
+    share = np.cumsum(values**2) / max(float(np.sum(values**2)), 1e-30)
+    half, most = (int(np.searchsorted(share, part)) + 1 for part in (0.5, 0.9))
+    half, most = min(half, len(values)), min(most, len(values))
+    spectrum = charts.line(
+        values,
+        title=f"Singular values of the embeddings, largest first; {half} directions hold half of the sum of squares",
+        across="direction",
+        up="singular value",
+    )
+    return '<div class="pair">' + "".join(
+        [
+            _figure(
+                distances,
+                f"Distances from {drawn} to all others; the number of pairs in brackets. "
+                "The less the two overlap, the better one threshold tells classes apart.",
+            ),
+            _figure(
+                spectrum,
+                f"Singular values of the embeddings, {len(values)} directions: {half} of them hold half of the sum "
+                f"of squares and {most} hold 90 %. The more equal they are, the better the space is used.",
+            ),
+            "</div>",
+        ]
+    )
+
+
+def _classes(data: Set, found: ClassScores) -> str:
+    if not len(found.labels):
+        return "<p>No class has two images: nothing can be retrieved.</p>"
+    edges = np.linspace(0, 1, 21)
+    counts, _ = np.histogram(found.recall, edges)
+    chart = charts.histogram(
+        edges,
+        [("classes", counts)],
+        title="Histogram of the recall at 1 of classes",
+        across="recall at 1 of a class",
+        up="classes",
+    )
+    order = np.lexsort((found.labels, found.precision, found.recall))
+    names = [data.class_names[label] for label in found.labels]
+
+    def lines(rows: np.ndarray) -> list[list[str]]:
+        return [
+            [
+                names[i],
+                str(found.queries[i]),
+                f"{found.recall[i]:.3f}",
+                f"{found.precision[i]:.3f}",
+            ]
+            for i in rows
+        ]
+
+    head = ["class", "queries", "recall at 1", "average precision"]
+    figure = _figure(
+        chart, f"{len(names)} classes; all of them are in classes.csv beside this page."
+    )
+    tables = [pages.table(head, lines(order[:CLASSES]), "The weakest classes")]
+    if len(order) > CLASSES:
+        strongest = order[::-1][: min(CLASSES, len(order) - CLASSES)]
+        tables.append(pages.table(head, lines(strongest), "The strongest classes"))
+    return f'{figure}<div class="pair">{"".join(tables)}</div>'
+
+
+def _write_page(
+    data: Set,
+    retrieved: Retrieved,
+    heading: str,
+    before: Sequence[tuple[str, str]],
+    after: Sequence[tuple[str, str]],
+    path: Path,
+) -> Path:
+    scored = dict(zip(retrieved.rows.tolist(), range(len(retrieved.rows)), strict=True))
+    shown = {kind: retrieved.rows[queries] for kind, queries in retrieved.galleries.items()}
+    start = [int(i) for queries in shown.values() for i in queries]
+    listed = _walk(data, retrieved, scored, start)
+    reached = [*listed, *(i for near in listed.values() for i, _ in near)]
+    pictures = pages.thumbnails(reached, data.image)
+    items = {}
+    for i in dict.fromkeys(reached):
+        note = ""
+        if i in scored and not np.isnan(retrieved.scores[scored[i]]):
+            note = f"average precision {retrieved.scores[scored[i]]:.3f}"
+        label = int(data.labels[i])
+        items[i] = pages.Item(data.name(i), data.class_names[label], label, listed.get(i), note)
+    total = len(data.labels)
+    depth = retrieved.found.shape[1]
+    queries = len(retrieved.rows)
+    of = "every image was a query" if queries == total else f"{queries} queries drawn at random"
+    score = f"Average precision over the first R neighbours, at most {depth}, where R others have the class; {of}."
+    galleries = [
+        pages.Gallery(name, note, shown[kind])
+        for kind, name, note in (
+            (
+                "worst",
+                "Worst queries",
+                f"{score} The lowest, one of a class; nearest mistakes first.",
+            ),
+            ("random", "Random queries", "Drawn at random among those with something to find."),
+            ("best", "Best queries", "The highest average precision, one of a class."),
+        )
+        if len(shown[kind])
+    ]
+    lead = (
+        f"{total} images of {len(np.unique(data.labels))} classes, {data.embeddings.shape[1]}-d embeddings, "
+        f"{data.distance} distance. On this page: {len(pictures)} pictures, and the neighbours of {len(listed)} "
+        "images. Click a picture to see its neighbours; a tick and a solid frame mark the query's class, "
+        "a cross and a dashed frame another one."
+    )
+    return pages.write_page(
+        path,
+        title=heading,
+        lead=lead,
+        galleries=galleries,
+        items=items,
+        pictures=pictures,
+        before=before,
+        after=after,
+    )
+
+
+def _walk(
+    data: Set, retrieved: Retrieved, scored: Mapping[int, int], start: Sequence[int]
+) -> dict[int, list[tuple[int, float]]]:
+    """The neighbours of the items of `start`, of these neighbours, and so on, until LISTED items have theirs."""
+    listed: dict[int, list[tuple[int, float]]] = {}
+    frontier = list(dict.fromkeys(start))
+    while frontier:
+        known = [i for i in frontier if i in scored]
+        places = [scored[i] for i in known]
+        far, found = retrieved.far[places], retrieved.found[places]
+        others = [i for i in frontier if i not in scored]
+        if others:
+            more = data.nearest(np.array(others))
+            far, found = np.concatenate([far, more[0]]), np.concatenate([found, more[1]])
+        near = {
+            i: list(zip(ids.tolist(), away.tolist(), strict=True))
+            for i, ids, away in zip([*known, *others], found, far, strict=True)
+        }
+        listed |= {i: near[i] for i in frontier}
+        reached = dict.fromkeys(j for i in frontier for j, _ in near[i] if j not in listed)
+        frontier = list(reached)[: LISTED - len(listed)]
+    return listed

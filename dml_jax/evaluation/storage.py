@@ -1,0 +1,159 @@
+"""One table of what steps after training give and what they cost: recall against bytes per image."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from dml_jax import names
+from dml_jax.evaluation import after
+from dml_jax.evaluation.neighbours import identifiers, matrix, neighbours
+from dml_jax.evaluation.reranking import k_reciprocal
+
+# Neighbours that are scored, candidates of a coarse search, items that expand another.
+DEPTH, CANDIDATES, EXPANDED = 10, 100, 10
+RECALLS = (1, 2, 4, 8)
+# The shortest prefix that is tried.
+SHORTEST = 8
+
+# (what it is, bytes per image, ids [n, k])
+Found = tuple[str, int, np.ndarray]
+
+
+class _Search:
+    """Leave-one-out searches in one set."""
+
+    def __init__(self, embeddings: np.ndarray, backend: str) -> None:
+        self.vectors = matrix("embeddings", embeddings)
+        self.count, self.dim = self.vectors.shape
+        self.rows = np.arange(self.count)
+        self.backend = backend
+        self.most = self.count - 1
+
+    def __call__(self, queries: np.ndarray, gallery: np.ndarray, k: int = DEPTH) -> np.ndarray:
+        _, ids = neighbours(
+            queries,
+            gallery,
+            min(k, self.most),
+            query_ids=self.rows,
+            gallery_ids=self.rows,
+            distance="cosine",
+            backend=self.backend,
+        )
+        return ids
+
+    def among(self, queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
+        return after.rescored(queries, gallery, found, min(DEPTH, self.most))
+
+
+def _whitening(search: _Search) -> Iterator[Found]:
+    white = after.whitening(search.vectors)(search.vectors)
+    yield "PCA-whitening fitted to this set", 4 * white.shape[1], search(white, white)
+
+
+def _query_expansion(search: _Search) -> Iterator[Found]:
+    expanded = after.alpha_query_expansion(
+        search.vectors,
+        search.vectors,
+        min(EXPANDED, search.most),
+        query_ids=search.rows,
+        gallery_ids=search.rows,
+        backend=search.backend,
+    )
+    yield "alpha query expansion", 4 * search.dim, search(expanded, search.vectors)
+
+
+def _database_augmentation(search: _Search) -> Iterator[Found]:
+    k = min(EXPANDED, search.most)
+    gallery = after.database_augmentation(search.vectors, k, backend=search.backend)
+    yield "database-side augmentation", 4 * search.dim, search(search.vectors, gallery)
+
+
+def _reranking(search: _Search) -> Iterator[Found]:
+    k1 = min(20, search.most)
+    _, found = k_reciprocal(
+        search.vectors, min(DEPTH, search.most), k1=k1, k2=min(6, k1 + 1), backend=search.backend
+    )
+    yield "k-reciprocal re-ranking", 4 * search.dim, found
+
+
+def _prefixes(search: _Search) -> Iterator[Found]:
+    dim = search.dim // 2
+    while dim >= SHORTEST:
+        part = search.vectors[:, :dim]
+        yield f"first {dim} dimensions", 4 * dim, search(part, part)
+        dim //= 2
+
+
+def _int8(search: _Search) -> Iterator[Found]:
+    gallery = after.int8(search.vectors).decoded()
+    yield "int8", search.dim, search(gallery, gallery)
+
+
+def _binary(search: _Search) -> Iterator[Found]:
+    codes = after.binary(search.vectors)
+    bits, size = after.signs(codes, search.dim), codes.shape[1]
+    candidates = search(bits, bits, CANDIDATES)
+    yield "binary", size, candidates[:, :DEPTH]
+    yield (
+        "binary, rescored by the query's floats",
+        size,
+        search.among(search.vectors, bits, candidates),
+    )
+    decoded = after.int8(search.vectors).decoded()
+    found = search.among(search.vectors, decoded, candidates)
+    yield "binary, rescored with int8", size + search.dim, found
+
+
+STEPS: dict[str, Callable[[_Search], Iterator[Found]]] = {
+    "binary": _binary,
+    "database_augmentation": _database_augmentation,
+    "int8": _int8,
+    "prefixes": _prefixes,
+    "query_expansion": _query_expansion,
+    "reranking": _reranking,
+    "whitening": _whitening,
+}
+
+
+def after_training(
+    embeddings: Float[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    steps: Sequence[str],
+    *,
+    backend: str = "jax",
+) -> dict[str, dict[str, float]]:
+    """Recall of every item as a query among all others, for the embeddings as they are and after each step alone.
+
+    A row has `bytes_per_image` and recall_at_1, 2, 4, 8 by cosine distance, over the items that are not alone in
+    their class (nan where all are). Expansions take 10 neighbours with alpha = 3, re-ranking k1 = 20, k2 = 6 and
+    weight 0.3, the binary search 100 candidates for rescoring, each cut to what the set has. Whitening and the scales
+    of int8 are fitted to the set itself, without labels; augmentation and re-ranking use it with the query in it,
+    so that a new query would gain less from them.
+
+    Args:
+      steps: names from `binary`, `database_augmentation`, `int8`, `prefixes`, `query_expansion`, `reranking`,
+        `whitening`.
+    Raises: ValueError for an unknown step, fewer than two items, and as in `neighbours`.
+    """
+    chosen = [names.resolve("step after training", STEPS, step) for step in steps]
+    search = _Search(embeddings, backend)
+    labels = identifiers("labels", labels, search.count)
+    if search.count < 2:
+        raise ValueError("one embedding has no neighbours; accepted: two or more")
+    rows = {}
+    plain = ("as trained", 4 * search.dim, search(search.vectors, search.vectors))
+    for name, size, found in [plain, *(row for step in chosen for row in step(search))]:
+        values = _recalls(found, labels)
+        rows[f"{name}, {size} bytes"] = {"bytes_per_image": size, **values}
+    return rows
+
+
+def _recalls(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    _, of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    scored = sizes[of] > 1
+    hits = (labels[found] == labels[:, None])[scored]
+    return {
+        f"recall_at_{k}": float(hits[:, :k].any(axis=1).mean()) if len(hits) else float("nan")
+        for k in RECALLS
+    }

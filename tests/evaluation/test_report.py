@@ -1,0 +1,340 @@
+"""What a report computes, against naive forms; and its page, in a real browser."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from dml_jax import evaluation
+from dml_jax.evaluation import page as pages
+from dml_jax.evaluation import report, summary
+from tests.evaluation import browser
+
+# Unbalanced: one class of one, one of two, and a name that would break a page that does not escape it.
+NAMES = ("apple", "</script><b>", "pear & 'plum'", "lone", "fig")
+LABELS = np.array([0] * 12 + [1] * 2 + [2] * 9 + [3] + [4] * 6)
+COUNT = len(LABELS)
+
+
+def clustered(seed=0, dim=5):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(len(NAMES), dim))
+    found = centres[LABELS] + 0.8 * rng.normal(size=(COUNT, dim))
+    # Duplicates, of one class and of two, and a zero vector.
+    found[3], found[15], found[20] = found[0], found[1], 0
+    return found.astype(np.float32)
+
+
+def picture(i):
+    """Grey, colour, small, large, flat, tall."""
+    rng = np.random.default_rng(i)
+    shape = [(20, 20, 1), (300, 200, 3), (28, 28, 3)][i % 3]
+    return rng.integers(0, 256, shape).astype(np.uint8)
+
+
+def written(folder, **options):
+    data = evaluation.Set(clustered(), LABELS, picture, "image {}.png".format, NAMES)
+    rows = {"best, step 3": evaluation.evaluate_embeddings(data.embeddings, LABELS)}
+    return evaluation.write_report(data, rows, folder, heading="A <set> & more", **options)
+
+
+def test_query_scores():
+    hits = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 1], [1, 1, 1], [1, 0, 1]], bool)
+    found = summary.query_scores(hits, np.array([2, 4, 3, 3, 0]))
+    # By hand: the third neighbour does not count where R = 2.
+    np.testing.assert_allclose(found, [1 / 2, 0, (1 / 2 + 2 / 3) / 3, 1, np.nan])
+
+
+def test_query_scores_are_map_at_r():
+    """Where k reaches every R, their mean is the metric."""
+    vectors = clustered()
+    _, ids = evaluation.neighbours(
+        vectors, vectors, 11, query_ids=np.arange(COUNT), gallery_ids=np.arange(COUNT)
+    )
+    relevant = np.bincount(LABELS)[LABELS] - 1
+    scores = summary.query_scores(LABELS[ids] == LABELS[:, None], relevant)
+    assert np.isnan(scores).sum() == 1
+    expected = evaluation.evaluate_embeddings(vectors, LABELS, metrics=["map_at_r"])["map_at_r"]
+    assert abs(np.nanmean(scores) - expected) < 1e-12
+
+
+def test_class_scores():
+    found = summary.class_scores(
+        np.array([7, 2, 7, 2, 9]),
+        np.array([True, False, False, False, True]),
+        np.array([0.5, 0.25, 1.0, np.nan, np.nan]),
+    )
+    np.testing.assert_array_equal(found.labels, [2, 7])
+    np.testing.assert_array_equal(found.queries, [1, 2])
+    np.testing.assert_array_equal(found.recall, [0, 0.5])
+    np.testing.assert_array_equal(found.precision, [0.25, 0.75])
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("anchors", [None, [1, 20, 23]])
+def test_distance_histograms(monkeypatch, distance, anchors):
+    vectors = clustered()
+    monkeypatch.setattr(summary, "CHUNK", 3 * COUNT)  # several blocks
+    found = evaluation.distance_histograms(
+        vectors, LABELS, anchors=anchors, distance=distance, bins=7
+    )
+    pairs = {True: [], False: []}
+    for i in range(COUNT) if anchors is None else anchors:
+        for j in range(COUNT):
+            a, b = vectors[i].astype(np.float64), vectors[j].astype(np.float64)
+            if distance == "euclidean":
+                far = np.linalg.norm(a - b)
+            else:
+                norm = np.linalg.norm(a) * np.linalg.norm(b)
+                far = 1 - a @ b / norm if norm else 1.0
+            if i != j:
+                pairs[bool(LABELS[i] == LABELS[j])].append(far)
+    edges = np.linspace(0, max(map(max, pairs.values())), 8)
+    np.testing.assert_allclose(found.edges, edges, rtol=1e-6)
+    for counts, same in ((found.intra, True), (found.inter, False)):
+        assert counts.sum() == len(pairs[same])
+        # The largest of all may lie on either side of the last edge by rounding.
+        inside = np.minimum(pairs[same], edges[-1])
+        np.testing.assert_array_equal(counts, np.histogram(inside, edges)[0])
+
+
+def test_principal_axes(monkeypatch):
+    monkeypatch.setattr("dml_jax.evaluation.maps.BLOCK", 7)
+    vectors = clustered().astype(np.float64)
+    mean, directions, variances = evaluation.principal_axes(vectors)
+    centred = vectors - vectors.mean(axis=0)
+    _, singular, rows = np.linalg.svd(centred)
+    np.testing.assert_allclose(mean, vectors.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(np.sqrt(variances * COUNT), singular, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(rows @ directions), np.eye(5), atol=1e-5)
+    assert (directions[np.abs(directions).argmax(axis=0), np.arange(5)] > 0).all()
+    places = evaluation.embedding_map("pca", vectors)
+    np.testing.assert_allclose(places, centred @ directions[:, :2], atol=1e-5)
+    np.testing.assert_array_equal(evaluation.embedding_map("pca", np.ones((4, 1))), 0)
+
+
+def test_maps_that_cannot_be():
+    with pytest.raises(ValueError, match="unknown map 'tsn'; did you mean 'tsne'"):
+        evaluation.embedding_map("tsn", clustered())
+    pytest.importorskip("sklearn", reason="the extra `map` is not installed")
+    with pytest.raises(ValueError, match="10 or more"):
+        evaluation.embedding_map("tsne", clustered()[:9])
+
+
+def test_tsne():
+    pytest.importorskip("sklearn", reason="the extra `map` is not installed")
+    places = evaluation.embedding_map("tsne", clustered())
+    assert places.shape == (COUNT, 2) and np.isfinite(places).all()
+    np.testing.assert_array_equal(places, evaluation.embedding_map("tsne", clustered()))
+
+
+def test_tsne_needs_a_package(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"dml_jax\[map\].*'pca'"):
+        evaluation.embedding_map("tsne", clustered())
+
+
+def test_thumbnails():
+    large = pages.thumbnail(picture(1))
+    assert large.startswith("data:image/jpeg;base64,") and len(large) < 20_000
+    flat = pages.thumbnail(np.zeros((50, 40, 1), np.uint8))
+    assert flat.startswith("data:image/png;base64,") and len(flat) < 200
+    one = len(pages.thumbnail(picture(0)))
+    found = pages.thumbnails([0, 3, 0, 6], picture, characters=2 * one + one // 2)
+    assert list(found) == [0, 3]
+    assert pages.thumbnails([5], lambda i: None) == {}
+
+
+def data_of(path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_files(tmp_path):
+    files = written(tmp_path / "new")
+    names = ["best.png", "random.png", "worst.png", "classes.csv", "report.html"]
+    assert [file.name for file in files] == names
+    with files[3].open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["class"] for line in lines] == [NAMES[c] for c in (0, 1, 2, 4)]
+    assert [line["queries"] for line in lines] == ["12", "2", "9", "6"]
+    again = written(tmp_path / "again")
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(files, again, strict=True))
+
+    page = data_of(files[-1])
+    assert set(page["items"]) == set(page["pictures"]) == {str(i) for i in range(COUNT)}
+    vectors = clustered()
+    for key, item in page["items"].items():
+        far = np.linalg.norm(vectors - vectors[int(key)], axis=1).astype(np.float64)
+        far[int(key)] = np.inf
+        np.testing.assert_allclose([v for _, v in item["near"]], np.sort(far)[:9], atol=1e-4)
+        assert int(key) not in [other for other, _ in item["near"]]
+    galleries = {heading: queries for heading, _, queries in page["galleries"]}
+    worst, best = (
+        [float(page["items"][str(q)]["note"].split()[-1]) for q in galleries[f"{kind} queries"]]
+        for kind in ("Worst", "Best")
+    )
+    assert worst == sorted(worst) and best == sorted(best, reverse=True) and best[0] > worst[0]
+    assert len({LABELS[q] for q in galleries["Best queries"]}) == len(best)
+
+
+def test_a_large_set_is_sampled(tmp_path, monkeypatch):
+    """Fewer queries, points, anchors, lists and pictures than the set has, and the page says so."""
+    for name, value in {
+        "SCORED": 20,
+        "POINTS": 15,
+        "ANCHORS": 9,
+        "QUERIES": 2,
+        "LISTED": 12,
+    }.items():
+        monkeypatch.setattr(report, name, value)
+    monkeypatch.setattr(report, "NEIGHBOURS", 3)
+    monkeypatch.setattr(pages, "CHARACTERS", 30_000)
+    path = written(tmp_path)[-1]
+    text, page = path.read_text(encoding="utf-8"), data_of(path)
+    for words in ("20 queries drawn at random", "15 of 30 images", "9 images drawn at random"):
+        assert words in text
+    listed = [key for key, item in page["items"].items() if item["near"] is not None]
+    assert len(listed) == 12
+    assert f"{len(page['pictures'])} pictures, and the neighbours of 12 images" in text
+    assert 0 < len(page["pictures"]) < len(page["items"])
+    assert sum(map(len, page["pictures"].values())) <= 30_000
+    assert text.count("<circle") == 15
+    vectors = clustered()
+    for key in listed:
+        far = np.linalg.norm(vectors - vectors[int(key)], axis=1)
+        far[int(key)] = np.inf
+        near = [v for _, v in page["items"][key]["near"]]
+        np.testing.assert_allclose(near, np.sort(far)[:3], atol=1e-4)
+
+
+def test_sets_without_classes_to_find(tmp_path):
+    data = evaluation.Set(clustered()[:4], np.arange(4), picture, str, NAMES)
+    files = evaluation.write_report(
+        data, {"all": {"map_at_r": float("nan")}}, tmp_path, heading="x"
+    )
+    assert [file.name for file in files] == ["random.png", "classes.csv", "report.html"]
+    assert "No class has two images" in files[-1].read_text()
+    one = evaluation.Set(clustered()[:1], LABELS[:1], picture, str, NAMES)
+    with pytest.raises(ValueError, match="1 image has no neighbours; accepted: two or more"):
+        evaluation.write_report(one, {}, tmp_path, heading="x")
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    """The page in a browser, which stays open for the tests of this file."""
+    if browser.found() is None:
+        pytest.skip(f"no browser: none of {', '.join(browser.NAMES)} is on the PATH")
+    folder = tmp_path_factory.mktemp("report")
+    address = written(folder)[-1].as_uri()
+    with browser.opened(folder / "profile") as page:
+        page.size(1400, 900)
+        page.open(address)
+        page.address = address
+        yield page
+
+
+KEY = "document.querySelector('#look .picked dd').textContent"
+
+
+def test_page_draws_everything_alone(tab):
+    tab.open(tab.address)
+    assert tab.complaints() == []
+    assert tab.requests() == [tab.address]
+    assert tab.run("document.title") == "A <set> & more"
+    headings = tab.run("[...document.querySelectorAll('main h2')].map(e => e.textContent)")
+    assert headings == [
+        "Metrics",
+        "Worst queries",
+        "Random queries",
+        "Best queries",
+        "Map",
+        "Distances and spectrum",
+        "Classes",
+    ]
+    assert "MAP@R" in tab.run("document.querySelector('main table').textContent")
+    # Every picture decodes, and says what it is.
+    images = tab.run(
+        "Promise.all([...document.images].map(i => i.decode().then(() => [i.naturalWidth, i.alt])))"
+    )
+    assert len(images) > 100 and all(width > 0 and alt for width, alt in images)
+    assert tab.run("document.querySelectorAll('svg[role=img]:not([aria-label])').length") == 0
+    # Names are text, whatever is in them.
+    assert tab.run("document.querySelectorAll('b').length") == 0
+    assert "</script><b>" in tab.run("document.body.textContent")
+
+
+def test_page_from_query_to_neighbours_and_on(tab):
+    tab.open(tab.address)
+    page = tab.run("data.items")
+    seen = []
+    tab.click("#galleries .row:nth-of-type(2) .tile")
+    for _ in range(3):
+        key = tab.run("location.hash").removeprefix("#item-")
+        seen.append(key)
+        assert tab.run(KEY) == page[key]["name"]
+        shown = tab.run("[...document.querySelectorAll('#look .tiles a')].map(e => e.hash)")
+        assert shown == [f"#item-{other}" for other, _ in page[key]["near"]]
+        marks = tab.run("[...document.querySelectorAll('#look .tiles a')].map(e => e.className)")
+        for (other, _), mark in zip(page[key]["near"], marks, strict=True):
+            assert (
+                mark
+                == f"tile {'right' if page[str(other)]['label'] == page[key]['label'] else 'wrong'}"
+            )
+        assert tab.run("document.querySelector('circle.here').dataset.item") == key
+        assert tab.run("document.querySelectorAll('circle.near').length") == len(shown)
+        # From a neighbour to its own neighbours.
+        tab.click("#look .tiles li:nth-child(2) a")
+    assert len(set(seen)) > 1
+    tab.run("history.back()")
+    tab.run("new Promise(done => setTimeout(done, 200))")
+    assert tab.run(KEY) == page[seen[-1]]["name"]
+    # The points of the map lead there, too.
+    tab.click("circle[data-item='23']")
+    assert tab.run(KEY) == "image 23.png"
+
+
+def test_page_by_keyboard(tab):
+    tab.open(tab.address)
+    tab.run("document.querySelector('#look-heading').focus()")
+    tab.press("Tab", 9)
+    tab.press("Tab", 9)
+    target = tab.run("document.activeElement.hash")
+    assert target.startswith("#item-")
+    tab.press("Enter", 13)
+    assert tab.run("location.hash") == target
+    assert tab.run(KEY) == tab.run(f"data.items[{target.removeprefix('#item-')}].name")
+    assert tab.run("document.activeElement.id") == "look-heading"
+
+
+def luminance(colour):
+    values = [int(v) / 255 for v in re.findall(r"\d+", colour)[:3]]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_can_be_read(tab, scheme):
+    """WCAG's contrast of 4.5 for every text that is shown, and no sideways scrolling on a telephone."""
+    tab.scheme(scheme)
+    tab.open(tab.address)
+    found = tab.run(
+        """[...document.querySelectorAll(
+            'h1, p, th, td, figcaption, .far, .kind, .mark, .chart text, dt, dd')].map(e => {
+            const own = getComputedStyle(e), ink = e.namespaceURI.endsWith('svg') ? own.fill : own.color;
+            for (var b = e; b && /^rgba\\(.*, 0\\)$/.test(getComputedStyle(b).backgroundColor);) b = b.parentElement;
+            return [e.className.baseVal ?? (e.className || e.tagName), ink, getComputedStyle(b).backgroundColor];
+        })"""
+    )
+    papers = set()
+    for name, ink, paper in found:
+        papers.add(paper)
+        dark, light = sorted([luminance(ink), luminance(paper)])
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, ink, paper)
+    assert all((luminance(paper) > 0.5) == (scheme == "light") for paper in papers)
+    tab.size(400, 800)
+    tab.settle()
+    assert tab.run("document.documentElement.scrollWidth") <= 400
+    tab.size(1400, 900)
