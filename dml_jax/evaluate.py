@@ -70,7 +70,9 @@ def evaluate(
       split: what is evaluated.
       name: of the folder of the files, in `workdir/evaluation`.
     """
+    # What cannot be done is said before the work.
     evaluation.check_map(config.evaluation.map)
+    evaluation.check_steps(config.evaluation.after)
     called, variables = restored(workdir, step, model)
     source = build.source(config, split)
     embeddings, labels, ids = embedded = evaluation.embed(

@@ -38,7 +38,7 @@ from dml_jax.evaluation.ranking import (
 from dml_jax.evaluation.report import Set, write_report
 from dml_jax.evaluation.reranking import k_reciprocal
 from dml_jax.evaluation.spread import class_distances, rho_spectrum, singular_values
-from dml_jax.evaluation.storage import after_training
+from dml_jax.evaluation.storage import after_training, check_steps
 from dml_jax.evaluation.summary import distance_histograms
 from dml_jax.evaluation.table import format_table
 
@@ -52,6 +52,7 @@ __all__ = [
     "available",
     "binary",
     "check_map",
+    "check_steps",
     "class_distances",
     "combined",
     "database_augmentation",

@@ -213,7 +213,7 @@ def _map(data: Set, method: str, points: np.ndarray, places: np.ndarray) -> str:
         for i in points
     )
     across, up, what = {
-        "pca": ("first axis", "second axis", "the two axes of largest variance (PCA)"),
+        "pca": ("first axis", "second axis", "PCA, the two axes of largest variance"),
         "tsne": ("", "", "t-SNE, in which only neighbourhoods mean anything"),
     }[method]
     chart = charts.scatter(
@@ -226,7 +226,7 @@ def _map(data: Set, method: str, points: np.ndarray, places: np.ndarray) -> str:
     )
     return _figure(
         chart,
-        f"{shown}, on {what}. Of the item looked at, orange is itself, ringed its neighbours, green its class. "
+        f"{shown}, by {what}. Of the item looked at, orange is itself, ringed its neighbours, green its class. "
         "A point can be clicked where its neighbours are on the page.",
     )
 

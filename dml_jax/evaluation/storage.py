@@ -116,6 +116,12 @@ STEPS: dict[str, Callable[[_Search], Iterator[Found]]] = {
 }
 
 
+def check_steps(steps: Sequence[str]) -> None:
+    """Raises ValueError for an unknown step."""
+    for step in steps:
+        names.resolve("step after training", STEPS, step)
+
+
 def after_training(
     embeddings: Float[np.ndarray, "n d"],
     labels: Int[np.ndarray, " n"],
@@ -136,14 +142,14 @@ def after_training(
         `whitening`.
     Raises: ValueError for an unknown step, fewer than two items, and as in `neighbours`.
     """
-    chosen = [names.resolve("step after training", STEPS, step) for step in steps]
+    check_steps(steps)
     search = _Search(embeddings, backend)
     labels = identifiers("labels", labels, search.count)
     if search.count < 2:
         raise ValueError("one embedding has no neighbours; accepted: two or more")
     rows = {}
     plain = ("as trained", 4 * search.dim, search(search.vectors, search.vectors))
-    for name, size, found in [plain, *(row for step in chosen for row in step(search))]:
+    for name, size, found in [plain, *(row for step in steps for row in STEPS[step](search))]:
         values = _recalls(found, labels)
         rows[f"{name}, {size} bytes"] = {"bytes_per_image": size, **values}
     return rows
