@@ -6,6 +6,8 @@ similarities are `[a, k * c]`, the first centers of all classes before the secon
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,6 +20,14 @@ from dml_jax import distances
 Cosines = Float[Array, "a c"]
 Target = Bool[Array, "a c"]
 Norms = tuple[Float[Array, "a 1"], Float[Array, "1 c"]]
+
+
+def with_own(
+    change: Callable[[Float[Array, "a 1"]], Float[Array, "a 1"]], cosines: Cosines, target: Target
+) -> Cosines:
+    """The cosines with that of each sample's class changed; `change` sees one a sample, not all classes."""
+    own = jnp.sum(jnp.where(target, cosines, 0), axis=1, keepdims=True)
+    return jnp.where(target, change(own), cosines)
 
 
 def cos_face_logits(
@@ -41,12 +51,15 @@ def arc_face_logits(
     derivative of sin theta taken as 0 where sin^2 theta is under the rounding error (PML: infinite).
     """
     m = math.radians(margin)
-    sin2 = 1 - cosines * cosines
-    some = sin2 > jnp.finfo(cosines.dtype).eps
-    sine = jnp.where(some, jnp.sqrt(jnp.where(some, sin2, 1)), 0)
-    shifted = cosines * math.cos(m) - sine * math.sin(m)
-    own = jnp.where(cosines >= -math.cos(m), shifted, cosines - m * math.sin(m))
-    return scale * jnp.where(target, own, cosines)
+
+    def shift(own: Array) -> Array:
+        sin2 = 1 - own * own
+        some = sin2 > jnp.finfo(own.dtype).eps
+        sine = jnp.where(some, jnp.sqrt(jnp.where(some, sin2, 1)), 0)
+        shifted = own * math.cos(m) - sine * math.sin(m)
+        return jnp.where(own >= -math.cos(m), shifted, own - m * math.sin(m))
+
+    return scale * with_own(shift, cosines, target)
 
 
 def normalized_softmax_logits(
@@ -61,7 +74,7 @@ def normalized_softmax_logits(
     return jnp.where(similarity, sims, -sims) / temperature
 
 
-def multiple_angle(cosines: Cosines, margin: int) -> Cosines:
+def multiple_angle(cosines: Float[Array, "a c"], margin: int) -> Float[Array, "a c"]:
     """psi(theta) = (-1)^k cos(m theta) - 2k with k = floor(m theta / pi), of cos theta.
 
     cos(m theta) is a polynomial (Chebyshev's) in cos theta, and k counts the angles j pi / m up to theta:
@@ -82,7 +95,7 @@ def large_margin_softmax_logits(
     psi(theta) = (-1)^k cos(margin theta) - 2k, k = floor(margin theta / pi); Liu et al., ICML
     2016. `norms` are those of the embeddings and of the class weights. Same as PML.
     """
-    own = jnp.where(target, multiple_angle(cosines, margin), cosines)
+    own = with_own(partial(multiple_angle, margin=margin), cosines, target)
     return scale * norms[0] * norms[1] * own
 
 
@@ -93,7 +106,7 @@ def sphere_face_logits(
 
     psi as in L-Softmax; the class weights count as unit vectors (Liu et al., CVPR 2017). Same as PML.
     """
-    own = jnp.where(target, multiple_angle(cosines, margin), cosines)
+    own = with_own(partial(multiple_angle, margin=margin), cosines, target)
     return scale * norms[0] * own
 
 

@@ -677,9 +677,9 @@ def revisiting_histogram(nbins, parity=False):
     def loss(x, y, w):
         s, width = cosines(x, x), 2 / (nbins - 1)
         found, pairs = np.zeros((2, nbins)), [0, 0]
-        for a in range(len(y)):
-            for j in range(a):
-                side, place = int(y[a] == y[j]), (s[a, j] + 1) / width
+        for a, p, n in each_anchor(y):
+            for j in (j for j in p + n if j < a):
+                side, place = int(j in p), (s[a, j] + 1) / width
                 low = int(place)
                 found[side, low] += 1 - (place - low)
                 if not (parity and -0.6 <= s[a, j] < 0.6):
