@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from dml_jax import distances
 from dml_jax.pairwise import Block, Survey
-from dml_jax.selection import Listed, Selection, Streamed, Within, pick, rows_at
+from dml_jax.selection import Listed, Selection, Streamed, Within, pick, place_of_least, rows_at
 
 Sims = Float[Array, "a n"]
 Mask = Shaped[Array, "a n"]
@@ -44,8 +44,7 @@ def batch_hard(sims: Sims, pos: Mask, neg: Mask, *, similarity: bool = False) ->
     """
     d = -sims if similarity else sims
     some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
-    positive = jnp.argmax(jnp.where(pos > 0, d, -jnp.inf), -1, keepdims=True)
-    negative = jnp.argmin(jnp.where(neg > 0, d, jnp.inf), -1, keepdims=True)
+    positive, negative = place_of_least(-d, pos > 0), place_of_least(d, neg > 0)
     return Selection(pos, neg, Listed(positive, negative, some.astype(sims.dtype)))
 
 
@@ -162,8 +161,7 @@ def batch_easy_hard(
         if strategy == "semihard" and than is not None:
             limit = pick(than, d)[:, None]
             keep &= jnp.any(than, -1, keepdims=True) & ((d < limit) if far else (d > limit))
-        order = jnp.where(keep, d, -jnp.inf if far else jnp.inf)
-        place = (jnp.argmax if far else jnp.argmin)(order, -1, keepdims=True)
+        place = place_of_least(-d if far else d, keep)
         return keep & (jnp.arange(d.shape[1])[None, :] == place)
 
     def positive(than: Mask | None) -> Bool[Array, "a n"]:

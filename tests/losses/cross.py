@@ -10,6 +10,7 @@ import tests.conftest  # noqa: F401
 
 # isort: split
 import argparse
+import fcntl
 import pathlib
 
 import jax
@@ -23,9 +24,10 @@ PATH = pathlib.Path(__file__).resolve().parents[2] / "docs" / "cross_table.md"
 HEAD = """# Every loss with every miner
 
 Made by `python -m tests.losses.cross`: 22 samples in classes of 1 to 6, float32. A number is the largest difference,
-over the value and the gradient, between eight devices in blocks of two anchors and one device without, relative to the
-largest entry of each. Values and gradients are finite wherever there is a number; "-": the loss takes no miner. Losses
-that wrap others (multiple, cross_batch_memory, self_supervised) take it in the loss inside them.
+over the value and the gradient, between eight devices and one, relative to the largest entry of each. Values and
+gradients are finite wherever there is a number. "-": the loss takes no miner; "batch only": the loss has references
+other than the batch, and the miner, which names an anchor as its own partner, says that it takes none. Losses that
+wrap others (multiple, cross_batch_memory, self_supervised) take the miner in the loss inside them.
 """
 
 
@@ -52,18 +54,22 @@ def measure(name: str, miner: str) -> str:
     x, labels, key = test_laws.batch(), test_laws.LABELS, jax.random.key(3)
     made = test_laws.variables(loss)
 
-    def graded(x, block):
-        def value(x):
-            more = test_laws.references(name, x)
-            return loss.apply(made, x, labels, key=key, block=block, **more)[0].compute()
+    def value(x):
+        return loss.apply(made, x, labels, key=key, **test_laws.references(name, x))[0].compute()
 
+    def graded(x):
         return jax.jit(jax.value_and_grad(value))(x)
 
-    dense = graded(x, None)
+    try:
+        dense = graded(x)
+    except ValueError as error:
+        if "references that are not the batch" not in str(error):
+            raise
+        return "batch only"
     if not all(np.isfinite(np.asarray(leaf)).all() for leaf in dense):
         return "not finite"
     with jax.set_mesh(test_laws.mesh(8)):
-        on_devices = graded(x, 2 if loss.takes_block else None)
+        on_devices = graded(x)
     worst = 0.0
     for got, want in zip(on_devices, dense, strict=True):
         size = max(float(jnp.max(jnp.abs(want))), 1e-3)
@@ -71,20 +77,25 @@ def measure(name: str, miner: str) -> str:
     return f"{worst:.0e}" if worst else "0"
 
 
-def read() -> dict[str, list[str]]:
-    """The rows of the file: loss -> cells by miner."""
-    lines = PATH.read_text().splitlines() if PATH.exists() else []
-    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+def read(text: str) -> dict[str, list[str]]:
+    """The rows of the page: loss -> cells by miner."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     if not rows or rows[0][1:] != miners.available():
         return {}
     return {row[0]: row[1:] for row in rows[1:]}
 
 
-def write(rows: dict[str, list[str]]) -> None:
+def store(name: str, cells: list[str]) -> None:
+    """Puts a row into the page, which other parts may be writing to."""
     columns = miners.available()
-    lines = [HEAD, f"| loss | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in sorted(rows.items())]
-    PATH.write_text("\n".join(lines) + "\n")
+    with PATH.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        rows = read(file.read()) | {name: cells}
+        lines = [HEAD, f"| loss | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in sorted(rows.items())]
+        file.truncate(0)
+        file.write("\n".join(lines) + "\n")
 
 
 def main() -> None:
@@ -96,7 +107,7 @@ def main() -> None:
     chosen = args.losses.split(",") if args.losses else names()[part - 1 :: parts]
     for name in chosen:
         cells = [measure(name, miner) for miner in miners.available()]
-        write(read() | {name: cells})
+        store(name, cells)
         print(name, *cells, flush=True)
         jax.clear_caches()
 

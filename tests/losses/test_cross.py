@@ -8,11 +8,11 @@ from tests.losses import cross
 
 @pytest.mark.skipif(not cross.PATH.exists(), reason="the table has not been made")
 def test_the_table_is_whole():
-    rows = cross.read()
+    rows = cross.read(cross.PATH.read_text())
     assert sorted(rows) == cross.names()
     for name, cells in rows.items():
         assert len(cells) == len(miners.available()), name
-        assert all(cell == "-" or float(cell) <= 1e-5 for cell in cells), name
+        assert all(cell in ("-", "batch only") or float(cell) <= 1e-5 for cell in cells), name
 
 
 @pytest.mark.parametrize(
