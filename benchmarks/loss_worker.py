@@ -61,7 +61,8 @@ def prepare_ours(case: dict) -> tuple[Callable[[], Run], dict]:
 
     loss = losses.get(case["loss"], **case["hyper"])
     x, labels = (jnp.asarray(a) for a in embeddings(case))
-    variables = loss.init(jax.random.key(2), case["classes"], case["dim"])
+    key = jax.random.key(2)
+    variables = loss.init(key, case["classes"], case["dim"])
     params, state = variables.get("params", {}), variables.get("state", {})
     if "weights" in params:
         params["weights"] = jnp.asarray(class_weights(params["weights"].shape))
@@ -70,7 +71,7 @@ def prepare_ours(case: dict) -> tuple[Callable[[], Run], dict]:
 
     def value(x, params, state):
         variables = {"params": params, "state": state}
-        mean, new = loss.apply(variables, x, labels, block=case["block"], **more)
+        mean, new = loss.apply(variables, x, labels, key=key, block=case["block"], **more)
         return mean.compute(), new
 
     def compile() -> Run:
