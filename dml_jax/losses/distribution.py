@@ -122,11 +122,12 @@ def dynamic_soft_margin_rows(
 
     l_apn = F(x) x,    x = d_ap - d_an,    F(x) = the share of triplets at or below the bin of x
 
-    (Zhang and Rusinkiewicz, ICCV 2019; their code takes the hardest negatives alone, and 512 nodes from -2 to
-    2.) F comes from the running histogram, which is the loss's state (`momentum` is the share of the new
-    batch) and holds this batch already; it is a constant of the step. Euclidean distances of unit vectors. Differs from PML: the histogram has no derivative, a
-    later step works (PML's raises) and weighs the batch's histogram by momentum (PML's would weigh the
-    raw counts, which drowns the past); labels are needed.
+    (Zhang and Rusinkiewicz, ICCV 2019; their code takes the hardest negatives alone, and 512 nodes from -2
+    to 2.) F comes from the running histogram, which is the loss's state (`momentum` is the share of the new
+    batch) and holds this batch already; it is a constant of the step. Euclidean distances of unit vectors.
+    Differs from PML: the histogram has no derivative, a later step works (PML's raises) and weighs the
+    batch's histogram by momentum (PML's would weigh the raw counts, which drowns the past); labels are
+    needed.
     """
     width = 2 * abs(min_val) / num_bins
 
