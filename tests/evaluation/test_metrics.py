@@ -12,7 +12,6 @@ from dml_jax.evaluation import (
     Ranks,
     available,
     combined,
-    evaluate,
     evaluate_each,
     evaluate_embeddings,
     get,
@@ -25,6 +24,7 @@ from dml_jax.evaluation import (
     precision_at_k,
     r_precision,
     recall_at_k,
+    values,
 )
 from dml_jax.evaluation.clustering import ami, f1, nmi
 
@@ -342,7 +342,7 @@ def test_long_and_short_searches_agree(monkeypatch):
     names = ("precision_at_1", "r_precision", "map_at_r", "mAP_c", "recall_at_8", "ndcg_at_20")
     found = []
     for share in (0.0, 1.0):
-        monkeypatch.setattr(evaluate, "DEEP", share)
+        monkeypatch.setattr(values, "DEEP", share)
         found.append(evaluate_embeddings(embeddings, labels, metrics=names))
     assert found[0] == pytest.approx(found[1], abs=1e-12)
 

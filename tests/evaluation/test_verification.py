@@ -33,10 +33,10 @@ def pairs(embeddings, labels):
 
 @pytest.mark.parametrize("block", [None, 3])
 def test_error_rates_equal_a_naive_loop(block, monkeypatch):
-    from dml_jax.evaluation import evaluate
+    from dml_jax.evaluation import values
 
     if block:
-        monkeypatch.setattr(evaluate, "PAIRS", block * 70)
+        monkeypatch.setattr(values, "PAIRS", block * 70)
     embeddings, labels = some()
     away, same, _ = pairs(embeddings, labels)
     rates = (0.0, 0.001, 0.0333, 0.5, 1.0)

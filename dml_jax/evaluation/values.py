@@ -1,0 +1,153 @@
+"""The values of metrics: of each query, of clusters, of pairs; and their means."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dml_jax.evaluation import clustering, verification
+from dml_jax.evaluation import metrics as table
+from dml_jax.evaluation.gathered import Data
+from dml_jax.evaluation.metrics import Metric
+from dml_jax.evaluation.neighbours import Index, search_recall
+from dml_jax.evaluation.ranking import Ranks
+
+LARGEST_R = "max_bin_count"
+# Queries that look at this share of the gallery or more have all of their relevant items ranked at once.
+DEEP = 1 / 16
+# Distances of pairs at a time in verification.
+PAIRS = 1 << 23
+
+
+def rank_values(
+    chosen: Sequence[Metric], data: Data, among: str, k: int | str | None, options: Mapping
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """(each metric's value for each query, whether the query is lone)."""
+    count = len(data.queries)
+    values = {metric.name: np.zeros(count) for metric in chosen}
+    lone = np.ones(count, bool)
+    for rows, items in _galleries(data, among):
+        if not len(items):
+            continue
+        part = data if among == "all" else data.part(rows, items)
+        for distance in dict.fromkeys(metric.distance or options["distance"] for metric in chosen):
+            some = [m for m in chosen if (m.distance or options["distance"]) == distance]
+            index, own, relevance = part.placed(distance, options)
+            lone[rows] = relevance.relevant == 0
+            some = [_at(metric, k, relevance.relevant) for metric in some]
+            for at, ranks in _ranks(some, part.queries, index, own, relevance):
+                for metric in some:
+                    values[metric.name][rows[at]] = metric.function(ranks, relevance.relevant[at])
+    return values, lone
+
+
+def _at(metric: Metric, k: int | str | None, relevant: np.ndarray) -> Metric:
+    """The metric with its k, where the name leaves it open."""
+    if k is None or metric.name not in table.OPEN:
+        return metric
+    return table.get(metric.name, max(1, int(relevant.max())) if k == LARGEST_R else int(k))
+
+
+def _galleries(data: Data, among: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows of queries, rows of the gallery that they are searched among)."""
+    if among == "all":
+        yield np.arange(len(data.queries)), np.arange(len(data.gallery))
+        return
+    for parent in np.unique(data.parents):
+        same = data.gallery_parents == parent
+        yield (
+            np.flatnonzero(data.parents == parent),
+            np.flatnonzero(same if among == "same_parent" else ~same),
+        )
+
+
+def _ranks(
+    chosen: Sequence[Metric], queries: np.ndarray, index: Index, own: np.ndarray, relevance: Any
+) -> Iterator[tuple[np.ndarray, Ranks]]:
+    """Blocks of (rows of queries that are not lone, where their relevant neighbours lie)."""
+    relevant = relevance.relevant
+    included = own >= 0
+    depth = np.max([metric.depth(relevant, included) for metric in chosen], axis=0)
+    depth = np.minimum(depth, index.size - included)
+    scored = np.flatnonzero(relevant > 0)
+    deep = depth > max(64, DEEP * index.size)
+    rows = scored[deep[scored]]
+    if len(rows):
+        blocks = index.ranks(queries[rows], lambda at: relevance.members(rows[at]), own=own[rows])
+        for at, of, rank in blocks:
+            order = np.lexsort((rank, of))
+            part = rows[at]
+            yield part, Ranks(of[order], rank[order], len(part), index.size, included[part])
+    # Queries of like depth together: a few very large classes do not make every search as deep as
+    # theirs. Those in the gallery apart from the others: they have one neighbour less.
+    level = 2 * np.ceil(np.log2(np.maximum(depth, 1))).astype(int) + included
+    rows = scored[~deep[scored]]
+    for each in np.unique(level[rows]):
+        some = rows[level[rows] == each]
+        k = int(depth[some].max())
+        for at, _, places in index.nearest(queries[some], k, own=own[some], distances=False):
+            part = some[at]
+            yield part, Ranks.from_hits(relevance.hits(part, places), included[part])
+
+
+def averaged(values: np.ndarray, scored: np.ndarray, data: Data, average: str) -> Any:
+    if average == "query":
+        return float(values[scored].mean()) if scored.any() else float("nan")
+    groups = data.parents if average == "parent" else data.classes
+    found, of = np.unique(groups[scored], return_inverse=True)
+    means = np.bincount(of, weights=values[scored]) / np.bincount(of) if len(found) else found
+    if average == "each_class":
+        return {int(data.names[i]): float(m) for i, m in zip(found, means, strict=True)}
+    return float(means.mean()) if len(means) else float("nan")
+
+
+def cluster_values(chosen: Sequence[Metric], data: Data, backend: str) -> dict[str, float]:
+    """Labels of the queries against k-means of them, once for each distance."""
+    found = {}
+    for distance in dict.fromkeys(metric.distance for metric in chosen):
+        count = len(np.unique(data.classes))
+        if distance == "cosine":
+            clusters = clustering.cosine_kmeans(data.queries, count, backend=backend)
+        else:
+            clusters, _ = clustering.kmeans(data.queries, count, backend=backend)
+        for metric in chosen:
+            if metric.distance == distance:
+                found[metric.name] = metric.function(data.classes, clusters)
+    return found
+
+
+def pair_values(
+    chosen: Sequence[Metric], data: Data, options: Mapping[str, Any]
+) -> dict[str, float]:
+    index, own, relevance = data.placed(options["distance"], options)
+    blocks = _pair_blocks(data, index, own, relevance)
+    found = verification.verify(blocks, sorted({rate for m in chosen for rate in m.rates}))
+    return {metric.name: metric.function(found, blocks) for metric in chosen}
+
+
+def _pair_blocks(
+    data: Data, index: Index, own: np.ndarray, relevance: Any
+) -> Callable[[], Iterator[verification.Block]]:
+    size = max(1, PAIRS // index.size)
+
+    def blocks() -> Iterator[verification.Block]:
+        for start in range(0, len(data.queries), size):
+            rows = np.arange(start, min(start + size, len(data.queries)))
+            distances = index.everything(data.queries[rows])
+            genuine = relevance.mask(rows)
+            impostor = ~genuine
+            mine = np.flatnonzero(own[rows] >= 0)
+            impostor[mine, own[rows][mine]] = False
+            classes = rows if data.classes is None else data.classes[rows]
+            yield verification.Block(distances, genuine, impostor, classes)
+
+    return blocks
+
+
+def approximate_recall(data: Data, options: Mapping[str, Any]) -> float:
+    """Of the approximate search, for the ten nearest."""
+    ids: dict[str, Any] = (
+        {} if data.ids is None else {"query_ids": data.ids, "gallery_ids": data.gallery_ids}
+    )
+    k = min(10, len(data.gallery) - (data.ids is not None))
+    return search_recall(data.queries, data.gallery, k, **ids, **options)
