@@ -41,11 +41,13 @@ from dml_jax.evaluation.spread import class_distances, rho_spectrum, singular_va
 from dml_jax.evaluation.storage import after_training, check_steps
 from dml_jax.evaluation.summary import distance_histograms
 from dml_jax.evaluation.table import format_table
+from dml_jax.evaluation.verification import Roc, roc_curve
 
 __all__ = [
     "DEFAULT_METRICS",
     "Metric",
     "Ranks",
+    "Roc",
     "Set",
     "after_training",
     "alpha_query_expansion",
@@ -81,6 +83,7 @@ __all__ = [
     "rescored",
     "retrieval_gallery",
     "rho_spectrum",
+    "roc_curve",
     "search_recall",
     "signs",
     "singular_values",

@@ -191,7 +191,7 @@ def check_options(
             raise ValueError(
                 f"metric {metric.name!r} is not of ranks: among={among!r} is not for it"
             )
-        if (metric.kind in ("clusters", "space") or metric.name == "opis") and classless:
+        if (metric.kind in ("clusters", "space") or metric.name.startswith("opis")) and classless:
             raise ValueError(f"metric {metric.name!r} {classless}")
     return chosen
 

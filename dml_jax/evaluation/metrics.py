@@ -48,7 +48,7 @@ class Metric:
       title: as in the head of a table.
       kind: `ranks`, `clusters`, `space` or `pairs`.
       function: ranks: `(hits, relevant [q]) -> float64 [q]`; clusters: `(labels, clusters) -> float`; space:
-        `(embeddings, labels) -> float or vector`; pairs: `(Verification, blocks) -> float`.
+        `(embeddings, labels) -> float or vector`; pairs: `Verification -> float`.
       depth: of ranks: from R [q] and whether the query lies in the gallery [q] to how many neighbours it looks at.
       distance: the distance that it is defined for; None: the evaluation's.
       counts_lone: of ranks: whether the mean is over lone queries too.
@@ -116,6 +116,7 @@ NUMBERED = {
     "mean_average_precision_at_k": "10",
     "mean_reciprocal_rank_at_k": "10",
     "ndcg_at_k": "10",
+    "opis@epsilon=x": "0.1",
     "precision_at_k": "4",
     "recall@k": "4",
     "recall_at_k": "4",
@@ -159,25 +160,32 @@ def _rho(name: str, mode: str) -> Metric:
 def _verification(name: str, kind: str, rate: str) -> Metric:
     far = float(rate)
     if kind == "tar@far":
-        function = lambda found, blocks: found.true_accept_rate(far)
+        function = lambda found: found.true_accept_rate(far)
     else:
-        function = lambda found, blocks: 1 - found.true_accept_rate(far)
+        function = lambda found: 1 - found.true_accept_rate(far)
     better = "high" if kind == "tar@far" else "low"
     return Metric(name, name, "pairs", function, rates=(far,), better=better)
 
 
-def _opis(found: Any, blocks: Any) -> float:
-    return verification.opis(blocks, found)
+def _epsilon_opis(name: str, share: str) -> Metric:
+    if not 0 < float(share) <= 1:
+        raise ValueError(
+            f"metric {name!r}: a share of {share} of the classes; accepted: above 0, up to 1"
+        )
+    function = partial(verification.epsilon_opis, epsilon=float(share))
+    return Metric(name, name, "pairs", function, rates=verification.CALIBRATION, better="low")
 
 
 NUMBER = r"([1-9][0-9]*)"
+SHARE = r"([0-9.]+(?:e-?[0-9]+)?)"
 PATTERNS: tuple[tuple[str, Callable[..., Metric]], ...] = (
     (rf"recall(?:_at_|@){NUMBER}", _recall),
     (rf"precision_at_{NUMBER}", _precision),
     (rf"(mean_average_precision|mean_reciprocal_rank|ndcg)_at_{NUMBER}", _with_k),
     (rf"[ce]_recall@{NUMBER}", _revisiting_recall),
     (r"rho_spectrum@(-?[0-9]+)", _rho),
-    (r"(tar@far|fnmr@fmr)=([0-9.]+(?:e-?[0-9]+)?)", _verification),
+    (rf"(tar@far|fnmr@fmr)={SHARE}", _verification),
+    (rf"opis@epsilon={SHARE}", _epsilon_opis),
 )
 
 
@@ -214,7 +222,16 @@ METRICS = {
         Metric("f1", "F1", "clusters", clustering.f1, distance="euclidean"),
         Metric("c_nmi", "c_nmi", "clusters", clustering.nmi, distance="cosine"),
         Metric("c_f1", "c_f1", "clusters", clustering.f1, distance="cosine"),
-        Metric("opis", "OPIS", "pairs", _opis, rates=verification.CALIBRATION, better="low"),
+        Metric("auc", "AUC", "pairs", lambda found: found.area()[0]),
+        Metric("eer", "EER", "pairs", lambda found: found.equal_error_rate(), better="low"),
+        Metric(
+            "opis",
+            "OPIS",
+            "pairs",
+            verification.opis,
+            rates=verification.CALIBRATION,
+            better="low",
+        ),
         *(_revisiting(prefix + "mAP", None) for prefix in ("", "c_")),
         *(_revisiting(prefix + "mAP_1000", 1000) for prefix in ("", "c_")),
         *(_revisiting(prefix + "mAP_lim", 1023) for prefix in ("", "c_")),

@@ -46,10 +46,12 @@ class ByClass:
         other = places != self.own[rows][of]
         return of[other], places[other]
 
-    def mask(self, rows: Int[np.ndarray, " b"]) -> Bool[np.ndarray, "b n"]:
-        """Whether each item is relevant to each of the queries at those rows."""
-        found = self.items[None, :] == self.classes[rows, None]
-        return _without(found, self.own[rows])
+    def mask(
+        self, rows: Int[np.ndarray, " b"], columns: slice = slice(None)
+    ) -> Bool[np.ndarray, "b c"]:
+        """Whether each item of those columns is relevant to each of the queries at those rows."""
+        found = self.items[None, columns] == self.classes[rows, None]
+        return _without(found, self.own[rows], columns)
 
 
 class ByRelation:
@@ -73,14 +75,18 @@ class ByRelation:
         of, places = np.nonzero(self.mask(rows))
         return of, places
 
-    def mask(self, rows: np.ndarray) -> np.ndarray:
+    def mask(self, rows: np.ndarray, columns: slice = slice(None)) -> np.ndarray:
         """As `ByClass.mask`."""
-        positive, _ = self.relation(self.labels[rows], self.items)
-        return _without(np.array(positive), self.own[rows])
+        if self.items is None:
+            positive, _ = self.relation(self.labels[rows, columns], None)
+        else:
+            positive, _ = self.relation(self.labels[rows], self.items[columns])
+        return _without(np.array(positive), self.own[rows], columns)
 
 
-def _without(mask: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """The mask without each row's own place; -1 is none."""
-    rows = np.flatnonzero(own >= 0)
-    mask[rows, own[rows]] = False
+def _without(mask: np.ndarray, own: np.ndarray, columns: slice) -> np.ndarray:
+    """The mask of those columns without each row's own place; -1 is none."""
+    first = columns.start or 0
+    rows = np.flatnonzero((own >= first) & (own < first + mask.shape[1]))
+    mask[rows, own[rows] - first] = False
     return mask

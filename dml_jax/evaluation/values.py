@@ -1,6 +1,6 @@
 """The values of metrics: of each query, of clusters, of pairs; and their means."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,6 @@ from dml_jax.evaluation.ranking import Ranks
 LARGEST_R = "max_bin_count"
 # Queries that look at this share of the gallery or more have all of their relevant items ranked at once.
 DEEP = 1 / 16
-# Distances of pairs at a time in verification.
-PAIRS = 1 << 23
 
 
 def rank_values(
@@ -120,28 +118,14 @@ def pair_values(
     chosen: Sequence[Metric], data: Data, options: Mapping[str, Any]
 ) -> dict[str, float]:
     index, own, relevance = data.placed(options["distance"], options)
-    blocks = _pair_blocks(data, index, own, relevance)
-    found = verification.verify(blocks, sorted({rate for m in chosen for rate in m.rates}))
-    return {metric.name: metric.function(found, blocks) for metric in chosen}
-
-
-def _pair_blocks(
-    data: Data, index: Index, own: np.ndarray, relevance: Any
-) -> Callable[[], Iterator[verification.Block]]:
-    size = max(1, PAIRS // index.size)
-
-    def blocks() -> Iterator[verification.Block]:
-        for start in range(0, len(data.queries), size):
-            rows = np.arange(start, min(start + size, len(data.queries)))
-            distances = index.everything(data.queries[rows])
-            genuine = relevance.mask(rows)
-            impostor = ~genuine
-            mine = np.flatnonzero(own[rows] >= 0)
-            impostor[mine, own[rows][mine]] = False
-            classes = rows if data.classes is None else data.classes[rows]
-            yield verification.Block(distances, genuine, impostor, classes)
-
-    return blocks
+    in_order = np.array_equal(index.order, np.arange(index.size))
+    items = data.gallery if in_order else data.gallery[index.order]
+    pairs = verification.Pairs.of(
+        data.queries, items, own, relevance, data.classes, options["distance"]
+    )
+    rates = sorted({rate for metric in chosen for rate in metric.rates})
+    found = verification.verify(pairs, rates, equal=any(m.name == "eer" for m in chosen))
+    return {metric.name: metric.function(found) for metric in chosen}
 
 
 def approximate_recall(data: Data, options: Mapping[str, Any]) -> float:

@@ -1,45 +1,318 @@
 """Verification: is a pair of one kind? Error rates at a threshold of the distance, over all pairs.
 
 A pair of a query and an item of the gallery is genuine where the item is relevant, an impostor elsewhere; a query's
-pair with itself is neither. A pair is accepted where its distance is at most the threshold. Pairs come in blocks,
-as often as they are asked for, and are never all in memory: the distances of genuine pairs are kept, those of
-impostors counted, in float32.
+pair with itself is neither. A pair is accepted where its distance is at most the threshold. Pairs come in tiles,
+as often as they are asked for, and are never all in memory.
+
+What is exact: a distance is a float64 matrix product (0 where that is within its rounding), rounded to float32, and
+of these numbers every count, every threshold and with them every rate is exact, ties included. Only the area under
+the curve is not: it comes with a bound.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from dml_jax import names
+from dml_jax.evaluation.clustering import normalized
+from dml_jax.evaluation.neighbours import DISTANCES, identifiers, matrix
+from dml_jax.evaluation.relevance import ByClass
 
 # OPIS: the false accept rates whose thresholds end the range, and how many thresholds divide it.
 CALIBRATION = (0.01, 0.1)
 THRESHOLDS = 101
+# Queries and items of a tile: its distances are float64 for a moment (32 MiB).
+TILE = 2048
+# Buckets of a histogram, and the float32 numbers that the first one spreads over them: 16 powers of two.
+BUCKETS = 1 << 18
+SPAN = 1 << 27
 
 
-class Block(NamedTuple):
-    """The pairs of some queries with the whole gallery."""
+class Tile(NamedTuple):
+    """Some pairs.
 
-    distances: Float[np.ndarray, "b n"]
-    genuine: Bool[np.ndarray, "b n"]
-    impostor: Bool[np.ndarray, "b n"]
-    classes: Int[np.ndarray, " b"]
+    Attributes:
+      rows, columns: slices of the queries and of the items.
+      weight: how often each of its pairs counts.
+      found: [b, c], distances in float32, or codes of them.
+      genuine: [b, c].
+      own: (places in rows, places in columns) of the queries' pairs with themselves.
+    """
+
+    rows: slice
+    columns: slice
+    weight: int
+    found: np.ndarray
+    genuine: Bool[np.ndarray, "b c"]
+    own: tuple[np.ndarray, np.ndarray]
+
+
+class Window(NamedTuple):
+    """Histogram of the float32 numbers whose bits lie in [low, high), as integers: bucket (bits - start) >> shift.
+
+    The first bucket reaches down to `low`, the last of `buckets` ones up to `high`.
+    """
+
+    low: int
+    high: int
+    start: int
+    shift: int
+    buckets: int
+
+    @classmethod
+    def over(cls, low: int, high: int) -> "Window":
+        """As fine as the number of buckets allows."""
+        shift = max(0, math.ceil(math.log2((high - low) / BUCKETS)))
+        return cls(low, high, low, shift, -(-(high - low) >> shift))
+
+    def bounds(self, bucket: int) -> tuple[int, int]:
+        """The bits from which and below which the bucket's numbers lie."""
+        low = self.start + (bucket << self.shift)
+        high = low + (1 << self.shift)
+        return (
+            self.low if bucket == 0 else low,
+            self.high if bucket == self.buckets - 1 else high,
+        )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs of queries and items.
+
+    Attributes:
+      queries, items: float32 [q, d] and [n, d], unit vectors for cosine.
+      own: [q], each query's own place among the items, -1 for none.
+      relevance: which items are relevant to which queries.
+      classes: [q], for OPIS.
+      distance: `euclidean` or `cosine`.
+      symmetric: the queries are the items, in this order, and relevance goes both ways: half of the pairs stand
+        for all.
+    """
+
+    queries: np.ndarray
+    items: np.ndarray
+    own: np.ndarray
+    relevance: Any
+    classes: np.ndarray | None
+    distance: str
+    symmetric: bool
+
+    @classmethod
+    def of(
+        cls,
+        queries: Float[np.ndarray, "q d"],
+        items: Float[np.ndarray, "n d"],
+        own: Int[np.ndarray, " q"],
+        relevance: Any,
+        classes: Int[np.ndarray, " q"] | None,
+        distance: str,
+    ) -> "Pairs":
+        """From embeddings as given."""
+        symmetric = (
+            queries is items
+            and isinstance(relevance, ByClass)
+            and np.array_equal(own, np.arange(len(items)))
+        )
+        if distance == "cosine":
+            queries = normalized(queries).astype(np.float32)
+            items = queries if symmetric else normalized(items).astype(np.float32)
+        return cls(queries, items, own, relevance, classes, distance, symmetric)
+
+    @property
+    def genuine(self) -> int:
+        """How many pairs are genuine."""
+        return int(self.relevance.relevant.sum())
+
+    @property
+    def impostors(self) -> int:
+        """How many pairs are not."""
+        return len(self.queries) * len(self.items) - int((self.own >= 0).sum()) - self.genuine
+
+    @cached_property
+    def largest(self) -> float:
+        """No distance is larger."""
+        if self.distance == "cosine":
+            return 2.0
+        norms = [
+            math.sqrt(np.einsum("nd,nd->n", v, v, dtype=np.float64).max())
+            for v in (self.queries, self.items)
+        ]
+        return sum(norms)
+
+    def tiles(self, windows: Sequence[Window] = ()) -> Iterator[Tile]:
+        """Distances, or with windows codes of them: 0 outside of all, else 1 + the bucket, counted through them all."""
+        size = min(TILE, 1 << max(7, (max(len(self.queries), len(self.items)) - 1).bit_length()))
+        # One device of this process, whatever the mesh in context.
+        device = jax.local_devices()[0]
+        here = jax.sharding.Mesh(np.array([device]), ("here",))
+        vectors, lone = [], []
+        for part in (self.queries,) if self.symmetric else (self.queries, self.items):
+            room = -len(part) % size
+            vectors.append(jax.device_put(np.pad(part, ((0, room), (0, 0))), device))
+            zero = self.distance == "cosine" and ~part.any(axis=1)
+            lone.append(
+                jax.device_put(np.pad(zero + np.zeros(len(part), np.float32), (0, room)), device)
+            )
+        table = None
+        if windows:
+            offsets = np.cumsum([1, *(window.buckets for window in windows[:-1])])
+            rows = [(*window, at) for window, at in zip(windows, offsets, strict=True)]
+            table = jax.device_put(np.array(rows, np.int32), device)
+        waiting: deque = deque()
+        for row in range(0, len(self.queries), size):
+            for column in range(row if self.symmetric else 0, len(self.items), size):
+                # Only the dispatch: other code of this thread keeps its own precision.
+                with jax.enable_x64(True), jax.set_mesh(here):
+                    found = _tile(
+                        vectors[0],
+                        vectors[-1],
+                        lone[0],
+                        lone[-1],
+                        row,
+                        column,
+                        table,
+                        size=size,
+                        cosine=self.distance == "cosine",
+                    )
+                waiting.append((row, column, found))
+                # The next tile is computed while this one is counted.
+                if len(waiting) == 2:
+                    yield self._tile(size, *waiting.popleft())
+        while waiting:
+            yield self._tile(size, *waiting.popleft())
+
+    def _tile(self, size: int, row: int, column: int, found: jax.Array) -> Tile:
+        rows = slice(row, min(row + size, len(self.queries)))
+        columns = slice(column, min(column + size, len(self.items)))
+        genuine = self.relevance.mask(np.arange(rows.start, rows.stop), columns)
+        own = self.own[rows]
+        mine = np.flatnonzero((own >= columns.start) & (own < columns.stop))
+        return Tile(
+            rows,
+            columns,
+            2 if self.symmetric and row != column else 1,
+            np.asarray(found)[: rows.stop - row, : columns.stop - column],
+            genuine,
+            (mine, own[mine] - column),
+        )
+
+
+@partial(jax.jit, static_argnames=("size", "cosine"))
+def _tile(
+    queries: Float[Array, "q d"],
+    items: Float[Array, "n d"],
+    lone_queries: Float[Array, " q"],
+    lone_items: Float[Array, " n"],
+    row: Int[Array, ""],
+    column: Int[Array, ""],
+    table: Int[Array, "windows 6"] | None,
+    *,
+    size: int,
+    cosine: bool,
+) -> Array:
+    """Distances of `size` queries to as many items, or their codes in a table of windows and the first code of each.
+
+    Zero vectors are "lone": at right angles to everything for cosine.
+    """
+
+    def part(vectors: Array, lone: Array, start: Array) -> tuple[Array, Array]:
+        found = lax.dynamic_slice_in_dim(vectors, start, size).astype(jnp.float64)
+        return found, jnp.sum(found * found, axis=1) + lax.dynamic_slice_in_dim(lone, start, size)
+
+    a, squares_a = part(queries, lone_queries, row)
+    b, squares_b = part(items, lone_items, column)
+    sums = squares_a[:, None] + squares_b[None, :]
+    squared = sums - 2 * jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+    # Equal vectors are at distance 0 and not at that of rounding.
+    squared = jnp.where(squared <= (queries.shape[1] + 8) * 2.0**-52 * sums, 0, squared)
+    far = (squared / 2 if cosine else jnp.sqrt(squared)).astype(jnp.float32)
+    if table is None:
+        return far
+    bits = lax.bitcast_convert_type(far, jnp.int32)
+    code = jnp.zeros_like(bits)
+    for i in range(table.shape[0]):
+        low, high, start, shift, buckets, offset = (table[i, j] for j in range(6))
+        bucket = jnp.clip((bits - start) >> shift, 0, buckets - 1)
+        code = jnp.where((bits >= low) & (bits < high), offset + bucket, code)
+    return code
+
+
+def histograms(pairs: Pairs, windows: Sequence[Window]) -> list[Int[np.ndarray, "2 buckets"]]:
+    """How many impostors and how many genuine pairs have their distance in each bucket of each window."""
+    size = 1 + sum(window.buckets for window in windows)
+    counts = np.zeros((2, size), np.int64)
+
+    def count(codes: np.ndarray) -> np.ndarray:
+        return np.bincount(codes.reshape(-1), minlength=size)
+
+    # Few pairs lie in later windows.
+    first = windows[0].buckets == BUCKETS
+    for tile in pairs.tiles(windows):
+        codes = tile.found
+        genuine = count(codes[tile.genuine])
+        found = count(codes if first else codes[codes > 0]) - count(codes[tile.own])
+        counts[0] += tile.weight * (found - genuine)
+        counts[1] += tile.weight * genuine
+    return np.split(counts[:, 1:], np.cumsum([window.buckets for window in windows[:-1]]), axis=1)
+
+
+class Roc(NamedTuple):
+    """Points of the receiver operating characteristic, from (0, 0) to (1, 1), both rates ascending.
+
+    Attributes:
+      false_accept_rates, true_accept_rates: [p], of impostors and of genuine pairs at distances up to the threshold.
+      thresholds: [p], -inf for the first; ends of buckets, so that each lies at or over the last distance accepted.
+    """
+
+    false_accept_rates: Float[np.ndarray, " p"]
+    true_accept_rates: Float[np.ndarray, " p"]
+    thresholds: Float[np.ndarray, " p"]
+
+
+class Crossing(NamedTuple):
+    """The smallest distance at which something holds of the pairs accepted up to it.
+
+    Attributes:
+      threshold: float32; inf where it holds at none.
+      below: (impostors, genuine pairs) at smaller distances.
+      upto: likewise with those at this one.
+    """
+
+    threshold: float
+    below: tuple[int, int]
+    upto: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Genuine distances, and the thresholds at which false accept rates are reached.
+    """What the passes over the pairs found.
 
     Attributes:
-      genuine: float32, ascending.
-      impostors: how many.
-      thresholds: by false accept rate: the largest rate not above it is reached below this distance.
+      pairs: all of them.
+      window, counts: the first histogram, int64 [2, buckets] of impostors and genuine pairs.
+      reached: by false accept rate: where more impostors are accepted than it allows.
+      equal: where the false accept rate reaches the false reject rate; None where it was not asked for.
     """
 
-    genuine: Float[np.ndarray, " m"]
-    impostors: int
-    thresholds: dict[float, float]
+    pairs: Pairs
+    window: Window
+    counts: Int[np.ndarray, "2 buckets"]
+    reached: dict[float, Crossing]
+    equal: Crossing | None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no genuine pair or no impostor; all metrics are nan then."""
+        return not (self.pairs.genuine and self.pairs.impostors)
 
     def true_accept_rate(self, false_accept_rate: float) -> float:
         """TAR: the share of genuine pairs accepted by the largest threshold whose FAR is at most that given.
@@ -47,90 +320,262 @@ class Verification:
         The ROC's true positive rate where its false positive rate is at most that. nan without genuine pairs or
         without impostors. FNMR at FMR is 1 - TAR at FAR.
         """
-        if not len(self.genuine) or not self.impostors:
+        if self.empty:
             return float("nan")
-        end = self.thresholds[false_accept_rate]
-        return float(
-            np.searchsorted(self.genuine, np.float32(end), side="left") / len(self.genuine)
+        return self.reached[false_accept_rate].below[1] / self.pairs.genuine
+
+    def equal_error_rate(self) -> float:
+        """EER: where FAR = 1 - TAR on the ROC with straight lines between the points of all distances.
+
+        nan without genuine pairs or without impostors.
+        """
+        if self.empty or self.equal is None:
+            return float("nan")
+        impostors, genuine = self.pairs.impostors, self.pairs.genuine
+        (accept, reject), (more, fewer) = (
+            (i / impostors, 1 - g / genuine) for i, g in (self.equal.below, self.equal.upto)
         )
+        share = (reject - accept) / ((reject - accept) + (more - fewer))
+        return accept + share * (more - accept)
+
+    def area(self) -> tuple[float, float]:
+        """(AUC, by how much it may be off): the chance that a genuine pair is nearer than an impostor, ties half.
+
+        Pairs in one bucket, of a relative width of 2^-14, count as ties; the bound is half of their share.
+        (nan, nan) without genuine pairs or without impostors.
+        """
+        if self.empty:
+            return float("nan"), float("nan")
+        impostor, genuine = self.counts / np.array([[self.pairs.impostors], [self.pairs.genuine]])
+        tied = float(impostor @ genuine) / 2
+        return float(genuine @ (1 - np.cumsum(impostor))) + tied, tied
+
+    def curve(self, points: int | None = None) -> Roc:
+        """The ROC's points at the ends of the buckets where a rate changes.
+
+        Each lies on the ROC; distances closer than 2^-14 of their size, or under a 65536th of the largest possible one,
+        may have one point together. With a number, the first and last of these and, for so many false accept rates in
+        equal steps of their logarithm from one impostor to all, the one of the largest rate at most that. nan rates
+        without genuine pairs or without impostors.
+        """
+        at = np.flatnonzero(self.counts.any(axis=0))
+        accepted = np.cumsum(self.counts[:, at], axis=1)
+        ends = np.array([self.window.bounds(int(i))[1] - 1 for i in at], np.int64)
+        thresholds = ends.astype(np.int32).view(np.float32).astype(np.float64)
+        totals = np.array([[self.pairs.impostors], [self.pairs.genuine]])
+        with np.errstate(invalid="ignore"):
+            far, tar = np.concatenate([np.zeros((2, 1)), accepted], axis=1) / totals
+        found = Roc(far, tar, np.concatenate([[-np.inf], thresholds]))
+        if points is None or self.empty:
+            return found
+        rates = np.geomspace(1 / self.pairs.impostors, 1, points)
+        kept = np.searchsorted(far, rates * (1 + 1e-12), side="right") - 1
+        kept = np.unique([0, *kept, len(far) - 1])
+        return Roc(*(part[kept] for part in found))
+
+    @cached_property
+    def utilities(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """`_utilities` in the calibration range, None where that is empty."""
+        low, high = (self.reached[rate].threshold for rate in CALIBRATION)
+        if self.empty or not np.isfinite(high) or not low < high:
+            return None
+        return _utilities(self.pairs, np.linspace(low, high, THRESHOLDS))
 
 
 def verify(
-    blocks: Callable[[], Iterator[Block]], false_accept_rates: Sequence[float]
+    pairs: Pairs, false_accept_rates: Sequence[float] = (), *, equal: bool = False
 ) -> Verification:
-    """Reads the blocks twice: order statistics of the impostors from histograms of the bits of their distances.
+    """Counts the pairs by their distance; a second pass where a rate is asked for finds its threshold exactly.
 
+    The passes are histograms of the bits of the float32 distances, each of what one bucket of that before holds: a
+    third is needed where a rate is reached under a 65536th of the largest distance.
+
+    Args:
+      false_accept_rates: what `true_accept_rate` will be asked for.
+      equal: whether `equal_error_rate` will be.
     Raises: ValueError for a rate that is not between 0 and 1.
     """
     for rate in false_accept_rates:
         if not 0 <= rate <= 1:
             raise ValueError(f"false accept rate {rate}; accepted: 0 to 1")
-    genuine: list[np.ndarray] = []
-    coarse = np.zeros(1 << 16, np.int64)
-    for block in blocks():
-        genuine.append(block.distances[block.genuine])
-        bits = block.distances[block.impostor].view(np.uint32)
-        coarse += np.bincount(bits >> 16, minlength=1 << 16)
-    impostors = int(coarse.sum())
-    ends = np.cumsum(coarse)
+    top = int(np.float32(pairs.largest * (1 + 1e-6)).view(np.int32)) + 1
+    start = max(0, top - SPAN)
+    shift = int(math.log2(SPAN // BUCKETS))
+    window = Window(0, top, start, shift, BUCKETS)
+    counts = histograms(pairs, [window])[0]
+    impostors, genuine = pairs.impostors, pairs.genuine
+
     # Accepting `rank` impostors is allowed: the distance of the next one is out of reach.
-    ranks = {rate: int(np.floor(rate * impostors * (1 + 1e-15))) for rate in false_accept_rates}
-    places = {rate: int(np.searchsorted(ends, rank, side="right")) for rate, rank in ranks.items()}
-    fine = {place: np.zeros(1 << 16, np.int64) for place in places.values() if place < 1 << 16}
-    for block in blocks() if fine else ():
-        bits = block.distances[block.impostor].view(np.uint32)
-        high = bits >> 16
-        for place, counts in fine.items():
-            counts += np.bincount(bits[high == place] & 0xFFFF, minlength=1 << 16)
-    thresholds = {}
-    for rate, rank in ranks.items():
-        place = places[rate]
-        if place == 1 << 16:
-            thresholds[rate] = float("inf")
-            continue
-        before = ends[place] - coarse[place]
-        low = np.searchsorted(before + np.cumsum(fine[place]), rank, side="right")
-        bits = np.array([(place << 16) + low], np.uint32)
-        thresholds[rate] = float(bits.view(np.float32)[0])
-    return Verification(np.sort(np.concatenate(genuine)), impostors, thresholds)
+    def reaches(rate: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        rank = int(np.floor(rate * impostors * (1 + 1e-15)))
+        return lambda accepted, right: accepted > rank
+
+    wanted: dict[Any, Callable] = {rate: reaches(rate) for rate in false_accept_rates}
+    if equal and impostors and genuine:
+        wanted["equal"] = lambda accepted, right: accepted / impostors >= 1 - right / genuine
+    found = _crossings(pairs, window, counts, wanted)
+    return Verification(pairs, window, counts, found, found.pop("equal", None))
 
 
-def opis(
-    blocks: Callable[[], Iterator[Block]],
-    found: Verification,
-    rates: tuple[float, float] = CALIBRATION,
-    thresholds: int = THRESHOLDS,
-) -> float:
-    """Operating-point-inconsistency score (Zhang et al., ICLR 2024, "Threshold-consistent margin loss", section 3).
+def _both(sums: np.ndarray) -> tuple[int, int]:
+    return int(sums[0]), int(sums[1])
+
+
+def _crossings(
+    pairs: Pairs, window: Window, counts: np.ndarray, wanted: dict[Any, Callable]
+) -> dict[Any, Crossing]:
+    """Where each condition of (impostors, genuine pairs accepted) first holds, by as many passes as that takes."""
+    found: dict[Any, Crossing] = {}
+    # By window: its counts, and what lies below it.
+    known = {window: (counts, np.zeros(2, np.int64))}
+    where = dict.fromkeys(wanted, window)
+    while where:
+        finer, below = {}, {}
+        for key, current in where.items():
+            inside, before = known[current]
+            sums = before[:, None] + np.cumsum(inside, axis=1)
+            holds = wanted[key](sums[0], sums[1])
+            if not holds.any():
+                found[key] = Crossing(float("inf"), _both(sums[:, -1]), _both(sums[:, -1]))
+                continue
+            i = int(np.argmax(holds))
+            low, high = current.bounds(i)
+            before = sums[:, i] - inside[:, i]
+            if high - low == 1:
+                threshold = float(np.int32(low).view(np.float32))
+                found[key] = Crossing(threshold, _both(before), _both(sums[:, i]))
+            else:
+                finer[key] = Window.over(low, high)
+                below[finer[key]] = before
+        where = finer
+        windows = list(below)
+        parts = histograms(pairs, windows) if windows else []
+        known = {w: (part, below[w]) for w, part in zip(windows, parts, strict=True)}
+    return found
+
+
+def _utilities(
+    pairs: Pairs, at: Float[np.ndarray, " t"]
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, "c t"]] | None:
+    """(thresholds, utility of each class at them) of the classes that have both kinds of pairs; None for no such class.
+
+    2 phi psi / (phi + psi) of the specificity phi (the share of the impostor pairs of the class's queries that is
+    rejected) and the sensitivity psi (of their genuine pairs, accepted); 0 where both are 0.
+    """
+    classes = np.asarray(pairs.classes)
+    number, many = int(classes.max()) + 1, len(at)
+    accepted = np.zeros((2, number, many), np.int64)
+    last = np.float32(at[-1])
+
+    def add(queries: slice, who: np.ndarray, genuine: np.ndarray, place: np.ndarray) -> None:
+        """Counts pairs to the classes of their queries."""
+        some, local = np.unique(classes[queries], return_inverse=True)
+        keys = (genuine * len(some) + local[who]) * many + place
+        counts = np.bincount(keys, minlength=2 * len(some) * many)
+        accepted[:, some] += counts.reshape(2, len(some), many)
+
+    for tile in pairs.tiles():
+        within = tile.found <= last
+        within[tile.own] = False
+        rows, columns = np.nonzero(within)
+        place = np.searchsorted(at, tile.found[rows, columns])
+        genuine = tile.genuine[rows, columns]
+        add(tile.rows, rows, genuine, place)
+        if tile.weight == 2:
+            add(tile.columns, columns, genuine, place)
+    relevant = pairs.relevance.relevant
+    others = len(pairs.items) - (pairs.own >= 0) - relevant
+    totals = np.stack(
+        [np.bincount(classes, weights=part, minlength=number) for part in (others, relevant)]
+    )
+    kept = (totals > 0).all(axis=0)
+    if not kept.any():
+        return None
+    share = np.cumsum(accepted[:, kept], axis=2) / totals[:, kept, None]
+    specificity, sensitivity = 1 - share[0], share[1]
+    total = specificity + sensitivity
+    utility = 2 * specificity * sensitivity / np.where(total > 0, total, 1)
+    return at, utility
+
+
+def opis(found: Verification) -> float:
+    """Operating-point-inconsistency score (Zhang et al., ICLR 2024, "Threshold-consistent margin loss").
 
     mean_i 1 / (d_max - d_min) integral_{d_min}^{d_max} (U_i(d) - mean_j U_j(d))^2 dd, over classes i, with the
     utility U_i = 2 phi psi / (phi + psi) of the specificity phi (impostor pairs of the class rejected at d) and the
     sensitivity psi (genuine pairs of the class accepted). 0 where one threshold serves all classes alike.
-    The range ends where the false accept rate over all pairs reaches `rates`; the integral is a trapezoid sum over
-    `thresholds` of them. Classes without genuine or without impostor pairs are left out; nan where none is left or
-    the range is empty. The calibration range is a choice of the user's in the paper.
+    The range ends where the false accept rate over all pairs reaches 0.01 and 0.1 (the calibration range is
+    the user's to choose; this one is common); the integral is a trapezoid sum over 101 thresholds.
+    Classes without genuine or without impostor pairs are left out; nan where none is left or the range is empty.
     """
-    low, high = (found.thresholds[rate] for rate in rates)
-    if not np.isfinite(high) or not low < high:
+    if found.utilities is None:
         return float("nan")
-    at = np.linspace(low, high, thresholds)
-    accepted: dict[int, np.ndarray] = {}
-    for block in blocks():
-        # 0: at or under the first threshold; thresholds: above the last.
-        place = np.ceil((block.distances - low) * ((thresholds - 1) / (high - low)))
-        place = np.clip(place, 0, thresholds).astype(np.int64)
-        for i, label in enumerate(block.classes.tolist()):
-            counts = accepted.setdefault(label, np.zeros((2, thresholds + 1), np.int64))
-            for kind, mask in enumerate((block.impostor[i], block.genuine[i])):
-                counts[kind] += np.bincount(place[i][mask], minlength=thresholds + 1)
-    sums = np.cumsum(np.stack([*accepted.values()]), axis=2)
-    totals = sums[:, :, -1:]
-    kept = (totals > 0).all(axis=(1, 2))
-    if not kept.any():
-        return float("nan")
-    share = sums[kept, :, :-1] / totals[kept]
-    specificity, sensitivity = 1 - share[:, 0], share[:, 1]
-    total = specificity + sensitivity
-    utility = np.where(total > 0, 2 * specificity * sensitivity / np.where(total > 0, total, 1), 0)
+    at, utility = found.utilities
     apart = np.mean((utility - utility.mean(axis=0)) ** 2, axis=0)
-    return float(np.trapezoid(apart, at) / (high - low))
+    return float(np.trapezoid(apart, at) / (at[-1] - at[0]))
+
+
+def epsilon_opis(found: Verification, epsilon: float) -> float:
+    """epsilon-OPIS (Zhang et al., ICLR 2024): how far the best and the worst classes are apart.
+
+    1 / (d_max - d_min) integral_{d_min}^{d_max} (U_best(d) - U_worst(d))^2 dd, with the mean utilities of the share
+    epsilon of classes, rounded up, that have the highest and the lowest utility on average over the range. Utility,
+    range, integral and classes as in `opis`; classes of equal average in the order of their labels.
+    That the groups are the same at all thresholds is our reading of "best and worst performing classes", not
+    checked against figures of the paper.
+    """
+    if found.utilities is None:
+        return float("nan")
+    at, utility = found.utilities
+    order = np.argsort(np.trapezoid(utility, at, axis=1), kind="stable")
+    some = math.ceil(epsilon * len(order) * (1 - 1e-12))
+    worst, best = (utility[part].mean(axis=0) for part in (order[:some], order[-some:]))
+    return float(np.trapezoid((best - worst) ** 2, at) / (at[-1] - at[0]))
+
+
+def roc_curve(
+    embeddings: Float[np.ndarray, "q d"],
+    labels: Int[np.ndarray, " q"],
+    *,
+    gallery: Float[np.ndarray, "n d"] | None = None,
+    gallery_labels: Int[np.ndarray, " n"] | None = None,
+    own: Int[np.ndarray, " q"] | None = None,
+    distance: str = "euclidean",
+    points: int | None = None,
+) -> Roc:
+    """The receiver operating characteristic of "these two have one label" over all pairs of a query and an item.
+
+    Exact points of it, from (0, 0) to (1, 1), in one pass over the pairs; see `Verification.curve`. Without a gallery
+    all pairs of different items, each twice.
+
+    Args:
+      labels, gallery_labels: integers.
+      own: each query's row in the gallery, -1 for none: that pair is left out.
+      distance: `euclidean` or `cosine`.
+      points: None for all, or for how many false accept rates in equal steps of their logarithm.
+    Raises: ValueError for embeddings and labels that do not fit each other, an unknown distance, points below 1.
+    Differs from scikit-learn's `roc_curve`, which takes scores: it has a point for every distance, this one may have
+    one for several that agree to 2^-14 of their size; thresholds are distances, accepted from below.
+    """
+    names.resolve("distance", dict.fromkeys(DISTANCES), distance)
+    if points is not None and points < 1:
+        raise ValueError(f"points={points}; accepted: 1 or more, or None for all")
+    queries = matrix("embeddings", embeddings)
+    labels = identifiers("labels", labels, len(queries))
+    items, others = queries, labels
+    if gallery is None or gallery_labels is None:
+        if gallery is not None or gallery_labels is not None or own is not None:
+            raise ValueError("a gallery needs gallery_labels, and these and own a gallery")
+        own = np.arange(len(queries))
+    else:
+        items = matrix("gallery", gallery)
+        others = identifiers("gallery_labels", gallery_labels, len(items))
+        if items.shape[1] != queries.shape[1]:
+            raise ValueError(
+                f"queries have {queries.shape[1]} dimensions, the gallery has {items.shape[1]}"
+            )
+        own = np.full(len(queries), -1) if own is None else identifiers("own", own, len(queries))
+    _, of = np.unique(np.concatenate([labels, others]), return_inverse=True)
+    classes, of_items = of[: len(labels)], of[len(of) - len(others) :]
+    relevance = ByClass(classes, of_items, own)
+    return verify(Pairs.of(queries, items, own, relevance, classes, distance)).curve(points)

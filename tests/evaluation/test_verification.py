@@ -1,14 +1,22 @@
 """Verification and the spread of embeddings: naive loops over all pairs."""
 
+import itertools
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from dml_jax.evaluation import (
     class_distances,
     evaluate_embeddings,
     rho_spectrum,
+    roc_curve,
     singular_values,
+    verification,
 )
+from dml_jax.evaluation.relevance import ByClass
 
 
 def some(seed=0, size=70, dim=3):
@@ -31,12 +39,9 @@ def pairs(embeddings, labels):
     return map(np.array, zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("block", [None, 3])
-def test_error_rates_equal_a_naive_loop(block, monkeypatch):
-    from dml_jax.evaluation import values
-
-    if block:
-        monkeypatch.setattr(values, "PAIRS", block * 70)
+@pytest.mark.parametrize("tile", [2048, 32])
+def test_error_rates_equal_a_naive_loop(tile, monkeypatch):
+    monkeypatch.setattr(verification, "TILE", tile)
     embeddings, labels = some()
     away, same, _ = pairs(embeddings, labels)
     rates = (0.0, 0.001, 0.0333, 0.5, 1.0)
@@ -50,10 +55,162 @@ def test_error_rates_equal_a_naive_loop(block, monkeypatch):
     assert found["tar@far=1.0"] == 1 and 0 < found["tar@far=0.001"] < found["tar@far=0.5"] < 1
 
 
-def naive_opis(embeddings, labels):
+def vertices(away, same):
+    """(FAR, TAR, threshold) at each distance, from none accepted on."""
+    return [(0.0, 0.0, -np.inf)] + [
+        (np.mean(away[~same] <= t), np.mean(away[same] <= t), t) for t in np.unique(away)
+    ]
+
+
+def naive_equal_error_rate(points):
+    for (far, tar, _), (more, higher, _) in itertools.pairwise(points):
+        if more >= 1 - higher:
+            # Along the segment FAR rises and FRR falls, both linearly.
+            part = (1 - tar - far) / ((1 - tar - far) - (1 - higher - more))
+            return far + part * (more - far)
+    raise AssertionError("the rates do not cross")
+
+
+def with_ties(seed=0):
+    """Whole numbers, with equal distances of both kinds, duplicates in a class and across classes."""
+    embeddings, labels = some(seed, size=45)
+    embeddings = np.round(2 * embeddings).astype(np.float32)
+    embeddings[5], embeddings[6], embeddings[7] = embeddings[4], embeddings[4], embeddings[8]
+    labels[4:7] = 3, 3, 5
+    return embeddings, labels
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_roc_curve_equals_a_naive_loop(distance, monkeypatch):
+    monkeypatch.setattr(verification, "TILE", 16)
+    embeddings, labels = with_ties()
+    given = embeddings
+    if distance == "cosine":
+        # One zero vector, at distance 1 from everything.
+        given = embeddings.copy()
+        given[9] = 0
+        norms = np.linalg.norm(given.astype(np.float64), axis=1)
+        cosines = (given @ given.T.astype(np.float64)) / np.maximum(np.outer(norms, norms), 1e-9)
+        far = np.round(1 - cosines, 9)
+    else:
+        far = np.sqrt(np.sum((embeddings[:, None].astype(int) - embeddings) ** 2, axis=2))
+    other = ~np.eye(len(labels), dtype=bool)
+    away, same = far[other], (labels[:, None] == labels)[other]
+    expected = np.array(vertices(away, same))
+    found = roc_curve(given, labels, distance=distance)
+    np.testing.assert_allclose(np.stack(found[:2]), expected.T[:2], atol=1e-12)
+    # Thresholds that tell these distances apart.
+    assert (found.thresholds[1:] > expected[1:, 2] - 1e-6).all()
+    assert (found.thresholds[1:-1] < expected[2:, 2] - 1e-6).all()
+    # Its area and its equal error rate; all distances differ by more than a bucket, so that only true ties are ties.
+    area = np.mean(np.sign(away[~same][:, None] - away[same])) / 2 + 0.5
+    values = evaluate_embeddings(given, labels, metrics=("auc", "eer"), distance=distance)
+    assert values["auc"] == pytest.approx(area, abs=1e-12)
+    assert values["eer"] == pytest.approx(naive_equal_error_rate(expected.tolist()), abs=1e-12)
+    # Thinned: the same points, the best at up to each of so many rates.
+    some_points = roc_curve(given, labels, distance=distance, points=5)
+    impostors = np.sum(~same)
+    wanted = [
+        np.flatnonzero(expected[:, 0] <= r)[-1]
+        for r in np.geomspace(1 / impostors, 1, 5) * (1 + 1e-9)
+    ]
+    wanted = np.unique([0, *wanted, len(expected) - 1])
+    np.testing.assert_allclose(some_points.true_accept_rates, expected[wanted, 1], atol=1e-12)
+
+
+SCIKIT_LEARN = {
+    "auc": 0.8017146994419722,
+    "eer": 0.25361305361305364,
+    "tar@far=0.05": 0.14393939393939395,
+}
+
+
+def test_roc_curve_equals_scikit_learn():
+    embeddings, labels = with_ties(2)
+    values = evaluate_embeddings(embeddings, labels, metrics=("auc", "eer", "tar@far=0.05"))
+    # scikit-learn 1.9.1: roc_auc_score, and of roc_curve the crossing of the lines and the last point up to 0.05.
+    assert values == pytest.approx(SCIKIT_LEARN, abs=1e-12)
+    metrics = pytest.importorskip("sklearn.metrics", reason="the extra `map` is not installed")
+    embeddings, labels = with_ties(2)
+    away, same, _ = pairs(embeddings, labels)
+    far, tar, scores = metrics.roc_curve(same, -away, drop_intermediate=False)
+    found = roc_curve(embeddings, labels)
+    np.testing.assert_allclose(found.false_accept_rates, far, atol=1e-12)
+    np.testing.assert_allclose(found.true_accept_rates, tar, atol=1e-12)
+    np.testing.assert_allclose(found.thresholds[2:], -scores[2:], rtol=4e-5)
+    area = evaluate_embeddings(embeddings, labels, metrics=("auc",))["auc"]
+    assert area == pytest.approx(metrics.roc_auc_score(same, -away), abs=1e-12)
+
+
+def test_roc_points_lie_on_the_curve_and_the_area_within_its_bound():
+    """Where distances share buckets: scales apart by 1e9, and the rates reached at the smallest."""
+    rng = np.random.default_rng(5)
+    labels = np.arange(90) % 3
+    embeddings = (rng.normal(size=(90, 2)) * 1e-6).astype(np.float32)
+    embeddings[:4] *= 1e9
+    away, same, _ = pairs(embeddings, labels)
+    points = {(round(f, 12), round(t, 12)) for f, t, _ in vertices(away, same)}
+    found = roc_curve(embeddings, labels)
+    assert {*zip(*np.round(found[:2], 12).tolist(), strict=True)} <= points
+    assert len(found.thresholds) < len(points) / 4
+    own = np.arange(90)
+    everything = verification.Pairs.of(
+        embeddings, embeddings, own, ByClass(labels, labels, own), labels, "euclidean"
+    )
+    result = verification.verify(everything, (0.001, 0.3), equal=True)
+    area, off = result.area()
+    exact = np.mean(np.sign(away[~same][:, None] - away[same])) / 2 + 0.5
+    assert 0 < abs(area - exact) <= off and off > 0.1
+    for rate in (0.001, 0.3):
+        allowed = max(t for f, t, _ in vertices(away, same) if f <= rate)
+        assert result.true_accept_rate(rate) == pytest.approx(allowed, abs=1e-12)
+    expected = naive_equal_error_rate(vertices(away, same))
+    assert result.equal_error_rate() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_curve_by_hand():
+    """Genuine at 1, 2, 3, impostors at 2.5, 4, 5 of one query."""
+    items = np.array([[1], [-2], [3], [2.5], [-4], [5]])
+    given = {"gallery": items, "gallery_labels": np.array([7, 7, 7, 1, 2, 2])}
+    found = roc_curve(np.zeros((1, 1)), np.array([7]), **given)
+    third = 1 / 3
+    np.testing.assert_allclose(found.true_accept_rates, [0, third, 2 * third, 2 * third, 1, 1, 1])
+    np.testing.assert_allclose(found.false_accept_rates, [0, 0, 0, third, third, 2 * third, 1])
+    values = evaluate_embeddings(
+        np.zeros((1, 1)), np.array([7]), metrics=("auc", "eer", "fnmr@fmr=0.4"), **given
+    )
+    # Of nine comparisons one is lost; FAR and FRR are both 1/3 at 2.5.
+    assert values == pytest.approx({"auc": 8 / 9, "eer": third, "fnmr@fmr=0.4": 0})
+    # Its own item, in the gallery, is no pair.
+    less = roc_curve(np.zeros((1, 1)), np.array([7]), **given, own=np.array([0]))
+    np.testing.assert_allclose(less.true_accept_rates, [0, 0.5, 0.5, 1, 1, 1])
+
+
+def test_no_curve():
+    alone = evaluate_embeddings(np.eye(3), np.arange(3), metrics=("auc", "eer", "tar@far=0.1"))
+    together = evaluate_embeddings(np.eye(3), np.zeros(3, int), metrics=("auc", "eer", "opis"))
+    assert all(np.isnan(value) for value in (*alone.values(), *together.values()))
+    with pytest.raises(ValueError, match="points=0; accepted: 1 or more"):
+        roc_curve(np.eye(3), np.arange(3), points=0)
+    with pytest.raises(ValueError, match="unknown distance 'manhattan'"):
+        roc_curve(np.eye(3), np.arange(3), distance="manhattan")
+    with pytest.raises(ValueError, match="queries have 3 dimensions, the gallery has 2"):
+        roc_curve(np.eye(3), np.arange(3), gallery=np.eye(2), gallery_labels=np.arange(2))
+
+
+def test_a_mesh_changes_nothing():
+    embeddings, labels = some()
+    names = ("tar@far=0.01", "opis", "auc", "eer")
+    plain = evaluate_embeddings(embeddings, labels, metrics=names)
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))):
+        assert evaluate_embeddings(embeddings, labels, metrics=names) == plain
+
+
+def naive_utilities(embeddings, labels):
+    """(thresholds, utility of each class at them)."""
     away, same, of = pairs(embeddings, labels)
     impostors = np.sort(away[~same])
-    low, high = (impostors[int(rate * len(impostors))] for rate in (0.01, 0.1))
+    low, high = (float(impostors[int(rate * len(impostors))]) for rate in (0.01, 0.1))
     thresholds = np.linspace(low, high, 101)
     utilities = []
     for label in np.unique(labels):
@@ -66,22 +223,61 @@ def naive_opis(embeddings, labels):
         utilities.append(
             np.where(total > 0, 2 * sensitivity * specificity / np.maximum(total, 1e-9), 0)
         )
-    apart = np.mean((np.array(utilities) - np.mean(utilities, axis=0)) ** 2, axis=0)
-    return np.trapezoid(apart, thresholds) / (high - low)
+    return thresholds, np.array(utilities)
 
 
-def test_opis_equals_a_naive_loop():
+@pytest.mark.parametrize("tile", [2048, 32])
+def test_opis_equals_a_naive_loop(tile, monkeypatch):
+    monkeypatch.setattr(verification, "TILE", tile)
     embeddings, labels = some(1)
-    found = evaluate_embeddings(embeddings, labels, metrics=("opis",))["opis"]
-    assert found == pytest.approx(naive_opis(embeddings, labels), rel=1e-5)
-    # Control: classes of unlike spread want unlike thresholds.
+    names = ("opis", "opis@epsilon=0.1", "opis@epsilon=0.4", "opis@epsilon=1")
+    found = evaluate_embeddings(embeddings, labels, metrics=names)
+    at, utilities = naive_utilities(embeddings, labels)
+    width = at[-1] - at[0]
+    apart = np.mean((utilities - np.mean(utilities, axis=0)) ** 2, axis=0)
+    assert found["opis"] == pytest.approx(np.trapezoid(apart, at) / width, rel=1e-9)
+    order = sorted(range(len(utilities)), key=lambda i: np.trapezoid(utilities[i], at))
+    for name, count in (("opis@epsilon=0.1", 1), ("opis@epsilon=0.4", 4)):
+        assert count == -(-len(order) * float(name[-3:]) // 1)
+        worst, best = (
+            np.mean([utilities[i] for i in part], axis=0)
+            for part in (order[:count], order[-count:])
+        )
+        expected = np.trapezoid((best - worst) ** 2, at) / width
+        assert found[name] == pytest.approx(expected, rel=1e-9)
+    assert found["opis@epsilon=1"] == 0 < found["opis@epsilon=0.4"] < found["opis@epsilon=0.1"]
+
+
+def test_opis_finds_classes_of_unlike_spread():
     rng = np.random.default_rng(2)
     labels = np.arange(80) % 4
     centres = 3 * rng.normal(size=(4, 3))[labels]
     noise = rng.normal(size=(80, 3))
     alike, unlike = (centres + noise * spread for spread in (1.0, (1 + labels[:, None]) / 2.5))
-    values = [evaluate_embeddings(e, labels, metrics=("opis",))["opis"] for e in (alike, unlike)]
-    assert values[1] > 3 * values[0] > 0
+    names = ("opis", "opis@epsilon=0.25")
+    values = [evaluate_embeddings(e, labels, metrics=names) for e in (alike, unlike)]
+    assert all(values[1][name] > 3 * values[0][name] > 0 for name in names)
+
+
+def test_opis_by_hand():
+    at = np.array([1.0, 2.0, 3.0])
+    utility = np.array([[1, 1, 1], [0, 0.5, 1], [0.5, 0.5, 0.5], [0, 0, 0]])
+    found = SimpleNamespace(utilities=(at, utility))
+    # Variances at the thresholds: of (1, 0, .5, 0), (1, .5, .5, 0), (1, 1, .5, 0).
+    variances = [0.171875, 0.125, 0.171875]
+    assert verification.opis(found) == pytest.approx(
+        (variances[0] + 2 * variances[1] + variances[2]) / 4
+    )
+    # The best class less the worst: 1 everywhere. Of two each: (.5, .75, 1) or (.75, .75, .75), less the others.
+    assert verification.epsilon_opis(found, 0.25) == pytest.approx(1)
+    # Averages 1, .5, .5, 0: of the two equal ones the lower label counts as worse.
+    differences = np.array([0.75 - 0, 0.75 - 0.25, 0.75 - 0.5])
+    expected = np.sum(differences**2 * [1, 2, 1]) / 4
+    assert verification.epsilon_opis(found, 0.5) == pytest.approx(expected)
+    assert np.isnan(verification.opis(SimpleNamespace(utilities=None)))
+    for share in ("0", "1.5"):
+        with pytest.raises(ValueError, match=f"a share of {share} of the classes; accepted"):
+            evaluate_embeddings(np.eye(3), np.arange(3), metrics=(f"opis@epsilon={share}",))
 
 
 def test_class_distances_by_loops():
