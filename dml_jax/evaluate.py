@@ -66,25 +66,37 @@ def evaluate(
     Args:
       config: `data` and `evaluation` are used.
       model: that of the run.
-      workdir, step: where the checkpoint is; see `checkpoints.find`.
+      workdir, step: where the checkpoint is; see `checkpoints.find`. The training split of the run there is what
+        steps after training are fitted to.
       split: what is evaluated.
       name: of the folder of the files, in `workdir/evaluation`.
     """
     # What cannot be done is said before the work.
     evaluation.check_map(config.evaluation.map)
     evaluation.check_steps(config.evaluation.after)
+    run = configs.stored(workdir)
+    fitted = any(name in evaluation.FITTED for name in config.evaluation.after)
+    trained_on = build.source(run, "train") if fitted else None
     called, variables = restored(workdir, step, model)
     source = build.source(config, split)
+    embedder = score.embedder(model)
     embeddings, labels, ids = embedded = evaluation.embed(
-        score.embedder(model), variables, score.batches(config, source)
+        embedder, variables, score.batches(config, source)
     )
     rows = {called: score.metrics(config, embedded)}
     folder = pathlib.Path(workdir) / "evaluation" / name
     files = write(rows, folder)
     steps: Rows = {}
     if config.evaluation.after:
+        training = None
+        if trained_on is not None:
+            training = evaluation.embed(embedder, variables, score.batches(run, trained_on))[0]
         steps = evaluation.after_training(
-            embeddings, labels, config.evaluation.after, backend=config.evaluation.backend
+            embeddings,
+            labels,
+            config.evaluation.after,
+            training=training,
+            backend=config.evaluation.backend,
         )
         files += write(steps, folder, "after_training")
     compared = clustering.normalized(embeddings) if config.evaluation.normalize else embeddings

@@ -287,7 +287,10 @@ def test_what_a_good_run_says(outcomes):
     table = outcomes["good evaluation"][1]
     assert "MAP@R" in table and "best, step" in table
     steps = outcomes["a field of the run's own"][1]
-    assert "k-reciprocal re-ranking, 16 bytes" in steps and "int8, 4 bytes" in steps
+    assert (
+        "k-reciprocal re-ranking, 16 bytes" in steps
+        and "int8 fitted to the training set, 4 bytes" in steps
+    )
 
 
 def test_embeddings_that_are_written(outcomes):

@@ -38,13 +38,14 @@ from dml_jax.evaluation.ranking import (
 from dml_jax.evaluation.report import Set, write_report
 from dml_jax.evaluation.reranking import k_reciprocal
 from dml_jax.evaluation.spread import class_distances, rho_spectrum, singular_values
-from dml_jax.evaluation.storage import after_training, check_steps
+from dml_jax.evaluation.storage import FITTED, after_training, check_steps
 from dml_jax.evaluation.summary import distance_histograms
 from dml_jax.evaluation.table import format_table
 from dml_jax.evaluation.verification import Roc, roc_curve
 
 __all__ = [
     "DEFAULT_METRICS",
+    "FITTED",
     "Metric",
     "Ranks",
     "Roc",

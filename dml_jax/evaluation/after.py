@@ -38,7 +38,7 @@ class Whitening(NamedTuple):
 
 
 def whitening(embeddings: Float[np.ndarray, "n d"], dim: int | None = None) -> Whitening:
-    """PCA-whitening fitted to a set (Jegou and Chum, ECCV 2012, section 2), keeping `dim` directions, or all.
+    """PCA-whitening fitted to a set (Jegou and Chum, ECCV 2012), keeping `dim` directions, or all.
 
     Directions in which the set has no variance are left out.
     Raises: ValueError for a `dim` out of 1..d, or a set of no variance.
@@ -66,7 +66,7 @@ def alpha_query_expansion(
 ) -> Float[np.ndarray, "q d"]:
     """normalised(q + sum_{i <= k} max(cos(q, x_i), 0)^alpha x_i) over the k nearest x_i, all of them normalised.
 
-    Radenovic, Tolias and Chum (PAMI 2019), section 3.3. alpha = 0 is average query expansion.
+    Radenovic, Tolias and Chum (PAMI 2019). alpha = 0 is average query expansion.
     Errors as in `neighbours`.
     """
     _, found = neighbours(
@@ -115,16 +115,28 @@ class Quantized(NamedTuple):
     scale: Float[np.ndarray, " d"]
 
     def decoded(self) -> Float[np.ndarray, "n d"]:
-        """float32, off by half of the scale at most."""
+        """float32, off by half of the scale at most where nothing was cut."""
         return (self.codes * self.scale).astype(np.float32)
 
 
-def int8(embeddings: Float[np.ndarray, "n d"]) -> Quantized:
-    """round(x / scale), scale = max |x| / 127 of each dimension over the set (1 where it is 0)."""
+def int8(
+    embeddings: Float[np.ndarray, "n d"], fitted_to: Float[np.ndarray, "m d"] | None = None
+) -> Quantized:
+    """round(x / scale), cut to -127..127; scale = max |x| / 127 of each dimension over a set (1 where it is 0).
+
+    `fitted_to` is that set, by default the embeddings themselves: none of them is cut then.
+    Raises: ValueError for another number of dimensions.
+    """
     vectors = matrix("embeddings", embeddings).astype(np.float64)
-    scale = np.abs(vectors).max(axis=0) / 127
+    known = vectors if fitted_to is None else matrix("fitted_to", fitted_to).astype(np.float64)
+    if known.shape[1] != vectors.shape[1]:
+        raise ValueError(
+            f"fitted_to has {known.shape[1]} dimensions; accepted: those of the embeddings, {vectors.shape[1]}"
+        )
+    scale = np.abs(known).max(axis=0) / 127
     scale[scale == 0] = 1
-    return Quantized(np.rint(vectors / scale).astype(np.int8), scale)
+    codes = np.clip(np.rint(vectors / scale), -127, 127)
+    return Quantized(codes.astype(np.int8), scale)
 
 
 def binary(embeddings: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n bytes"]:

@@ -196,8 +196,8 @@ def _steps(rows: Mapping[str, Mapping[str, float]]) -> str:
     known = list(next(iter(rows.values())))[1:]
     body = [[name, *(cell(row[metric]) for metric in known)] for name, row in rows.items()]
     about = (
-        "<p class='note'>Cosine distance, each step alone. What is fitted (whitening, the scales of int8) is fitted to "
-        "this set without its labels; augmentation and re-ranking use the set with the query in it.</p>"
+        "<p class='note'>Cosine distance, each step alone. What is fitted (whitening, the scales of int8) is fitted "
+        "without labels, to what its row says; augmentation and re-ranking use the set with the query in it.</p>"
     )
     return about + pages.table(["stored per image", *map(title, known)], body)
 

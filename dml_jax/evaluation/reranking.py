@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from dml_jax import names
 from dml_jax.evaluation.clustering import normalized
-from dml_jax.evaluation.neighbours import matrix, neighbours
+from dml_jax.evaluation.neighbours import DISTANCES, matrix, neighbours
 
 # Entries of the arrays of a block.
 CHUNK = 1 << 22
@@ -21,27 +22,34 @@ def k_reciprocal(
     k1: int = 20,
     k2: int = 6,
     weight: float = 0.3,
+    distance: str = "cosine",
     backend: str = "jax",
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """The k nearest of the gallery to each query by re-ranked distance (Zhong et al., CVPR 2017).
 
-    N(p, k): p and its k nearest others. R(p, k) = {g in N(p, k): p in N(g, k)} (eq. 3); R*(p) adds R(q, k1 / 2) of
-    every q in R(p, k1) of which more than two thirds lie in R(p, k1) (eq. 5; the code's strict comparison).
-    V_p(g) = exp(-d(p, g)) on R*(p), else 0 (eq. 7), divided by its sum, then averaged over p and its k2 - 1 nearest
-    (eq. 11). Jaccard distance d_J = 1 - sum min(V_p, V_g) / sum max(V_p, V_g) (eq. 10). The result is by
-    (1 - weight) d_J + weight d (eq. 12), ties by position.
-    d is the cosine distance; the authors' code takes squared Euclidean distances divided by the largest of each column.
+    N(p, k): p and its k nearest others. R(p, k) = {g in N(p, k): p in N(g, k)}, the k-reciprocal neighbours; R*(p)
+    adds R(q, k1 / 2) of every q in R(p, k1) of which more than two thirds lie in R(p, k1). d(p, g) is the squared
+    Euclidean distance over the largest from p to any item of the set. V_p(g) = exp(-d(p, g)) on R*(p), else 0, divided
+    by its sum, then averaged over p and its k2 - 1 nearest. Jaccard distance
+    d_J = 1 - sum min(V_p, V_g) / sum max(V_p, V_g). The result is by (1 - weight) d_J + weight d, ties by position.
+    This is the authors' code (zhunzhong07/person-re-ranking, Python), whose defaults are these and whose distances
+    are reproduced to rounding; what the paper leaves open (that d is squared and divided, that k1 / 2 rounds to even,
+    that two thirds do not suffice) is as there. Only equal distances it ranks in any order.
 
     Args:
       embeddings: of queries and gallery together: the sets are made of all of them.
       queries: positions, all by default.
       gallery: positions, all by default; a query does not find itself.
       k1, k2, weight: as above; k1 is cut to n - 1.
+      distance: `euclidean`, of the embeddings as they are, or `cosine`, of the normalised ones: cosine distances over
+        the largest then, where a zero vector is at 1 from everything.
     Returns: distances float64 [q, k], positions [q, k].
-    Raises: ValueError for k1 or k2 below 1 or k2 above k1 + 1, a weight outside [0, 1], a k that the gallery has not.
+    Raises: ValueError for k1 or k2 below 1 or k2 above k1 + 1, a weight outside [0, 1], a k that the gallery has not,
+      an unknown distance.
     """
-    unit = normalized(matrix("embeddings", embeddings))
-    count = len(unit)
+    names.resolve("distance", dict.fromkeys(DISTANCES), distance)
+    original = _Original.of(matrix("embeddings", embeddings), distance)
+    count = len(original.vectors)
     queries = np.arange(count) if queries is None else np.asarray(queries)
     gallery = np.arange(count) if gallery is None else np.sort(np.asarray(gallery))
     k1 = min(k1, count - 1)
@@ -60,11 +68,11 @@ def k_reciprocal(
         k1,
         query_ids=rows,
         gallery_ids=rows,
-        distance="cosine",
+        distance=distance,
         backend=backend,
     )
     near = np.concatenate([rows[:, None], others], axis=1)
-    encoded = _averaged(_encoded(unit, near), near[:, :k2])
+    encoded = _averaged(_encoded(original, near), near[:, :k2])
     columns = encoded.transposed()
 
     found = np.empty((len(queries), k), np.int64)
@@ -75,13 +83,50 @@ def k_reciprocal(
         shared = _shared(encoded, columns, part)[:, gallery]
         # Both sum to 1: the sum of the larger ones is 2 less that of the smaller ones.
         jaccard = 1 - shared / (2 - shared)
-        plain = 1 - unit[part] @ unit[gallery].T
-        total = (1 - weight) * jaccard + weight * plain
+        total = (1 - weight) * jaccard + weight * original.block(part)[:, gallery]
         total[part[:, None] == gallery[None, :]] = np.inf
         order = np.argsort(total, axis=1, kind="stable")[:, :k]
         found[start : start + size] = gallery[order]
         far[start : start + size] = np.take_along_axis(total, order, axis=1)
     return far, found
+
+
+class _Original(NamedTuple):
+    """The distances before: (squares_p + squares_g - 2 p.g) / largest_p, in float64.
+
+    Attributes:
+      vectors: [n, d], normalised for cosine.
+      squares: [n], of their norms; 1 for cosine, so that a zero vector is as far from all as one at right angles.
+      largest: [n].
+    """
+
+    vectors: np.ndarray
+    squares: np.ndarray
+    largest: np.ndarray
+
+    @classmethod
+    def of(cls, embeddings: np.ndarray, distance: str) -> "_Original":
+        cosine = distance == "cosine"
+        vectors = normalized(embeddings) if cosine else embeddings.astype(np.float64)
+        count = len(vectors)
+        squares = np.ones(count) if cosine else np.einsum("nd,nd->n", vectors, vectors)
+        found = cls(vectors, squares, np.ones(count))
+        size = max(1, CHUNK // count)
+        parts = [np.arange(i, min(i + size, count)) for i in range(0, count, size)]
+        largest = np.concatenate([found.block(part).max(axis=1) for part in parts])
+        return cls(vectors, squares, np.where(largest > 0, largest, 1))
+
+    def block(self, rows: np.ndarray) -> np.ndarray:
+        """Of some items to all."""
+        sums = self.squares[rows, None] + self.squares[None, :]
+        far = np.maximum(sums - 2 * (self.vectors[rows] @ self.vectors.T), 0)
+        return far / self.largest[rows, None]
+
+    def pairs(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Of each item of the one to that of the other, in turns."""
+        products = np.einsum("md,md->m", self.vectors[rows], self.vectors[columns])
+        far = np.maximum(self.squares[rows] + self.squares[columns] - 2 * products, 0)
+        return far / self.largest[rows]
 
 
 class _Sparse(NamedTuple):
@@ -124,7 +169,7 @@ def _reciprocal(near: np.ndarray) -> np.ndarray:
     return found
 
 
-def _encoded(unit: np.ndarray, near: np.ndarray) -> _Sparse:
+def _encoded(original: _Original, near: np.ndarray) -> _Sparse:
     """V of every item, rows of sum 1."""
     count, width = near.shape
     half = near[:, : round((width - 1) / 2) + 1]
@@ -150,10 +195,10 @@ def _encoded(unit: np.ndarray, near: np.ndarray) -> _Sparse:
         all_columns.append(keys % count)
     rows, columns = np.concatenate(all_rows), np.concatenate(all_columns)
     values = np.empty(len(rows))
-    size = max(1, CHUNK // unit.shape[1])
+    size = max(1, CHUNK // original.vectors.shape[1])
     for start in range(0, len(rows), size):
         some = slice(start, start + size)
-        values[some] = np.exp(np.einsum("md,md->m", unit[rows[some]], unit[columns[some]]) - 1)
+        values[some] = np.exp(-original.pairs(rows[some], columns[some]))
     values /= np.bincount(rows, weights=values, minlength=count)[rows]
     return _Sparse.of(rows, columns, values, count)
 

@@ -21,11 +21,17 @@ Found = tuple[str, int, np.ndarray]
 
 
 class _Search:
-    """Leave-one-out searches in one set."""
+    """Leave-one-out searches in one set, and the set that steps are fitted to."""
 
-    def __init__(self, embeddings: np.ndarray, backend: str) -> None:
+    def __init__(self, embeddings: np.ndarray, training: np.ndarray | None, backend: str) -> None:
         self.vectors = matrix("embeddings", embeddings)
         self.count, self.dim = self.vectors.shape
+        self.known = self.vectors if training is None else matrix("training", training)
+        if self.known.shape[1] != self.dim:
+            raise ValueError(
+                f"training has {self.known.shape[1]} dimensions; accepted: those of the embeddings, {self.dim}"
+            )
+        self.fitted = f"fitted to {'this' if training is None else 'the training'} set"
         self.rows = np.arange(self.count)
         self.backend = backend
         self.most = self.count - 1
@@ -47,8 +53,8 @@ class _Search:
 
 
 def _whitening(search: _Search) -> Iterator[Found]:
-    white = after.whitening(search.vectors)(search.vectors)
-    yield "PCA-whitening fitted to this set", 4 * white.shape[1], search(white, white)
+    white = after.whitening(search.known)(search.vectors)
+    yield f"PCA-whitening {search.fitted}", 4 * white.shape[1], search(white, white)
 
 
 def _query_expansion(search: _Search) -> Iterator[Found]:
@@ -86,8 +92,8 @@ def _prefixes(search: _Search) -> Iterator[Found]:
 
 
 def _int8(search: _Search) -> Iterator[Found]:
-    gallery = after.int8(search.vectors).decoded()
-    yield "int8", search.dim, search(gallery, gallery)
+    gallery = after.int8(search.vectors, search.known).decoded()
+    yield f"int8 {search.fitted}", search.dim, search(gallery, gallery)
 
 
 def _binary(search: _Search) -> Iterator[Found]:
@@ -100,9 +106,9 @@ def _binary(search: _Search) -> Iterator[Found]:
         size,
         search.among(search.vectors, bits, candidates),
     )
-    decoded = after.int8(search.vectors).decoded()
+    decoded = after.int8(search.vectors, search.known).decoded()
     found = search.among(search.vectors, decoded, candidates)
-    yield "binary, rescored with int8", size + search.dim, found
+    yield f"binary, rescored with int8 {search.fitted}", size + search.dim, found
 
 
 STEPS: dict[str, Callable[[_Search], Iterator[Found]]] = {
@@ -116,6 +122,10 @@ STEPS: dict[str, Callable[[_Search], Iterator[Found]]] = {
 }
 
 
+# Those that are fitted to a set.
+FITTED = ("binary", "int8", "whitening")
+
+
 def check_steps(steps: Sequence[str]) -> None:
     """Raises ValueError for an unknown step."""
     for step in steps:
@@ -127,6 +137,7 @@ def after_training(
     labels: Int[np.ndarray, " n"],
     steps: Sequence[str],
     *,
+    training: Float[np.ndarray, "m d"] | None = None,
     backend: str = "jax",
 ) -> dict[str, dict[str, float]]:
     """Recall of every item as a query among all others, for the embeddings as they are and after each step alone.
@@ -134,16 +145,18 @@ def after_training(
     A row has `bytes_per_image` and recall_at_1, 2, 4, 8 by cosine distance, over the items that are not alone in
     their class (nan where all are). Expansions take 10 neighbours with alpha = 3, re-ranking k1 = 20, k2 = 6 and
     weight 0.3, the binary search 100 candidates for rescoring, each cut to what the set has. Whitening and the scales
-    of int8 are fitted to the set itself, without labels; augmentation and re-ranking use it with the query in it,
-    so that a new query would gain less from them.
+    of int8 (the steps in `FITTED`) are fitted without labels, and their rows' names say to what; augmentation and
+    re-ranking use the set with the query in it, so that a new query would gain less from them.
 
     Args:
+      training: the embeddings that steps are fitted to, as they would be before new images come; None: the set itself.
       steps: names from `binary`, `database_augmentation`, `int8`, `prefixes`, `query_expansion`, `reranking`,
         `whitening`.
-    Raises: ValueError for an unknown step, fewer than two items, and as in `neighbours`.
+    Raises: ValueError for an unknown step, fewer than two items, training embeddings of another dimension, and as in
+      `neighbours`.
     """
     check_steps(steps)
-    search = _Search(embeddings, backend)
+    search = _Search(embeddings, training, backend)
     labels = identifiers("labels", labels, search.count)
     if search.count < 2:
         raise ValueError("one embedding has no neighbours; accepted: two or more")

@@ -83,6 +83,15 @@ def test_int8():
     assert codes.codes.dtype == np.int8 and np.abs(codes.codes).max() == 127
     assert (np.abs(codes.decoded() - vectors) <= codes.scale / 2 + 1e-6).all()
     np.testing.assert_array_equal(codes.decoded()[:, 3], 0)
+    # Fitted to another set: its scales, and what lies beyond them is cut.
+    known = np.array([[1, 1, 1, 0, 2, 0.01], [-0.5, 0, 0, 0, 0, 0]], np.float32)
+    other = evaluation.int8(vectors, known)
+    np.testing.assert_allclose(other.scale, np.array([1, 1, 1, 127, 2, 0.01]) / 127)
+    expected = np.clip(np.round(vectors.astype(np.float64) / other.scale), -127, 127)
+    np.testing.assert_array_equal(other.codes, expected)
+    assert np.abs(vectors[:, 5]).max() > 0.01 and set(np.abs(other.codes[:, 5])) == {0, 127}
+    with pytest.raises(ValueError, match="fitted_to has 2 dimensions; accepted: those of the emb"):
+        evaluation.int8(vectors, known[:, :2])
 
 
 def test_binary():
@@ -109,10 +118,11 @@ def test_rescored(monkeypatch):
         evaluation.rescored(vectors[:4], vectors, candidates, 10, gallery_ids=ids)
 
 
-def naive_k_reciprocal(vectors, k1, k2, weight):
-    """The paper's equations with sets and loops: distances [n, n]."""
-    g = unit(vectors)
-    plain = 1 - g @ g.T
+def naive_k_reciprocal(vectors, k1, k2, weight, distance="cosine"):
+    """The definition with sets and loops: distances [n, n]."""
+    g = unit(vectors) if distance == "cosine" else vectors.astype(np.float64)
+    plain = np.array([[np.sum((a - b) ** 2) for b in g] for a in g])
+    plain /= plain.max(axis=1, keepdims=True)
     count = len(g)
 
     def nearest(i, k):
@@ -132,27 +142,44 @@ def naive_k_reciprocal(vectors, k1, k2, weight):
             if len(other & first) > 2 / 3 * len(other):
                 whole |= other
         for j in whole:
-            encoded[i, j] = np.exp(-(1 - g[i] @ g[j]))
+            encoded[i, j] = np.exp(-plain[i, j])
         encoded[i] /= encoded[i].sum()
     encoded = np.stack([encoded[nearest(i, k1)[:k2]].mean(axis=0) for i in range(count)])
     smaller = np.minimum(encoded[:, None], encoded[None, :]).sum(axis=2)
     larger = np.maximum(encoded[:, None], encoded[None, :]).sum(axis=2)
-    return (1 - weight) * (1 - smaller / larger) + weight * (1 - g @ g.T)
+    return (1 - weight) * (1 - smaller / larger) + weight * plain
 
 
-@pytest.mark.parametrize("k1, k2, weight", [(6, 3, 0.3), (5, 1, 0.0), (26, 6, 0.5)])
-def test_k_reciprocal(monkeypatch, k1, k2, weight):
+@pytest.mark.parametrize(
+    "k1, k2, weight, distance",
+    [
+        (6, 3, 0.3, "cosine"),
+        (5, 1, 0.0, "cosine"),
+        (26, 6, 0.5, "cosine"),
+        (6, 3, 0.3, "euclidean"),
+    ],
+)
+def test_k_reciprocal(monkeypatch, k1, k2, weight, distance):
     vectors = clustered(zero=False)
-    expected = naive_k_reciprocal(vectors, k1, k2, weight)
+    # Norms of their own.
+    vectors *= np.linspace(0.5, 2, COUNT, dtype=np.float32)[:, None]
+    vectors[4] = vectors[2]
+    expected = naive_k_reciprocal(vectors, k1, k2, weight, distance)
     for chunk in (1 << 22, 300):
         monkeypatch.setattr(reranking, "CHUNK", chunk)
-        far, found = evaluation.k_reciprocal(vectors, COUNT - 1, k1=k1, k2=k2, weight=weight)
+        far, found = evaluation.k_reciprocal(
+            vectors, COUNT - 1, k1=k1, k2=k2, weight=weight, distance=distance
+        )
         for i in range(COUNT):
             assert i not in found[i]
             np.testing.assert_allclose(far[i], expected[i, found[i]], atol=1e-9)
             np.testing.assert_allclose(far[i], np.sort(np.delete(expected[i], i)), atol=1e-9)
-    # Negative control: without the sets the distances are others.
-    assert np.abs(expected - (1 - unit(vectors) @ unit(vectors).T)).max() > 0.1
+    # Negative controls: without the sets, and with the other distance, these are others.
+    only = naive_k_reciprocal(vectors, k1, k2, 1.0, distance)
+    other = naive_k_reciprocal(
+        vectors, k1, k2, weight, {"cosine": "euclidean"}.get(distance, "cosine")
+    )
+    assert np.abs(expected - only).max() > 0.1 and np.abs(expected - other).max() > 0.1
 
 
 def test_k_reciprocal_with_a_gallery():
@@ -166,6 +193,11 @@ def test_k_reciprocal_with_a_gallery():
         evaluation.k_reciprocal(vectors, 6, queries=queries, gallery=gallery)
     with pytest.raises(ValueError, match=r"k2=9.*accepted"):
         evaluation.k_reciprocal(vectors, 2, k1=6, k2=9)
+    with pytest.raises(ValueError, match="unknown distance 'jaccard'; accepted: cosine, euclidean"):
+        evaluation.k_reciprocal(vectors, 2, k1=6, k2=3, distance="jaccard")
+    # All at one place: nothing to divide by.
+    far, _ = evaluation.k_reciprocal(np.ones((4, 2)), 3, k1=2, k2=1, distance="euclidean")
+    assert np.isfinite(far).all()
 
 
 def test_after_training(monkeypatch):
@@ -177,9 +209,9 @@ def test_after_training(monkeypatch):
         "as trained": 24,
         "binary": 1,
         "binary, rescored by the query's floats": 1,
-        "binary, rescored with int8": 7,
+        "binary, rescored with int8 fitted to this set": 7,
         "database-side augmentation": 24,
-        "int8": 6,
+        "int8 fitted to this set": 6,
         "first 3 dimensions": 12,
         "alpha query expansion": 24,
         "k-reciprocal re-ranking": 24,
@@ -204,8 +236,36 @@ def test_after_training(monkeypatch):
         gallery_ids=np.arange(COUNT),
         distance="cosine",
     )
-    both = rows["binary, rescored with int8, 7 bytes"]
+    both = rows["binary, rescored with int8 fitted to this set, 7 bytes"]
     assert all(abs(both[name] - found[name]) < 1e-12 for name in names)
+
+
+def test_after_training_fitted_to_another_set():
+    """Whitening and scales that ruin a set they do not fit, and leave the other rows as they are."""
+    vectors = clustered(zero=False)
+    training = clustered(seed=3) * np.array([10, 1, 1, 0.1, 0.01, 1], np.float32)
+    steps = ("binary", "int8", "whitening")
+    own = evaluation.after_training(vectors, LABELS, steps)
+    rows = evaluation.after_training(vectors, LABELS, steps, training=training)
+    names = [f"recall_at_{k}" for k in (1, 2, 4, 8)]
+    stored = {
+        "PCA-whitening fitted to the training set, 24 bytes": evaluation.whitening(training)(
+            vectors
+        ),
+        "int8 fitted to the training set, 6 bytes": evaluation.int8(vectors, training).decoded(),
+    }
+    for name, given in stored.items():
+        expected = evaluation.evaluate_embeddings(given, LABELS, metrics=names, distance="cosine")
+        assert rows[name].items() >= expected.items()
+        before = own[name.replace("the training set", "this set")]
+        assert any(before[k] != rows[name][k] for k in names)
+    both = "binary, rescored with int8 fitted to the training set, 7 bytes"
+    assert set(rows) == {"as trained, 24 bytes", "binary, 1 bytes", both, *stored} | {
+        "binary, rescored by the query's floats, 1 bytes"
+    }
+    assert all(rows[name] == own[name] for name in rows if "fitted" not in name)
+    with pytest.raises(ValueError, match="training has 3 dimensions; accepted: those of the emb"):
+        evaluation.after_training(vectors, LABELS, steps, training=training[:, :3])
 
 
 def test_after_training_errors():
