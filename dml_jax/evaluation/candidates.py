@@ -6,6 +6,8 @@ which search found them. The approximate searches (`APPROXIMATE`) may miss neigh
 they left out is known to be farther.
 """
 
+import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -41,7 +43,8 @@ Search = Callable[[np.ndarray, np.ndarray, int], Found]
 # Rows of the gallery that a device compares at a time: the tile of distances stays in a CPU's cache.
 GALLERY_BLOCK = 2048
 GROUPS = (64, 32, 16, 8, 4)
-# The share of queries that may need a second search because three neighbours fell into one group.
+KEPT = (2, 4)
+# The share of queries that may need a second search because more than that fell into one group.
 CROWDED = 0.02
 # Above every squared distance between vectors of norm about 1, and finite.
 FAR = np.float32(2.0**100)
@@ -53,10 +56,9 @@ def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     """A search by blocked matrix products over the `data` axis of the mesh.
 
     The gallery lies on the devices once, a part on each, in an order drawn at random. A device goes over
-    it in tiles [queries, rows] of distances. Where few neighbours are wanted it keeps of each group of
-    rows only the two nearest and a bound on the third, and searches among these; that is enough unless
-    three neighbours share a group, which the bound tells. Where many are wanted it merges each tile into the
-    best so far. The devices' best are gathered and the best of them kept.
+    it in tiles [queries, rows] of distances. It keeps of each group of rows only the two or four nearest and a
+    bound on the next, and searches among these; that is enough unless more neighbours share a group, which the
+    bound tells. Where very many are wanted it merges each tile into the best so far. The devices' best are gathered and the best of them kept.
     """
     mesh = data_mesh()
     shards = 1 if mesh is None else mesh.shape["data"]
@@ -75,9 +77,9 @@ def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     )
 
     def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
-        group = _group(count, size, width, blocks)
+        group, kept = _plan(count, size, width, blocks)
         near, found, furthest = _nearest(
-            queries, _float32(squares), *parts, count=count, group=group, mesh=mesh
+            queries, _float32(squares), *parts, count=count, group=group, kept=kept, mesh=mesh
         )
         return Found(near, found, furthest, coarse=group * 2.0**-23 if group > 1 else 0.0)
 
@@ -186,18 +188,21 @@ def _tile(block: int, size: int) -> int:
     return -(-width // GROUPS[0]) * GROUPS[0] if width >= GROUPS[0] else width
 
 
-def _group(count: int, size: int, width: int, blocks: int) -> int:
-    """How many rows share a group; 1: no groups."""
-    for group in GROUPS:
-        # Of `count` rows among size / group groups, this many triples are expected to share one.
-        crowded = count**3 * group**2 / (6 * size**2)
-        # A device's part must hold `count` rows that are the first or second of their groups.
-        if width % group == 0 and crowded <= CROWDED and 2 * blocks * width >= group * count:
-            return group
-    return 1
+def _plan(count: int, size: int, width: int, blocks: int) -> tuple[int, int]:
+    """(how many rows share a group, how many nearest of each are kept); (1, 1): no groups."""
+    best = (1, 1)
+    for group, kept in itertools.product(GROUPS, KEPT):
+        # Of `count` rows among size / group groups, so many sets of kept + 1 are expected to share one.
+        crowded = math.comb(count, kept + 1) * (group / size) ** kept
+        # A device's part must hold `count` rows that are kept.
+        enough = kept * blocks * width >= group * count
+        # Fewer groups to choose among come first, then fewer comparisons.
+        if width % group == 0 and crowded <= CROWDED and enough and group > best[0]:
+            best = (group, kept)
+    return best
 
 
-@partial(jax.jit, static_argnames=("count", "group", "mesh"))
+@partial(jax.jit, static_argnames=("count", "group", "kept", "mesh"))
 def _nearest(
     queries: Float[Array, "q d"],
     squares: Float[Array, " q"],
@@ -207,9 +212,10 @@ def _nearest(
     *,
     count: int,
     group: int,
+    kept: int,
     mesh: Mesh | None,
 ) -> tuple[Float[Array, "q count"], Int[Array, "q count"], Float[Array, " q"]]:
-    stream = partial(_grouped, group=group) if group > 1 else _merged
+    stream = partial(_grouped, group=group, kept=kept) if group > 1 else _merged
 
     def local(squares: Array, queries: Array, gallery: Array, norms: Array, rows: Array) -> tuple:
         near, at, bound = stream(squares[:, None], queries, gallery, norms, count)
@@ -280,44 +286,44 @@ def _grouped(
     norms: Float[Array, "blocks rows"],
     count: int,
     group: int,
+    kept: int,
 ) -> tuple[Float[Array, "q count"], Int[Array, "q count"], Float[Array, " q"]]:
-    """The `count` nearest of one device's part among the two nearest of each group of rows.
+    """The `count` nearest of one device's part among the `kept` nearest of each group of rows.
 
-    Also, for each query, a bound under which no third of a group lies. Distances are not negative, so their
+    Also, for each query, a bound under which no other row of a group lies. Distances are not negative, so their
     bits compare as integers do; a row's number in its group takes the place of the last bits.
     """
     blocks, width = gallery.shape[:2]
     groups = width // group
     number = jnp.arange(group, dtype=jnp.int32)[None, :, None]
 
-    def step(bound: Array, part: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+    def step(bound: Array, part: tuple[Array, Array]) -> tuple[Array, list[Array]]:
         far = _distances(squares, queries, *part)
         bits = lax.bitcast_convert_type(far, jnp.int32).reshape(len(far), group, groups)
-        first, second, third = _three_smallest(bits & -group | number)
-        return jnp.minimum(bound, third.min(axis=1)), (first, second)
+        *least, next_ = _smallest(bits & -group | number, kept + 1)
+        return jnp.minimum(bound, next_.min(axis=1)), least
 
     most = jnp.full(len(queries), np.iinfo(np.int32).max, jnp.int32)
-    third, two = lax.scan(step, most, (gallery, norms))
-    # [2, blocks, q, groups] -> [q, 2 * blocks * groups]
-    keys = jnp.moveaxis(jnp.stack(two), 2, 0).reshape(len(queries), -1)
+    bound, least = lax.scan(step, most, (gallery, norms))
+    # [kept, blocks, q, groups] -> [q, kept * blocks * groups]
+    keys = jnp.moveaxis(jnp.stack(least), 2, 0).reshape(len(queries), -1)
     keys, where = lax.top_k(-lax.bitcast_convert_type(keys, jnp.float32), count)
     bits = lax.bitcast_convert_type(-keys, jnp.int32)
     tile, of = where // groups % blocks, where % groups
     rows = tile * width + (bits & (group - 1)) * groups + of
-    near, bound = (lax.bitcast_convert_type(b & -group, jnp.float32) for b in (bits, third))
+    near, bound = (lax.bitcast_convert_type(b & -group, jnp.float32) for b in (bits, bound))
     return near, rows, bound
 
 
-def _three_smallest(bits: Int[Array, "q group n"]) -> tuple[Array, Array, Array]:
-    """The three smallest over axis 1: compiled as one loop, it costs about as much as their minimum."""
-    first = bits[:, 0]
-    second = third = jnp.full_like(first, np.iinfo(np.int32).max)
-    for i in range(1, bits.shape[1]):
+def _smallest(bits: Int[Array, "q group n"], count: int) -> list[Array]:
+    """The smallest values over axis 1, in order: compiled as loops over whole vectors, unlike a sort."""
+    least = [jnp.full_like(bits[:, 0], np.iinfo(np.int32).max)] * count
+    for i in range(bits.shape[1]):
+        # What is pushed out of one place goes on to the next.
         new = bits[:, i]
-        third = jnp.minimum(third, jnp.maximum(second, new))
-        second = jnp.minimum(second, jnp.maximum(first, new))
-        first = jnp.minimum(first, new)
-    return first, second, third
+        for place, old in enumerate(least):
+            least[place], new = jnp.minimum(old, new), jnp.maximum(old, new)
+    return least
 
 
 @partial(jax.jit, static_argnames="count")
