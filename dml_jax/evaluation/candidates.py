@@ -56,9 +56,10 @@ def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     """A search by blocked matrix products over the `data` axis of the mesh.
 
     The gallery lies on the devices once, a part on each, in an order drawn at random. A device goes over
-    it in tiles [queries, rows] of distances. It keeps of each group of rows only the two or four nearest and a
-    bound on the next, and searches among these; that is enough unless more neighbours share a group, which the
-    bound tells. Where very many are wanted it merges each tile into the best so far. The devices' best are gathered and the best of them kept.
+    it in tiles [queries, rows] of distances. It keeps of each group of rows only the two or four nearest
+    and a bound on the next, and searches among these; that is enough unless more neighbours share a group,
+    which the bound tells. Where very many are wanted it merges each tile into the best so far. The devices'
+    best are gathered and the best of them kept.
     """
     mesh = data_mesh()
     shards = 1 if mesh is None else mesh.shape["data"]

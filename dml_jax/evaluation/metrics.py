@@ -52,6 +52,7 @@ class Metric:
       depth: of ranks: from R [q] and whether the query lies in the gallery [q] to how many neighbours it looks at.
       distance: the distance that it is defined for; None: the evaluation's.
       counts_lone: of ranks: whether the mean is over lone queries too.
+      first: of ranks: whether it depends on the first hit alone, so that what comes after it need not be searched.
       rates: of pairs: the false accept rates whose thresholds it needs.
       better: `high`, `low`, or nothing where neither is.
     """
@@ -63,6 +64,7 @@ class Metric:
     depth: Callable[[np.ndarray, np.ndarray], np.ndarray] = _all
     distance: str | None = None
     counts_lone: bool = False
+    first: bool = False
     rates: tuple[float, ...] = ()
     better: str = "high"
 
@@ -108,6 +110,8 @@ OPEN: dict[str, tuple[str, Callable[..., np.ndarray], Callable[..., np.ndarray]]
     "ndcg": ("nDCG", ndcg, _all),
     "r_precision": ("R-precision", r_precision, _r),
 }
+# What of these depends on the first hit alone.
+FIRST = (mean_reciprocal_rank,)
 # What is named with a number at its end, and an example of it.
 NUMBERED = {
     "c_recall@k": "4",
@@ -128,19 +132,27 @@ NUMBERED = {
 def _open(name: str, k: int | None) -> Metric:
     title, function, depth = OPEN[name]
     if k is None:
-        return Metric(name, title, "ranks", function, depth)
+        return Metric(name, title, "ranks", function, depth, first=function in FIRST)
     # Not beyond k, and with R in it not beyond R.
     limited = lambda relevant, own: np.minimum(depth(relevant, own), k)
-    return Metric(name, title, "ranks", partial(function, k=k), limited)
+    return Metric(name, title, "ranks", partial(function, k=k), limited, first=function in FIRST)
 
 
 def _with_k(name: str, stem: str, k: str) -> Metric:
     title, function, _ = OPEN[stem]
-    return Metric(name, f"{title}@{k}", "ranks", partial(function, k=int(k)), _first(int(k)))
+    return Metric(
+        name,
+        f"{title}@{k}",
+        "ranks",
+        partial(function, k=int(k)),
+        _first(int(k)),
+        first=function in FIRST,
+    )
 
 
 def _recall(name: str, k: str) -> Metric:
-    return Metric(name, f"R@{k}", "ranks", partial(recall_at_k, k=int(k)), _first(int(k)))
+    function = partial(recall_at_k, k=int(k))
+    return Metric(name, f"R@{k}", "ranks", function, _first(int(k)), first=True)
 
 
 def _precision(name: str, k: str) -> Metric:
@@ -149,7 +161,10 @@ def _precision(name: str, k: str) -> Metric:
 
 def _revisiting_recall(name: str, k: str) -> Metric:
     function = partial(recall_at_k, k=int(k))
-    return Metric(name, name, "ranks", function, _first(int(k)), _distance(name), counts_lone=True)
+    distance = _distance(name)
+    return Metric(
+        name, name, "ranks", function, _first(int(k)), distance, counts_lone=True, first=True
+    )
 
 
 def _rho(name: str, mode: str) -> Metric:

@@ -29,6 +29,8 @@ CANDIDATES = 1 << 20
 # to everything (64 MiB).
 CHUNK = 1 << 20
 WHOLE = 1 << 23
+# The squared distance of a zero vector from everything under cosine: not what unit vectors in float32 give.
+AT_RIGHT_ANGLES = 2.0
 
 
 def neighbours(
@@ -428,6 +430,8 @@ class Index:
             apart = self.vectors[rows[some]].astype(np.float64)
             apart -= queries[of[some]]
             squared[some] = np.einsum("md,md->m", apart, apart)
+        if self.distance == "cosine":
+            squared[(queries[of, -1] != 0) | (self.vectors[rows, -2] != 0)] = AT_RIGHT_ANGLES
         return squared
 
     def _everything(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -443,6 +447,9 @@ class Index:
             largest = max(largest, squares.max())
         squares = np.einsum("qd,qd->q", wide, wide)
         far += squares[:, None]
+        if self.distance == "cosine":
+            far[queries[:, -1] != 0] = AT_RIGHT_ANGLES
+            far[:, self.vectors[:, -2] != 0] = AT_RIGHT_ANGLES
         unit = (2 * queries.shape[1] + 16) * 2.0**-53
         return far, unit * (np.sqrt(squares) + np.sqrt(largest)) ** 2
 

@@ -15,6 +15,10 @@ from dml_jax.evaluation.ranking import Ranks
 LARGEST_R = "max_bin_count"
 # Queries that look at this share of the gallery or more have all of their relevant items ranked at once.
 DEEP = 1 / 16
+# Every search looks at so many neighbours, which costs no more than one; one for a first hit that these do not
+# hold looks at so many times as many.
+SHALLOW = 16
+FURTHER = 4
 
 
 def rank_values(
@@ -65,21 +69,49 @@ def _ranks(
     """Blocks of (rows of queries that are not lone, where their relevant neighbours lie)."""
     relevant = relevance.relevant
     included = own >= 0
-    depth = np.max([metric.depth(relevant, included) for metric in chosen], axis=0)
-    depth = np.minimum(depth, index.size - included)
-    scored = np.flatnonzero(relevant > 0)
-    deep = depth > max(64, DEEP * index.size)
-    rows = scored[deep[scored]]
-    if len(rows):
-        blocks = index.ranks(queries[rows], lambda at: relevance.members(rows[at]), own=own[rows])
+
+    def deepest(some: list[Metric]) -> np.ndarray:
+        depths = [metric.depth(relevant, included) for metric in some]
+        return np.minimum(np.max(depths, axis=0, initial=0), index.size - included)
+
+    # What depends on the first hit alone is looked for in steps, by queries that have none so far.
+    until = deepest(list(chosen))
+    depth = np.maximum(deepest([m for m in chosen if not m.first]), np.minimum(until, SHALLOW))
+    rows = np.flatnonzero(relevant > 0)
+    while len(rows):
+        again = []
+        for part, ranks in _searched(rows, depth, queries, index, own, relevance):
+            hit = np.isin(np.arange(len(part)), ranks.of)
+            found = hit | (ranks.depth >= until[part])
+            again.append(part[~found])
+            yield part, ranks
+        rows = np.concatenate(again)
+        depth = np.minimum(until, FURTHER * depth)
+
+
+def _searched(
+    rows: np.ndarray,
+    depth: np.ndarray,
+    queries: np.ndarray,
+    index: Index,
+    own: np.ndarray,
+    relevance: Any,
+) -> Iterator[tuple[np.ndarray, Ranks]]:
+    """Blocks of (some of the rows, where their relevant neighbours lie), at least `depth` of each looked at."""
+    included = own >= 0
+    deep = depth[rows] > max(64, DEEP * index.size)
+    whole, rows = rows[deep], rows[~deep]
+    if len(whole):
+        blocks = index.ranks(
+            queries[whole], lambda at: relevance.members(whole[at]), own=own[whole]
+        )
         for at, of, rank in blocks:
             order = np.lexsort((rank, of))
-            part = rows[at]
+            part = whole[at]
             yield part, Ranks(of[order], rank[order], len(part), index.size, included[part])
     # Queries of like depth together: a few very large classes do not make every search as deep as
     # theirs. Those in the gallery apart from the others: they have one neighbour less.
-    level = 2 * np.ceil(np.log2(np.maximum(depth, 1))).astype(int) + included
-    rows = scored[~deep[scored]]
+    level = 2 * np.ceil(np.log2(np.maximum(depth, SHALLOW))).astype(int) + included
     for each in np.unique(level[rows]):
         some = rows[level[rows] == each]
         k = int(depth[some].max())

@@ -27,6 +27,7 @@ from dml_jax.evaluation import (
     values,
 )
 from dml_jax.evaluation.clustering import ami, f1, nmi
+from dml_jax.evaluation.neighbours import Index
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "metrics.npz")
 # In the order of the golden file.
@@ -345,6 +346,39 @@ def test_long_and_short_searches_agree(monkeypatch):
         monkeypatch.setattr(values, "DEEP", share)
         found.append(evaluate_embeddings(embeddings, labels, metrics=names))
     assert found[0] == pytest.approx(found[1], abs=1e-12)
+
+
+def test_first_hits_are_searched_for_in_steps(monkeypatch):
+    """Deep recalls cost a deep search only to queries without a hit nearer by, and come out the same."""
+    rng = np.random.default_rng(8)
+    labels = np.arange(1500) % 500
+    embeddings = rng.normal(size=(500, 8))[labels] + 1.2 * rng.normal(size=(1500, 8))
+    embeddings = embeddings.astype(np.float32)
+    names = ("recall_at_1", "recall_at_20", "recall_at_300", "map_at_r", "mean_reciprocal_rank")
+    searched = []
+    nearest = Index.nearest
+
+    def counted(index, queries, k, **options):
+        searched.append((k, len(queries)))
+        return nearest(index, queries, k, **options)
+
+    monkeypatch.setattr(Index, "nearest", counted)
+    found = [evaluate_embeddings(embeddings, labels, metrics=names)]
+    depths = dict(searched)
+    assert list(depths) == [values.SHALLOW, values.SHALLOW * values.FURTHER]
+    assert depths[values.SHALLOW] == 1500 > depths[values.SHALLOW * values.FURTHER] > 0
+    monkeypatch.setattr(values, "SHALLOW", 1500)
+    monkeypatch.setattr(values, "DEEP", 1.0)
+    found.append(evaluate_embeddings(embeddings, labels, metrics=names))
+    assert found[0] == pytest.approx(found[1], abs=1e-12)
+    for name in names[1:4]:
+        assert found[0][name] == pytest.approx(naive(embeddings, labels, name), abs=1e-12)
+    ranks = []
+    for i, label in enumerate(labels):
+        away = ((embeddings.astype(np.float64) - embeddings[i]) ** 2).sum(axis=1)
+        away[i] = np.inf
+        ranks.append(1 + np.sum(away < away[labels == label].min()))
+    assert found[0]["mean_reciprocal_rank"] == pytest.approx(np.mean(1 / np.array(ranks)))
 
 
 def test_distractors_and_parents():

@@ -184,8 +184,10 @@ def test_near_ties_beyond_float32(backend):
 
 
 @pytest.mark.parametrize("case", ["collapsed", "outlier"])
-def test_one_pass_is_enough(case):
+def test_one_pass_is_enough(case, monkeypatch):
     """The bound on rounding follows the neighbourhood: not the mean, nor the largest embedding."""
+    # No groups, which may be crowded.
+    monkeypatch.setattr(candidates, "CROWDED", -1.0)
     items = np.random.default_rng(8).normal(size=(300, 4))
     if case == "collapsed":
         items = 1 + 1e-4 * items
@@ -216,7 +218,7 @@ def test_groups_change_nothing(count, monkeypatch):
     ids = rng.permutation(6000)
     rows = rng.permutation(6000)[:40]
     expected = brute(items[rows], items, 9, query_ids=ids[rows], gallery_ids=ids)
-    assert candidates._group(32, 6000, 2048, 3) > 1
+    assert candidates._plan(32, 6000, 2048, 3)[0] > 1
     mesh = jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     for crowded in (candidates.CROWDED, 1e9):
         monkeypatch.setattr(candidates, "CROWDED", crowded)
@@ -230,6 +232,36 @@ def test_groups_change_nothing(count, monkeypatch):
     search = jax_search(((items - index.centre) * index.scale).astype(np.float32), None)
     near, _, furthest, _ = search(centred, (centred**2).sum(axis=1), 64)
     assert (np.asarray(near)[:, -1] > np.asarray(furthest)).any()
+
+
+@pytest.mark.parametrize("k", [3, 500])
+@pytest.mark.parametrize("backend", ["jax", "faiss"])
+def test_a_zero_vector_has_its_neighbours_by_id(backend, k):
+    """Under cosine all are as far from it as each other, whatever their rounding."""
+    items = np.random.default_rng(3).normal(size=(600, 5)).astype(np.float32)
+    items[[7, 300]] = 0
+    ids = np.random.default_rng(4).permutation(600)
+    given = {"gallery_ids": ids, "distance": "cosine", "backend": backend}
+    far, found = neighbours(items[[7]], items, k, query_ids=ids[[7]], **given)
+    np.testing.assert_array_equal(found[0], np.delete(np.arange(600), ids[7])[:k])
+    assert (far == 1).all()
+    # From elsewhere zero vectors are as far as what is at right angles.
+    far, found = neighbours(np.float32([[1, 0, 0, 0, 0]]), items[[7, 300]], 2, distance="cosine")
+    assert (far == 1).all() and found[0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("count", [32, 128, 512])
+def test_what_a_search_keeps_of_each_group(count):
+    """Groups are as large as the chance that one holds too many allows, and hold enough rows."""
+    group, kept = candidates._plan(count, 60_502, 2048, 30)
+    # Rows drawn at random: how often more than `kept` of `count` share a group.
+    rng = np.random.default_rng(0)
+    crowded = 0
+    for _ in range(300):
+        groups = rng.permutation(60_502)[:count] // group
+        crowded += np.bincount(groups).max() > kept
+    assert group > 8 and crowded / 300 < 0.05
+    assert candidates._plan(100, 100, 100, 1) == (1, 1)
 
 
 def test_only_what_is_in_doubt_is_computed_again(monkeypatch):
