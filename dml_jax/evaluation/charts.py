@@ -49,6 +49,19 @@ def line(values: np.ndarray, *, title: str, across: str, up: str) -> str:
     return frame.drawn([f'<polyline class="line s0" points="{path}"/>'], [], title, across, up)
 
 
+def rates(x: np.ndarray, y: np.ndarray, *, title: str, across: str, up: str) -> str:
+    """Shares y over shares x, both ascending, by lines; x on a logarithmic axis, which 0 is left of."""
+    positive, zero = np.flatnonzero(x > 0), np.flatnonzero(x == 0)[-1:]
+    left = np.floor(np.log10(x[positive[0]]) - 1e-9)
+    frame = _Frame(float(left), 0.0, 0.0, 1.0)
+    # What is reached at 0 is where the line begins.
+    places = np.concatenate([np.full(len(zero), left), np.log10(x[positive])])
+    points = zip(places, y[np.concatenate([zero, positive])], strict=True)
+    path = " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in points)
+    drawn = [f'<polyline class="line s0" points="{path}"/>']
+    return frame.drawn(drawn, [], title, across, up, powers=True)
+
+
 def scatter(
     points: np.ndarray, about: Iterable[tuple[int, int, str]], *, title: str, across: str, up: str
 ) -> str:
@@ -94,9 +107,15 @@ class _Frame:
         return self.height - BOTTOM - share * (self.height - BOTTOM - self.top)
 
     def drawn(
-        self, body: Sequence[str], legend: Sequence[str], title: str, across: str, up: str
+        self,
+        body: Sequence[str],
+        legend: Sequence[str],
+        title: str,
+        across: str,
+        up: str,
+        powers: bool = False,
     ) -> str:
-        """The SVG element: grid, what is drawn, axes, names."""
+        """The SVG element: grid, what is drawn, axes, names. With `powers`, x is the power of ten that is written."""
         parts = [
             f'<svg class="chart" viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{html.escape(title)}">'
         ]
@@ -104,10 +123,12 @@ class _Frame:
             y = self.y(value)
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
             parts.append(f'<text class="up" x="{LEFT - 7}" y="{y + 4:.1f}">{value:.6g}</text>')
-        for value in _ticks(self.left, self.right):
+        ticks = _ticks(self.left, self.right)
+        for value in [tick for tick in ticks if tick == round(tick)] if powers else ticks:
             x, y = self.x(value), self.height - BOTTOM
+            name = 10.0**value if powers else value
             parts.append(f'<path class="axis" d="M{x:.1f} {y}v4"/>')
-            parts.append(f'<text class="across" x="{x:.1f}" y="{y + 17}">{value:.6g}</text>')
+            parts.append(f'<text class="across" x="{x:.1f}" y="{y + 17}">{name:.6g}</text>')
         parts.append(f'<path class="axis" d="M{LEFT} {self.height - BOTTOM}H{WIDTH - RIGHT}"/>')
         parts += body
         for number, name in enumerate(legend):

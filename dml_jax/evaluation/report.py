@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from dml_jax.evaluation import charts
+from dml_jax.evaluation import charts, verification
 from dml_jax.evaluation import page as pages
 from dml_jax.evaluation.gallery import retrieval_gallery
 from dml_jax.evaluation.maps import embedding_map
@@ -29,8 +29,8 @@ from dml_jax.evaluation.table import cell, title
 SCORED, POINTS, ANCHORS = 10_000, 2_000, 1_000
 # Neighbours of a query, queries of a gallery, and items whose neighbours a page shows.
 NEIGHBOURS, QUERIES, LISTED = 9, 8, 1_000
-# Classes in a table of the page.
-CLASSES = 12
+# Classes in a table of the page, points of the ROC, and the false accept rate that its text is about.
+CLASSES, CURVE, RATE = 12, 200, 0.001
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def write_report(
     before = [("Metrics", _metrics(rows))]
     after = [
         ("Map", _map(data, map, points, places)),
-        ("Distances and spectrum", _spread(data, _drawn(rng, count, ANCHORS))),
+        ("Distances, ROC and spectrum", _spread(data, _drawn(rng, count, ANCHORS))),
         ("Classes", _classes(data, retrieved.classes)),
     ]
     if steps:
@@ -266,6 +266,7 @@ def _spread(data: Set, anchors: np.ndarray) -> str:
                 f"Distances from {drawn} to all others; the number of pairs in brackets. "
                 "The less the two overlap, the better one threshold tells classes apart.",
             ),
+            _roc(data, anchors, drawn),
             _figure(
                 spectrum,
                 f"Singular values of the embeddings, {len(values)} directions: {half} of them hold half of the sum "
@@ -273,6 +274,36 @@ def _spread(data: Set, anchors: np.ndarray) -> str:
             ),
             "</div>",
         ]
+    )
+
+
+def _roc(data: Set, anchors: np.ndarray, drawn: str) -> str:
+    pairs = verification.pairs_of(
+        data.embeddings[anchors],
+        data.labels[anchors],
+        gallery=data.embeddings,
+        gallery_labels=data.labels,
+        own=anchors,
+        distance=data.distance,
+    )
+    found = verification.verify(pairs, (RATE,), equal=True)
+    if found.empty:
+        return ""
+    far, tar, _ = found.curve(CURVE)
+    chart = charts.rates(
+        far,
+        tar,
+        title="Receiver operating characteristic: the share of pairs within a class that is accepted, by that of pairs "
+        "of different classes",
+        across="false accept rate",
+        up="true accept rate",
+    )
+    area, _ = found.area()
+    return _figure(
+        chart,
+        f"ROC of one threshold for all pairs of {drawn} with all others: where {RATE:.1%} of the pairs of different "
+        f"classes are accepted, {found.true_accept_rate(RATE):.1%} of those within a class are. The area under the "
+        f"curve is {area:.4f}, the equal error rate {found.equal_error_rate():.4f}.",
     )
 
 

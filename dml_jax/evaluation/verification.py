@@ -557,9 +557,23 @@ def roc_curve(
     Differs from scikit-learn's `roc_curve`, which takes scores: it has a point for every distance, this one may have
     one for several that agree to 2^-14 of their size; thresholds are distances, accepted from below.
     """
-    names.resolve("distance", dict.fromkeys(DISTANCES), distance)
     if points is not None and points < 1:
         raise ValueError(f"points={points}; accepted: 1 or more, or None for all")
+    given = {"gallery": gallery, "gallery_labels": gallery_labels, "own": own}
+    return verify(pairs_of(embeddings, labels, distance=distance, **given)).curve(points)
+
+
+def pairs_of(
+    embeddings: Float[np.ndarray, "q d"],
+    labels: Int[np.ndarray, " q"],
+    *,
+    gallery: Float[np.ndarray, "n d"] | None = None,
+    gallery_labels: Int[np.ndarray, " n"] | None = None,
+    own: Int[np.ndarray, " q"] | None = None,
+    distance: str = "euclidean",
+) -> Pairs:
+    """The pairs whose curve `roc_curve` draws; arguments and errors as there."""
+    names.resolve("distance", dict.fromkeys(DISTANCES), distance)
     queries = matrix("embeddings", embeddings)
     labels = identifiers("labels", labels, len(queries))
     items, others = queries, labels
@@ -578,4 +592,4 @@ def roc_curve(
     _, of = np.unique(np.concatenate([labels, others]), return_inverse=True)
     classes, of_items = of[: len(labels)], of[len(of) - len(others) :]
     relevance = ByClass(classes, of_items, own)
-    return verify(Pairs.of(queries, items, own, relevance, classes, distance)).curve(points)
+    return Pairs.of(queries, items, own, relevance, classes, distance)

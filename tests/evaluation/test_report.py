@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dml_jax import evaluation
+from dml_jax.evaluation import charts, report, summary
 from dml_jax.evaluation import page as pages
-from dml_jax.evaluation import report, summary
 from tests.evaluation import browser
 
 # Unbalanced: one class of one, one of two, and a name that would break a page that does not escape it.
@@ -136,6 +136,24 @@ def test_tsne_needs_a_package(monkeypatch):
         evaluation.embedding_map("tsne", clustered())
 
 
+def test_rates_chart():
+    """Places by hand: a decade is the same width everywhere, and 0 is where the line begins."""
+    far, tar = np.array([0, 0, 0.01, 0.1, 1]), np.array([0, 0.25, 0.5, 0.75, 1])
+    chart = charts.rates(far, tar, title="t", across="a", up="u")
+    points = re.search(r'<polyline[^>]*points="([^"]*)"', chart)[1].split()
+    x, y = np.array([list(map(float, point.split(","))) for point in points]).T
+    width = charts.WIDTH - charts.LEFT - charts.RIGHT
+    decades = np.array([0, 1, 2, 3]) / 3
+    np.testing.assert_allclose(x, charts.LEFT + width * decades, atol=0.06)
+    height = charts.HEIGHT - charts.TOP - charts.BOTTOM
+    share = (charts.HEIGHT - charts.BOTTOM - y) / height
+    np.testing.assert_allclose(share, tar[1:], atol=1e-3)
+    assert re.findall(r'class="across"[^>]*>([^<]*)<', chart) == ["0.001", "0.01", "0.1", "1"]
+    # Nothing reached at 0: the line begins at the first rate.
+    later = charts.rates(far[2:], tar[2:], title="t", across="a", up="u")
+    assert len(re.search(r'points="([^"]*)"', later)[1].split()) == 3
+
+
 def test_thumbnails():
     large = pages.thumbnail(picture(1))
     assert large.startswith("data:image/jpeg;base64,") and len(large) < 20_000
@@ -171,6 +189,14 @@ def test_files(tmp_path):
         far[int(key)] = np.inf
         np.testing.assert_allclose([v for _, v in item["near"]], np.sort(far)[:9], atol=1e-4)
         assert int(key) not in [other for other, _ in item["near"]]
+    rates = evaluation.evaluate_embeddings(vectors, LABELS, metrics=("tar@far=0.001", "auc", "eer"))
+    text = files[-1].read_text(encoding="utf-8")
+    for words in (
+        f"accepted, {rates['tar@far=0.001']:.1%} of those",
+        f"area under the curve is {rates['auc']:.4f}, the equal error rate {rates['eer']:.4f}",
+    ):
+        assert words in text
+
     galleries = {heading: queries for heading, _, queries in page["galleries"]}
     worst, best = (
         [float(page["items"][str(q)]["note"].split()[-1]) for q in galleries[f"{kind} queries"]]
@@ -216,7 +242,8 @@ def test_sets_without_classes_to_find(tmp_path):
         data, {"all": {"map_at_r": float("nan")}}, tmp_path, heading="x"
     )
     assert [file.name for file in files] == ["random.png", "classes.csv", "report.html"]
-    assert "No class has two images" in files[-1].read_text()
+    page = files[-1].read_text()
+    assert "No class has two images" in page and "ROC of one threshold" not in page
     one = evaluation.Set(clustered()[:1], LABELS[:1], picture, str, NAMES)
     with pytest.raises(ValueError, match="1 image has no neighbours; accepted: two or more"):
         evaluation.write_report(one, {}, tmp_path, heading="x")
@@ -251,7 +278,7 @@ def test_page_draws_everything_alone(tab):
         "Random queries",
         "Best queries",
         "Map",
-        "Distances and spectrum",
+        "Distances, ROC and spectrum",
         "Classes",
     ]
     assert "MAP@R" in tab.run("document.querySelector('main table').textContent")
@@ -261,6 +288,14 @@ def test_page_draws_everything_alone(tab):
     )
     assert len(images) > 100 and all(width > 0 and alt for width, alt in images)
     assert tab.run("document.querySelectorAll('svg[role=img]:not([aria-label])').length") == 0
+    charts_drawn = "document.querySelectorAll('figure svg.chart').length"
+    assert tab.run(charts_drawn) == 5
+    # The line of the ROC is drawn, inside of its chart, and from left to right.
+    box = tab.run(
+        "(e => { const b = e.getBBox(); return [b.x, b.y, b.width, b.height]; })("
+        "document.querySelector('svg[aria-label^=Receiver] polyline'))"
+    )
+    assert box[0] >= 57 and box[0] + box[2] <= 507 and box[2] > 300 and 50 < box[3] < 230
     # Names are text, whatever is in them.
     assert tab.run("document.querySelectorAll('b').length") == 0
     assert "</script><b>" in tab.run("document.body.textContent")

@@ -198,6 +198,35 @@ def test_no_curve():
         roc_curve(np.eye(3), np.arange(3), gallery=np.eye(2), gallery_labels=np.arange(2))
 
 
+def test_galleries_ids_and_relations(monkeypatch):
+    """Half of the pairs, all of them in another order, and relevance that a relation tells, over several tiles."""
+    monkeypatch.setattr(verification, "TILE", 32)
+    embeddings, labels = some(6)
+    names = ("tar@far=0.01", "auc", "eer", "opis", "opis@epsilon=0.3")
+    plain = evaluate_embeddings(embeddings, labels, metrics=names)
+    ids = np.arange(70)
+    both = {"gallery": embeddings.copy(), "gallery_labels": labels, "ids": ids, "gallery_ids": ids}
+    assert evaluate_embeddings(embeddings, labels, metrics=names, **both) == pytest.approx(plain)
+    turned = evaluate_embeddings(embeddings, labels, metrics=names, ids=(ids * 3) % 70)
+    assert turned == pytest.approx(plain)
+    # Without ids each item is a genuine pair with itself.
+    found = evaluate_embeddings(
+        embeddings, labels, metrics=("auc",), gallery=embeddings.copy(), gallery_labels=labels
+    )
+    assert found["auc"] > plain["auc"]
+    sets = (np.random.default_rng(7).random((70, 4)) < 0.3).astype(int)
+    same = (sets @ sets.T > 0)[~np.eye(70, dtype=bool)]
+    away, _, _ = pairs(embeddings, labels)
+    allowed = max(t for f, t, _ in vertices(away, same) if f <= 0.05)
+    for relation, given in (("overlap", sets), ("matrix", sets @ sets.T > 0)):
+        found = evaluate_embeddings(
+            embeddings, given, metrics=("tar@far=0.05", "auc"), relation=relation
+        )
+        assert found["tar@far=0.05"] == pytest.approx(allowed, abs=1e-12)
+        with pytest.raises(ValueError, match="metric 'opis@epsilon=0.1' with relation"):
+            evaluate_embeddings(embeddings, given, metrics=("opis@epsilon=0.1",), relation=relation)
+
+
 def test_a_mesh_changes_nothing():
     embeddings, labels = some()
     names = ("tar@far=0.01", "opis", "auc", "eer")
