@@ -223,7 +223,7 @@ def test_galleries_ids_and_relations(monkeypatch):
             embeddings, given, metrics=("tar@far=0.05", "auc"), relation=relation
         )
         assert found["tar@far=0.05"] == pytest.approx(allowed, abs=1e-12)
-        with pytest.raises(ValueError, match="metric 'opis@epsilon=0.1' with relation"):
+        with pytest.raises(ValueError, match=r"metric 'opis@epsilon=0\.1' with relation"):
             evaluate_embeddings(embeddings, given, metrics=("opis@epsilon=0.1",), relation=relation)
 
 
