@@ -32,6 +32,8 @@ References = tuple[Float[Array, "m d"], Array | None, Array]
 
 # The position whose key is for draws over the whole batch; no anchor has it.
 NOWHERE = 2**32 - 1
+# What sets the keys of a loss's own draws apart from those of its miner.
+OF_LOSS = 2020
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Block:
       extra: arrays `[a, ...]` that belong to the anchors, by name (a margin of their class, say).
       sums: what the first phase added up over all anchors; None without one.
       columns: what the first phase gave for each reference as an anchor, `[n, ...]`; None without one.
-      keys: the anchors' own random keys `[a]`; None where there is no key.
+      keys: the anchors' own random keys `[a]` for what the loss draws (a miner has others); None where there is
+        no key.
       hold_batch: whether reference i is the batch's sample i, which then is no partner of itself.
     """
 
@@ -251,8 +254,11 @@ def map_blocks(
         related = Selection(pos, neg)
         # The key of a draw is (key, position in the whole batch): no block or device changes it.
         keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+        own_keys = None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, OF_LOSS)
         which = (a, r, ids, labels, r_labels, real)
-        seen = Block(*which, None, related, related, None, extra, sums, columns, keys, exclude_self)
+        seen = Block(
+            *which, None, related, related, None, extra, sums, columns, own_keys, exclude_self
+        )
         if mine is not None:
             plain = replace(seen, anchors=jax.lax.stop_gradient(a), refs=jax.lax.stop_gradient(r))
             kept = jax.lax.stop_gradient(mine.select(plain, keys, found))

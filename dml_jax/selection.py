@@ -162,25 +162,6 @@ def _sorted_pairs(pos: Array, neg: Array, within: Within) -> tuple[Array, Array]
     )
 
 
-LOTS = 2020  # what sets the keys of `lots` apart
-
-
-def lots(keys: Array, count: int) -> Float[Array, "a n"]:
-    """A number for each anchor and reference, uniform in [0, 1): of some references the one with the largest
-    is a uniform choice. `keys` are the anchors' own; float32, so that no default type changes a choice.
-    """
-    # A key of its own, so that the draws of a miner have nothing to do with it.
-    draw = lambda key: jax.random.uniform(jax.random.fold_in(key, LOTS), (count,), jnp.float32)
-    return jax.vmap(draw)(keys)
-
-
-def draw_positive(pos: Array, neg: Array, keys: Array) -> Selection:
-    """One positive of each anchor that has any, drawn uniformly, and all negatives."""
-    drawn = jnp.where(pos > 0, lots(keys, pos.shape[1]), -1)
-    one = jnp.arange(pos.shape[1])[None, :] == jnp.argmax(drawn, -1)[:, None]
-    return Selection(one & (pos > 0), neg)
-
-
 def draw(keys: Array, mask: Array, count: int = 1) -> Int[Array, "a k"]:
     """`count` columns of each row's mask, uniformly and with replacement, by the rows' own keys.
 
@@ -189,11 +170,18 @@ def draw(keys: Array, mask: Array, count: int = 1) -> Int[Array, "a k"]:
     """
 
     def one(key: Array, row: Array) -> Array:
-        ranks = jnp.cumsum(row > 0)
-        rank = jax.random.randint(key, (count,), 0, jnp.maximum(ranks[-1], 1))
+        # int32, so that no default type changes a choice.
+        ranks = jnp.cumsum(row > 0, dtype=jnp.int32)
+        rank = jax.random.randint(key, (count,), 0, jnp.maximum(ranks[-1], 1), jnp.int32)
         return jnp.minimum(jnp.searchsorted(ranks, rank + 1), row.shape[0] - 1)
 
     return jax.vmap(one)(keys, mask)
+
+
+def draw_positive(pos: Array, neg: Array, keys: Array) -> Selection:
+    """One positive of each anchor that has any, drawn uniformly by the anchors' own keys, and all negatives."""
+    one = jnp.arange(pos.shape[1])[None, :] == draw(keys, pos)
+    return Selection(jnp.where(one, pos, jnp.zeros_like(pos)), neg)
 
 
 def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:

@@ -44,7 +44,7 @@ from dml_jax.miners.batch import multi_similarity
 from dml_jax.selection import (
     Listed,
     Triplets,
-    lots,
+    draw,
     pairs_of_triplets,
     pick,
     rows_at,
@@ -311,10 +311,9 @@ def revisiting_quadruplet_rows(
     quadruplets: [d_ap - d_nq + alpha2]+,    q a sample of a class other than a's and n's
 
     each averaged over all triplets, the second over those for which there is such a class. q is drawn uniformly by
-    `apply`'s key and the anchor's position: of the anchor's lots for all references (`selection.lots`) the largest
-    allowed, so that the negatives of one class share theirs. Differs from the code, whose q may be of any class,
-    the anchor's included; `parity=True` (`QuadrupletLoss`) is its function, and `sums` are then how often each sample
-    was drawn.
+    `apply`'s key and the anchor's position: two for each anchor, which its triplets share. Differs from the code,
+    whose q may be of any class, the anchor's included; `parity=True` (`QuadrupletLoss`) is its function, and `sums`
+    are then how often each sample was drawn.
     """
     first = triplet_margin_rows(
         sims, pos, neg, margin=alpha1, triplets=triplets, low=low, high=high
@@ -345,16 +344,16 @@ def fourth_distances(
 ) -> tuple[Sims, Bool[Array, "a n"]]:
     """The distance of each reference n to the q of (a, n), and whether there is one.
 
-    The largest lot of the anchor's negatives is q for all n that are not of its class, and the largest of
-    those of other classes for the rest.
+    One of the anchor's negatives is q for all n that are not of its class, and one of other classes than that
+    for the rest: for every n a uniform draw.
     """
-    drawn = jnp.where(others, lots(keys, len(labels)), -1)
+    halves = jax.vmap(jax.random.split)(keys)
     columns = jnp.arange(len(labels))[None, :]
-    first = jnp.argmax(drawn, -1)[:, None]
+    first = draw(halves[:, 0], others)
     same = labels[first] == labels[None, :]
-    drawn = jnp.where(same, -1, drawn)
-    second = jnp.argmax(drawn, -1)[:, None]
-    exists = jnp.any(others, -1, keepdims=True) & (~same | (jnp.max(drawn, -1, keepdims=True) >= 0))
+    rest = others & ~same
+    second = draw(halves[:, 1], rest)
+    exists = jnp.where(same, jnp.any(rest, -1, keepdims=True), jnp.any(others, -1, keepdims=True))
     far = jnp.where(same, partner(second == columns, refs), partner(first == columns, refs))
     return far, exists
 

@@ -12,7 +12,7 @@ from dml_jax import classwise, distances, reducers, regularizers
 from dml_jax import pairwise as driver
 from dml_jax.losses.base import PairLoss, SoftmaxLoss, Variables
 from dml_jax.losses.own import MarginLoss, TripletLoss, ViewsLoss
-from dml_jax.selection import Listed, Selection, draw_positive, lots
+from dml_jax.selection import Listed, Selection, draw, draw_positive
 from dml_jax.types import Mean
 
 
@@ -89,18 +89,17 @@ class QuadrupletLoss(TripletLoss):
 
         _, (negative, some) = driver.map_blocks(listed, anchors, others, **how)
 
-        def draw(seen: driver.Block) -> tuple[Array, tuple[()]]:
+        def fourths(seen: driver.Block) -> tuple[Array, tuple[()]]:
             assert seen.keys is not None  # refused above
             negatives, there = seen.columns
             allowed = there[None, :] & (seen.extra["negative"][:, None] != negatives[None, :])
             allowed &= (seen.extra["some"] & seen.real)[:, None]
-            drawn = jnp.where(allowed, lots(seen.keys, len(negatives)), -1)
-            one = jnp.argmax(drawn, -1)[:, None] == jnp.arange(len(negatives))[None, :]
+            one = draw(seen.keys, allowed) == jnp.arange(len(negatives))[None, :]
             return jnp.sum(one & allowed, 0), ()
 
         found = dict(extra={"negative": negative, "some": some}, columns=(negative, some))
         bare = dict(distance=None, mine=None) | found
-        return driver.map_blocks(draw, anchors, others, **how | bare)[0]
+        return driver.map_blocks(fourths, anchors, others, **how | bare)[0]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dml_jax.pairwise import Block, Survey
 from dml_jax.selection import Selection
 
 DIGIT = 16  # bits of a number that one pass over the pairs finds out
+CHUNK = 64  # draws that are looked up at a time
 
 
 class Cut(NamedTuple):
@@ -165,7 +166,8 @@ def uniform_histogram_before(
 ) -> tuple[Draws, Draws]:
     """The draws of both kinds: a pass for the ends, one for the counts of each anchor, one for the columns.
 
-    A draw is a rank among the pairs of its bin in the order (anchor, reference).
+    A draw is a rank among the pairs of its bin in the order (anchor, reference). Draws are in the order of their
+    anchors, so that each block has a stretch of them.
     """
     ends = survey.over(_ends)[1]
     low, high = jnp.min(ends[0], 0), jnp.max(ends[1], 0)
@@ -182,7 +184,9 @@ def uniform_histogram_before(
         row = jnp.minimum(row, counts.shape[0] - 1)
         bins = jnp.broadcast_to(jnp.arange(num_bins)[:, None], row.shape)
         rank -= (upto - counts)[row, bins]
-        return tuple(x.ravel() for x in (row, bins, rank, jnp.broadcast_to(total > 0, row.shape)))
+        order = jnp.argsort(row.ravel())
+        there = jnp.broadcast_to(total > 0, row.shape)
+        return tuple(x.ravel()[order] for x in (row, bins, rank, there))
 
     sizes = (pos_per_bin, neg_per_bin)
     drawn = [
@@ -227,26 +231,24 @@ def _count_bins(seen: Block) -> tuple[tuple[()], list[Int[Array, "a r"]]]:
     ]
 
 
-def _local(seen: Block, row: Int[Array, " t"]) -> tuple[Int[Array, " t"], Bool[Array, " t"]]:
-    """(the place of rows of the batch in the block, whether they are in it)."""
-    place = row - seen.ids[0]
-    return place, (place >= 0) & (place < seen.ids.shape[0])
-
-
 def _find(seen: Block) -> tuple[list[Int[Array, " t"]], tuple[()]]:
     """The columns of the drawn pairs whose anchors are in the block, by kind; 0 for the others."""
     all_edges, drawn = seen.sums
 
     def columns(kind: Mask, edges: Array, draws: tuple[Array, ...]) -> Int[Array, " t"]:
-        def column(draw: tuple[Array, ...]) -> Array:
-            row, bin_, rank = draw
-            place, inside = _local(seen, row)
-            sims = seen.sims[place][None, :]
-            members = kind[place] & (_bins(sims, edges)[0] == bin_)
-            found = jnp.searchsorted(jnp.cumsum(members), rank + 1)
-            return jnp.where(inside, found, 0)
+        rows, bins, ranks = draws
+        start, end = jnp.searchsorted(rows, seen.ids[jnp.asarray([0, -1])] + jnp.arange(2))
 
-        return jax.lax.map(column, draws, batch_size=64)
+        def turn(state: tuple[Array, Array]) -> tuple[Array, Array]:
+            start, found = state
+            at = jnp.minimum(start + jnp.arange(CHUNK), end - 1)
+            place = rows[at] - seen.ids[0]
+            members = kind[place] & (_bins(seen.sims[place], edges) == bins[at][:, None])
+            column = jax.vmap(jnp.searchsorted)(jnp.cumsum(members, -1), ranks[at] + 1)
+            return start + CHUNK, found.at[at].set(column)
+
+        none = jnp.zeros_like(rows)
+        return jax.lax.while_loop(lambda state: state[0] < end, turn, (start, none))[1]
 
     both = zip(_kinds(seen), all_edges, drawn, strict=True)
     return [columns(*x) for x in both], ()
@@ -272,8 +274,9 @@ def uniform_histogram(
     del sims, num_bins, pos_per_bin, neg_per_bin
 
     def weights(mask: Mask, draws: Draws) -> Float[Array, "a n"]:
-        place, inside = _local(seen, draws.row)
-        place = jnp.where(inside & draws.there, place, mask.shape[0])  # out of range: dropped
+        place = draws.row - seen.ids[0]
+        inside = (place >= 0) & (place < mask.shape[0]) & draws.there
+        place = jnp.where(inside, place, mask.shape[0])  # out of range: dropped
         return jnp.zeros(mask.shape).at[place, draws.column].add(1.0, mode="drop")
 
     return Selection(weights(pos, found[0]), weights(neg, found[1]))

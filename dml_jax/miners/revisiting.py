@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dml_jax.miners.batch import Mask, Sims
 from dml_jax.miners.distance_weighted import log_rarity
 from dml_jax.pairwise import Block
-from dml_jax.selection import Listed, Selection, draw
+from dml_jax.selection import Listed, Selection, draw, draw_positive
 
 Keys = Key[Array, " a"]
 
@@ -182,9 +182,7 @@ def n_pair(sims: Sims, pos: Mask, neg: Mask, *, keys: Keys) -> Selection:
 
     Pairs, not triplets. An anchor without a positive keeps nothing.
     """
-    del sims
-    one = jnp.arange(pos.shape[1])[None, :] == draw(keys, pos)
-    return lifted(one, jnp.where(one, pos, jnp.zeros_like(pos)), neg)
+    return lifted(sims, draw_positive(pos, neg, keys).pos, neg)
 
 
 def lifted(sims: Sims, pos: Mask, neg: Mask) -> Selection:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dml_jax.miners.batch import Mask, Sims
 from dml_jax.miners.revisiting import Keys, check_distance, draw_by_distance, needs_batch
 from dml_jax.pairwise import Block, Survey
-from dml_jax.selection import Listed, Selection, each_positive, pick
+from dml_jax.selection import Listed, Selection, each_positive, first_place, pick
 
 
 class Slots(NamedTuple):
@@ -166,7 +166,7 @@ def _look_up(slots: Slots, seen: Block, firsts: Mask, seconds: Mask, *, pushes: 
     ranks = (jnp.cumsum(firsts > 0, -1), jnp.cumsum(seconds > 0, -1))
 
     def column(one: Array, rank: Array, which: Array, old: Array) -> Array:
-        at = jnp.argmax(rank > pick(one, which[None, :])[:, None], -1)
+        at = first_place(rank > pick(one, which[None, :])[:, None])
         return jnp.where(one, at[:, None], old)
 
     def one_each(one: Array, weight: Array, old: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -102,7 +102,7 @@ def of_icml(key: str) -> float:
     drawn = test_revisiting.drawn(key)
     with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
         if drawn is not None:
-            test_revisiting.give(patch, *drawn)
+            test_revisiting.give(patch, drawn)
         worst = float(test_revisiting.largest_error(key))
     if drawn is not None:
         jax.clear_caches()  # of programs with these draws

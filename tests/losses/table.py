@@ -561,38 +561,35 @@ def vic_reg(x, y, w):
     return 25 * pull + 25 * spread + crossed
 
 
-# As the ICML 2020 system computes them. Draws are by the rule of `selection.lots`.
+# As the ICML 2020 system computes them. Draws are by the rule of `selection.draw`.
 KEY = jax.random.key(4)
 
 
-def draw(a, allowed, places, total):
-    """Of the allowed samples the one with anchor a's largest lot; `places` are positions in the whole batch."""
-    key = jax.random.fold_in(jax.random.fold_in(KEY, places[a]), 2020)
-    lots = jax.random.uniform(key, (total,), jnp.float32)
-    return max(allowed, key=lambda j: lots[places[j]])
+def draw(key, allowed):
+    return allowed[int(jax.random.randint(key, (1,), 0, len(allowed))[0])]
 
 
-def one_positive(y, places, total):
-    """(anchor, one positive, all negatives)."""
+def one_positive(y, places):
+    """(anchor, one positive, all negatives); `places` are positions in the whole batch, if not all of it is here."""
     places = np.arange(len(y)) if places is None else places
     for a, p, n in each_anchor(y):
         if p:
-            yield a, draw(a, p, places, total or len(y)), n
+            yield a, draw(jax.random.fold_in(KEY, places[a]), p), n
 
 
 def norms(x):
     return 0.005 * mean(math.sqrt(sum(v * v)) for v in x)
 
 
-def revisiting_n_pair(x, y, w, places=None, total=None):
+def revisiting_n_pair(x, y, w, places=None):
     s = x @ x.T
     return norms(x) + mean(
         math.log(1 + sum(math.exp(s[a, j] - s[a, i]) for j in n))
-        for a, i, n in one_positive(y, places, total)
+        for a, i, n in one_positive(y, places)
     )
 
 
-def revisiting_angular(x, y, w, places=None, total=None):
+def revisiting_angular(x, y, w, places=None):
     u = x / np.linalg.norm(x, axis=1, keepdims=True)
 
     def row(a, i, n):
@@ -600,16 +597,19 @@ def revisiting_angular(x, y, w, places=None, total=None):
         gap = lambda j: 4 * (u[a] + u[i]) @ u[j] - 4 * u[a] @ u[i]  # tan 45 degrees = 1
         return math.log(1 + raw) + 2 * math.log(1 + sum(math.exp(gap(j)) for j in n))
 
-    return norms(x) + mean(row(*r) for r in one_positive(y, places, total))
+    return norms(x) + mean(row(*r) for r in one_positive(y, places))
 
 
-def revisiting_quadruplet(x, y, w, places=None, total=None):
+def revisiting_quadruplet(x, y, w, places=None):
     d, places = distance(x), np.arange(len(y)) if places is None else places
     near, far = [], []
     for a, p, n in each_anchor(y):
+        key = jax.random.fold_in(jax.random.fold_in(KEY, places[a]), 2020)
+        keys = jax.random.split(key)
+        first = draw(keys[0], n)
         for j in n:
             others = [k for k in n if y[k] != y[j]]
-            q = draw(a, others, places, total or len(y)) if others and p else None
+            q = first if first in others or not others else draw(keys[1], others)
             for i in p:
                 near.append(max(d[a, i] - d[a, j] + 0.2, 0))
                 far += [max(d[a, i] - d[j, q] + 0.2, 0)] if others else []

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dml_jax import losses
+from dml_jax.losses import base
 from tests.losses import table
 
 ALL = sorted(table.LOSSES)
@@ -264,7 +265,7 @@ PAIR = [n for n in ALL if not isinstance(make(n), losses.ClassLoss) and n not in
 RELATED = [
     n
     for n in PAIR
-    if isinstance(make(n), losses.KernelLoss)
+    if isinstance(make(n), base.KernelLoss)
     and not make(n).needs_labels
     and n.partition("/")[0] != "happier"  # reads classes, too
     and n not in table.LABELLED

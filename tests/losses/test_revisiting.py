@@ -52,12 +52,10 @@ def parameters(name):
     return {"params": {"weights": jnp.asarray(GOLDEN[array])}}
 
 
-def give(monkeypatch, drawn, total):
+def give(monkeypatch, drawn):
     """Makes every anchor draw what was recorded."""
-    lots = jnp.asarray(drawn)[:, None] == jnp.arange(total)[None, :]
     for module in (selection, revisiting, revisiting_own):
-        if hasattr(module, "lots"):
-            monkeypatch.setattr(module, "lots", lambda keys, count: lots.astype(jnp.float32))
+        monkeypatch.setattr(module, "draw", lambda keys, mask: jnp.asarray(drawn)[:, None])
     jax.clear_caches()
 
 
@@ -103,15 +101,14 @@ def largest_error(key, **changes):
 
 
 def drawn(key):
-    """(what each anchor drew, of how many) of a golden case; None where nothing was drawn."""
-    name = f"{key}/drawn"
-    return (GOLDEN[name], len(GOLDEN[name])) if name in GOLDEN else None
+    """What each anchor drew in a golden case; None where nothing was drawn."""
+    return GOLDEN.get(f"{key}/drawn")
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_value_and_gradient(key, x64, monkeypatch):
     if drawn(key) is not None:
-        give(monkeypatch, *drawn(key))
+        give(monkeypatch, drawn(key))
     assert largest_error(key) < 1e-10
 
 
@@ -134,7 +131,7 @@ def test_value_and_gradient(key, x64, monkeypatch):
 def test_a_wrong_formula_fails(key, changes, x64, monkeypatch):
     """The batch tells each form of a loss from its nearest relatives."""
     if drawn(key) is not None:
-        give(monkeypatch, *drawn(key))
+        give(monkeypatch, drawn(key))
     assert error(evaluate(key, **changes), key, "value") > 1e-4
 
 
@@ -161,12 +158,13 @@ def test_padding_of_losses_that_draw(name):
         lambda x: loss.apply({}, x, LABELS, valid=jnp.asarray(keep), key=table.KEY)[0].compute()
     )(x)
     there = batch()[keep].astype(float)
-    want = table.DRAWN[name](there, table.LABELS[keep], None, np.flatnonzero(keep), 22)
+    want = table.DRAWN[name](there, table.LABELS[keep], None, np.flatnonzero(keep))
     np.testing.assert_allclose(got, want, rtol=2e-5)
     assert not np.asarray(slope)[~keep].any()
 
 
 PARITY = dict(parity=True, miner="batch_hard")
+OTHER_KEY = jax.random.key(6)
 
 
 @pytest.mark.parametrize("name", sorted(table.DRAWN))
@@ -176,7 +174,7 @@ def test_draws_depend_on_key_and_anchor_alone(name):
         lambda x, key, **how: loss.apply({}, x, LABELS, key=key, **how)[0].compute()
     )
     want = graded(batch(), table.KEY)
-    assert graded(batch(), jax.random.key(6))[0] != want[0]
+    assert graded(batch(), OTHER_KEY)[0] != want[0]
     same = lambda got: jax.tree.map(
         lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6), got, want
     )
@@ -207,6 +205,17 @@ def test_every_allowed_sample_is_drawn():
         share = np.bincount(np.asarray(far[:, n], int), minlength=22) / 4000
         allowed = (table.LABELS != 0) & (table.LABELS[n] != table.LABELS)
         np.testing.assert_allclose(share, allowed / allowed.sum(), atol=0.03)
+
+
+def test_the_positive_is_the_miner_s():
+    """What the loss draws without a miner is what n_pair draws by the same key."""
+    x = batch()
+    for name in ("revisiting_n_pair", "revisiting_angular"):
+        got, want, other = (
+            losses.get(name, miner=miner).apply({}, x, LABELS, key=key)[0].compute()
+            for miner, key in [(None, table.KEY), ("n_pair", table.KEY), ("n_pair", OTHER_KEY)]
+        )
+        assert got == want != other
 
 
 def test_classes_of_a_hierarchy():

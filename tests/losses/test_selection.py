@@ -1,16 +1,24 @@
-"""The loop over positives and the lookup under a mask, by hand."""
+"""Draws, the loop over positives and the lookup under a mask, by hand."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dml_jax.selection import each_positive, first_place, rows_at
+from dml_jax.selection import draw, each_positive, first_place, rows_at
 
 MASK = np.array([[0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 0]], bool)
 
 
 def test_first_place_of_each_row():
     np.testing.assert_array_equal(first_place(jnp.asarray(MASK)), [1, 4, 0])
+
+
+def test_no_default_type_changes_a_draw():
+    draws = lambda: draw(jax.random.split(jax.random.key(0), 3), jnp.asarray(MASK), 40)
+    found = np.asarray(draws())
+    assert [set(found[i]) for i in (0, 2)] == [{1, 3}, {0, 1, 2}]
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(draws(), found)
 
 
 def test_each_positive_sees_every_positive_once_with_its_weight():
