@@ -1,12 +1,13 @@
 """Configurations: every field with its default, the command line, and what may change when a run goes on."""
 
+import contextlib
 import importlib.util
 import json
 import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -156,21 +157,33 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 
 
 def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
-    """The configuration that `to_dict` made a dict of; fields that came after it was stored have their defaults."""
+    """The configuration that `to_dict` made a dict of.
+
+    Sections and fields that came after it was stored have their defaults (those of what a section names have them
+    where it is built). Raises ValueError for a section or field that there is no more.
+    """
+    config = ConfigDict(json.loads(json.dumps(_filled(stored)), object_hook=_tuples)).lock()
+    _check_sections(config)
+    return config
+
+
+def _filled(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_dict` made with the defaults of what it lacks."""
     default = to_dict(new())
-    stored = {k: {**default[k], **v} if k in FIXED_SECTIONS else v for k, v in dict(stored).items()}
-    return ConfigDict(json.loads(json.dumps(stored), object_hook=_tuples)).lock()
+    whole = {**default, **stored}
+    return whole | {k: {**default[k], **whole[k]} for k in ("data", *FIXED_SECTIONS)}
 
 
 def stored(workdir: str) -> ConfigDict:
     """The configuration of a run.
 
-    Raises ValueError where the folder holds none.
+    Raises ValueError where the folder holds none, or one with fields that there are no more.
     """
     path = pathlib.Path(workdir) / "config.json"
     if not path.is_file():
         raise ValueError(f"there is no {path}; a folder that training wrote is accepted")
-    return from_dict(json.loads(path.read_text()))
+    with _of_file(path):
+        return from_dict(json.loads(path.read_text()))
 
 
 def _tuples(section: dict[str, Any]) -> dict[str, Any]:
@@ -178,8 +191,11 @@ def _tuples(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
-    """Raises ValueError that names the fields in which a run's config differs, but for `MAY_CHANGE`."""
-    old, now = _flat(stored), _flat(given)
+    """Raises ValueError that names the fields in which a run's config differs, but for `MAY_CHANGE`.
+
+    A field that came after the run was stored had its default there.
+    """
+    old, now = _flat(_filled(stored)), _flat(given)
     differ = [
         f"{k} ({_show(old, k)} there, {_show(now, k)} given)"
         for k in sorted({*old, *now})
@@ -290,7 +306,8 @@ def load(spec: str) -> ConfigDict:
         config = module.get_config(text) if text else module.get_config()
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"config {file}: {_words(error)}") from error
-    _check_sections(file, config)
+    with _of_file(file):
+        _check_sections(config)
     return config.lock()
 
 
@@ -303,23 +320,31 @@ def _words(error: Exception) -> str:
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-def _check_sections(file: str, config: ConfigDict) -> None:
-    """Raises ValueError unless the sections are all there and those of fixed fields have these and no others."""
-    default = new()
+@contextlib.contextmanager
+def _of_file(file: str | pathlib.Path) -> Iterator[None]:
+    """Puts the name of a config's file before what is wrong with the config."""
     try:
-        for name in config:
-            if name not in default:
-                raise names.unknown("section", name, default)
-        for name in default:
-            if name not in config:
-                raise ValueError(f"section {name!r} is missing")
-        for section in FIXED_SECTIONS:
-            names.check_hyper(section, dict.fromkeys(default[section]), dict(config[section]))
-            missing = [k for k in default[section] if k not in config[section]]
-            if missing:
-                raise ValueError(f"{section} lacks {missing[0]!r}: set its fields one by one")
+        yield
     except ValueError as error:
         raise ValueError(f"config {file}: {error}") from None
+
+
+def _check_sections(config: ConfigDict) -> None:
+    """Raises ValueError unless the sections are all there and those of fixed fields have these and no others."""
+    default = new()
+    for name in config:
+        if name not in default:
+            raise names.unknown("section", name, default)
+    for name in default:
+        if name not in config:
+            raise ValueError(f"section {name!r} is missing")
+    for section in FIXED_SECTIONS:
+        for field in config[section]:
+            if field not in default[section]:
+                raise names.unknown(f"field of {section}:", field, default[section])
+        missing = [k for k in default[section] if k not in config[section]]
+        if missing:
+            raise ValueError(f"{section} lacks {missing[0]!r}: set its fields one by one")
 
 
 def _check_fields(argv: Sequence[str], config: ConfigDict) -> None:

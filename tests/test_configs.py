@@ -1,5 +1,7 @@
 """Every configuration loads, is whole, builds, and runs a step; and how configurations are read."""
 
+import copy
+import json
 import pathlib
 
 import jax
@@ -118,6 +120,35 @@ def test_what_may_change():
     ) as error:
         configs.check_same(old, configs.to_dict(new), "run")
     assert "epochs" not in str(error.value).split("Its own")[0]
+
+
+def test_a_run_of_another_version(tmp_path):
+    """What came later has its default, also where the run goes on; what there is no more is named."""
+    config = configs.new()
+    config.train.epochs = 7
+    config.data = configs.data(name="glyphs", size=8)
+    whole = configs.to_dict(config)
+    older = copy.deepcopy(whole)
+    del older["evaluation"]
+    del older["train"]["views"], older["data"]["on_error"]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(older))
+    assert configs.to_dict(configs.stored(str(tmp_path))) == whole
+    configs.check_same(older, whole, "run")
+    config.train.views = 2
+    with pytest.raises(ValueError, match=r"train.views \(1 there, 2 given\)"):
+        configs.check_same(older, configs.to_dict(config), "run")
+
+    for gone, message in [
+        ({**whole, "train": {**whole["train"], "view": 2}}, "unknown field of train: 'view'; did"),
+        ({**whole, "miners": None}, "unknown section 'miners'; did you mean 'miner'"),
+    ]:
+        path.write_text(json.dumps(gone))
+        with pytest.raises(ValueError, match=message) as error:
+            configs.stored(str(tmp_path))
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+        with pytest.raises(ValueError, match="there, absent given"):
+            configs.check_same(gone, whole, "run")
 
 
 def test_splits_of_the_training_classes():
