@@ -8,12 +8,13 @@ from jax.sharding import AxisType
 
 from dml_jax import losses, reducers
 from tests.losses import table
+from tests.losses.loops import common
 
 X = np.random.default_rng(4).normal(size=(22, 8)).astype(np.float32)
 Y = table.LABELS
 WEIGHTS = tuple((np.arange(7) / 2).tolist())
 BY_CLASS = {"name": "class_weighted", "weights": WEIGHTS}
-D = table.distance(X.astype(float))
+D = common.distance(X.astype(float))
 
 
 def value(name, block=None, devices=1, **spec):
@@ -27,27 +28,27 @@ def value(name, block=None, devices=1, **spec):
 
 def by_anchor(pairs):
     """The means of the pairs of each anchor; 0 for an anchor without."""
-    return [table.mean(row) for row in pairs]
+    return [common.mean(row) for row in pairs]
 
 
-PULL = [[D[a, j] for j in p] for a, p, _ in table.each_anchor(Y)]
-PUSH = [[max(1 - D[a, j], 0) for j in n] for a, _, n in table.each_anchor(Y)]
+PULL = [[D[a, j] for j in p] for a, p, _ in common.each_anchor(Y)]
+PUSH = [[max(1 - D[a, j], 0) for j in n] for a, _, n in common.each_anchor(Y)]
 FORMS = [(None, 1), (5, 1), (2, 4)]
 
 
 @pytest.mark.parametrize(("block", "devices"), FORMS)
 def test_class_weights_by_hand(block, devices):
     """Rows (PML multiplies each of multi_similarity's rows with all weights) and pairs."""
-    s = table.cosines(X.astype(float), X.astype(float))
+    s = common.cosines(X.astype(float), X.astype(float))
     rows = []
-    for a, p, n in table.each_anchor(Y):
+    for a, p, n in common.each_anchor(Y):
         pull = np.log1p(sum(np.exp(-2 * (s[a, j] - 0.5)) for j in p)) / 2
         push = np.log1p(sum(np.exp(50 * (s[a, j] - 0.5)) for j in n)) / 50
         rows.append(WEIGHTS[Y[a]] * (pull + push))
     got = value("multi_similarity", block, devices, reducer=BY_CLASS)
     np.testing.assert_allclose(got, np.mean(rows), rtol=1e-5)
     pairs = [
-        table.mean(WEIGHTS[Y[a]] * v for a, row in enumerate(side) for v in row)
+        common.mean(WEIGHTS[Y[a]] * v for a, row in enumerate(side) for v in row)
         for side in (PULL, PUSH)
     ]
     got = value("contrastive", block, devices, reducer=BY_CLASS)
@@ -58,7 +59,7 @@ def test_class_weights_by_hand(block, devices):
 @pytest.mark.parametrize("inner", ["mean", "avg_non_zero"])
 def test_per_anchor_by_hand(inner, block, devices):
     reducer = {"name": "per_anchor", "reducer": inner}
-    reduce = {"mean": table.mean, "avg_non_zero": table.non_zero}[inner]
+    reduce = {"mean": common.mean, "avg_non_zero": common.non_zero}[inner]
     want = reduce(by_anchor(PULL)) + reduce(by_anchor(PUSH))
     got = value("contrastive", block, devices, reducer=reducer)
     np.testing.assert_allclose(got, want, rtol=1e-5)
@@ -76,7 +77,7 @@ def test_padding_is_no_anchor(inner):
 @pytest.mark.parametrize(("block", "devices"), FORMS)
 def test_a_reducer_for_each_term(block, devices):
     reducer = {"name": "multiple", "positive": "sum", "default": "per_anchor"}
-    want = sum(map(sum, PULL)) + table.mean(by_anchor(PUSH))
+    want = sum(map(sum, PULL)) + common.mean(by_anchor(PUSH))
     got = value("contrastive", block, devices, reducer=reducer)
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
@@ -86,7 +87,7 @@ def test_references_of_another_number_than_the_batch():
     loss = losses.get("contrastive", reducer="per_anchor")
     refs = np.concatenate([X, X[:9]])
     got = loss.apply({}, X, Y, ref_embeddings=refs, ref_labels=np.concatenate([Y, Y[:9]]))[0]
-    d = np.sqrt(np.maximum(2 - 2 * table.cosines(X.astype(float), refs.astype(float)), 0))
+    d = np.sqrt(np.maximum(2 - 2 * common.cosines(X.astype(float), refs.astype(float)), 0))
     labels = np.concatenate([Y, Y[:9]])
     pull = [d[a][labels == Y[a]].mean() for a in range(22)]
     push = [np.maximum(1 - d[a][labels != Y[a]], 0).mean() for a in range(22)]

@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 from dml_jax import losses
 from dml_jax.losses import base
 from tests.losses import table
+from tests.losses.loops import common, ranking
 
 ALL = sorted(table.LOSSES)
 # One miner of each kind of selection: pairs, listed triplets, intervals of triplets.
@@ -77,7 +78,7 @@ def learned(loss):
 
 def references(name, embeddings):
     """The second view of a batch for the losses that compare two."""
-    return {"ref_embeddings": table.second_view(embeddings)} if name in table.VIEWS else {}
+    return {"ref_embeddings": common.second_view(embeddings)} if name in table.VIEWS else {}
 
 
 @functools.cache
@@ -87,7 +88,7 @@ def graded(name, miner=None, block=None):
 
     def value(embeddings, params, state, labels, valid):
         variables = {"params": params, "state": state}
-        more = dict(valid=valid, block=block, key=table.KEY) | references(name, embeddings)
+        more = dict(valid=valid, block=block, key=common.KEY) | references(name, embeddings)
         return loss.apply(variables, embeddings, labels, **more)[0].compute()
 
     return jax.jit(jax.value_and_grad(value, argnums=(0, 1)))
@@ -294,10 +295,10 @@ def test_bfloat16_in_float32_inside(name):
     loss = make(name)
     y = x.astype(jnp.float32)
     views = jax.tree.map(lambda v: v.astype(jnp.bfloat16), references(name, y))
-    mean, _ = loss.apply(variables(loss), x, labels_of(name), key=table.KEY, **views)
+    mean, _ = loss.apply(variables(loss), x, labels_of(name), key=common.KEY, **views)
     assert mean.total.dtype == jnp.float32
     same = jax.tree.map(lambda v: v.astype(jnp.float32), views)
-    want, _ = loss.apply(variables(loss), y, labels_of(name), key=table.KEY, **same)
+    want, _ = loss.apply(variables(loss), y, labels_of(name), key=common.KEY, **same)
     np.testing.assert_allclose(mean.compute(), want.compute(), rtol=1e-6)
 
 
@@ -325,7 +326,7 @@ def test_the_batch_as_matrix_of_positives(name):
     x, matrix = batch(), LABELS[:, None] == LABELS[None, :]
     loss = losses.get(name.partition("/")[0], relation="matrix", **table.LOSSES[name][0])
     want, _ = evaluate(name, x)
-    got = loss.apply(variables(loss), x, matrix, key=table.KEY)[0].compute()
+    got = loss.apply(variables(loss), x, matrix, key=common.KEY)[0].compute()
     np.testing.assert_allclose(got, want, rtol=1e-6)
     if name == "multi_similarity":
         with jax.set_mesh(mesh(8)):
@@ -358,13 +359,13 @@ def test_the_running_histogram_is_a_moving_average():
     """Two steps of dynamic_soft_margin against the double loop; its state has no derivative."""
     loss, x, z = make("dynamic_soft_margin"), batch(), batch(seed=2)
     _, state = loss.apply(variables(loss), x, LABELS)
-    first = table.soft_margin_histogram(table.margins(x.astype(float), table.LABELS))
+    first = ranking.soft_margin_histogram(ranking.margins(x.astype(float), table.LABELS))
     np.testing.assert_allclose(state["histogram"], first, rtol=1e-5, atol=1e-7)
     mean, after = loss.apply({"state": state}, z, LABELS)
-    second = table.soft_margin_histogram(table.margins(z.astype(float), table.LABELS))
+    second = ranking.soft_margin_histogram(ranking.margins(z.astype(float), table.LABELS))
     want = 0.99 * first + 0.01 * second
     np.testing.assert_allclose(after["histogram"], want, rtol=1e-5, atol=1e-7)
-    naive = table.dynamic_soft_margin(z.astype(float), table.LABELS, None, want)
+    naive = ranking.dynamic_soft_margin(z.astype(float), table.LABELS, None, want)
     np.testing.assert_allclose(mean.compute(), naive, rtol=2e-5)
     with jax.set_mesh(mesh(4)):
         again = loss.apply({"state": state}, z, LABELS, block=2)[1]
@@ -385,10 +386,10 @@ def test_recall_at_each_k_has_its_temperature():
     want = [of(k=(k,), k_temperature=float(k)).compute() for k in (1, 4)]
     np.testing.assert_allclose(got, np.mean(want), rtol=1e-6)
     assert abs(got - of(k=(1, 4)).compute()) > 0.004
-    s, rows = table.cosines(x, x), list(table.each_anchor(table.LABELS))
-    ranks = {(a, i): 1 + table.step(0.01, s[a], i, p + n) for a, p, n in rows for i in p}
-    by_hand = table.mean(
-        1 - min(sum(table.logistic((4 - ranks[a, i]) / 4) for i in p), 4) / min(len(p), 4)
+    s, rows = common.cosines(x, x), list(common.each_anchor(table.LABELS))
+    ranks = {(a, i): 1 + ranking.step(0.01, s[a], i, p + n) for a, p, n in rows for i in p}
+    by_hand = common.mean(
+        1 - min(sum(common.logistic((4 - ranks[a, i]) / 4) for i in p), 4) / min(len(p), 4)
         for a, p, _ in rows
         if p
     )

@@ -9,6 +9,7 @@ from jax.sharding import AxisType
 from dml_jax import losses, miners
 from dml_jax.selection import draw_triplets
 from tests.losses import table
+from tests.losses.loops import common, ranking
 
 LABELS = table.LABELS
 KEY = jax.random.key(5)
@@ -32,10 +33,10 @@ def test_drawn_triplets_are_triplets():
 
 
 def test_many_draws_approach_the_mean_of_each_anchor():
-    x, distance = batch(), table.distance(batch())
+    x, distance = batch(), common.distance(batch())
     rows = [
-        table.mean(max(distance[a, i] - distance[a, j] + 0.05, 0) for i in p for j in n)
-        for a, p, n in table.each_anchor(LABELS)
+        common.mean(max(distance[a, i] - distance[a, j] + 0.05, 0) for i in p for j in n)
+        for a, p, n in common.each_anchor(LABELS)
         if p
     ]
     loss = losses.get("triplet_margin", triplets_per_anchor=4000, reducer="mean")
@@ -45,17 +46,17 @@ def test_many_draws_approach_the_mean_of_each_anchor():
 
 def test_the_running_histogram_is_of_the_drawn_triplets():
     """Anchors count alike: 4,000 triplets of each, drawn once for the histogram and the loss."""
-    x, d = batch(), table.distance(batch())
+    x, d = batch(), common.distance(batch())
     found = [
-        [d[a, i] - d[a, j] for i in p for j in n] for a, p, n in table.each_anchor(LABELS) if p
+        [d[a, i] - d[a, j] for i in p for j in n] for a, p, n in common.each_anchor(LABELS) if p
     ]
-    histogram = np.mean([table.soft_margin_histogram(row) for row in found], axis=0)
+    histogram = np.mean([ranking.soft_margin_histogram(row) for row in found], axis=0)
     loss = losses.get("dynamic_soft_margin", triplets_per_anchor=4000)
     mean, state = loss.apply(loss.init(KEY, 9, 4), x, LABELS, key=KEY)
     np.testing.assert_allclose(state["histogram"], histogram, atol=0.003)
     below = np.cumsum(histogram)
-    want = table.mean(
-        table.mean(below[min(int((m + 2) / 0.4), 9)] * m for m in row) for row in found
+    want = common.mean(
+        common.mean(below[min(int((m + 2) / 0.4), 9)] * m for m in row) for row in found
     )
     np.testing.assert_allclose(mean.compute(), want, atol=0.01)
     few = losses.get("dynamic_soft_margin", triplets_per_anchor=1)
@@ -109,8 +110,8 @@ def test_no_references(name):
 
 def test_swap_takes_references():
     x, refs = batch(), batch(1)
-    near, between = (np.sqrt(np.maximum(2 - 2 * table.cosines(a, refs), 0)) for a in (x, refs))
-    want = table.non_zero(
+    near, between = (np.sqrt(np.maximum(2 - 2 * common.cosines(a, refs), 0)) for a in (x, refs))
+    want = common.non_zero(
         near[a, i] - min(near[a, j], between[i, j]) + 0.05
         for a in range(22)
         for i in range(22)
@@ -128,7 +129,7 @@ def test_nca_weighs_anchors_by_how_often_they_were_chosen():
     others = dict(ref_embeddings=refs, ref_labels=LABELS)
     anchors, *_ = miners.get("triplet_margin")(x, LABELS, **others).indices()
     counts = np.bincount(anchors, minlength=22)
-    near = np.exp(2 * table.cosines(x, refs))
+    near = np.exp(2 * common.cosines(x, refs))
     rows = [-np.log(near[a, LABELS[a] == LABELS].sum() / near[a].sum()) for a in range(22)]
     loss = losses.get("nca", miner="triplet_margin")
     got = loss.apply({}, x, LABELS, **others)[0].compute()

@@ -9,6 +9,8 @@ import pytest
 
 from dml_jax import losses, miners, relations
 from tests.losses import table
+from tests.losses.loops import common
+from tests.losses.loops.ranking import happier
 from tests.losses.test_laws import RELATED, batch, mesh, variables
 
 LABELS = table.LABELS
@@ -143,14 +145,14 @@ def test_other_references(hyper, of, devices):
     if hyper["name"] == "happier":
         np.testing.assert_allclose(got, np.mean(rows), rtol=1e-5)
         return
-    d = np.sqrt(np.maximum(2 - 2 * table.cosines(x, REFS), 0))
+    d = np.sqrt(np.maximum(2 - 2 * common.cosines(x, REFS), 0))
     shared = SETS @ of(REF_LABELS).T
     pull, push = [], []
     for a in range(len(x)):
         if (shared[a] >= 2).any() and (shared[a] == 0).any():
             pull.append(max(d[a, j] for j in np.flatnonzero(shared[a] >= 2)))
             push.append(1 - min(d[a, j] for j in np.flatnonzero(shared[a] == 0)))
-    np.testing.assert_allclose(got, table.non_zero(pull) + table.non_zero(push), rtol=1e-5)
+    np.testing.assert_allclose(got, common.non_zero(pull) + common.non_zero(push), rtol=1e-5)
 
 
 def test_rankings_of_a_tree_by_hand():
@@ -184,10 +186,10 @@ def test_one_level_is_the_precision_of_roadmap(relation):
 
 @pytest.mark.parametrize("alpha", [0.0, 2.0])
 def test_how_fast_relevance_falls(alpha):
-    want = table.happier(batch().astype(np.float64), PATHS, None, alpha)
+    want = happier(batch().astype(np.float64), PATHS, None, alpha)
     got = value(losses.get("happier", relation="hierarchy", alpha=alpha), PATHS)
     np.testing.assert_allclose(got, want, rtol=1e-5)
-    assert abs(want - table.happier(batch().astype(np.float64), PATHS, None)) > 0.01
+    assert abs(want - happier(batch().astype(np.float64), PATHS, None)) > 0.01
 
 
 def test_the_surrogate_is_above_the_loss():
@@ -196,7 +198,7 @@ def test_the_surrogate_is_above_the_loss():
     for seed in range(5):
         near = 0 if seed else 100 * np.eye(table.DIM)[PATHS[:, 2]]
         x = (batch(seed=seed) + near).astype(np.float32)
-        s, rows = table.cosines(x, x), []
+        s, rows = common.cosines(x, x), []
         np.fill_diagonal(s, 2)
         for a in range(22):
             level = (PATHS[a] == PATHS).sum(1)
@@ -230,8 +232,8 @@ def test_the_method_with_its_clustering_term():
 
 def multi_similarity(x, y, w, anchors):
     """The double loop with some of the samples as anchors."""
-    everyone = list(table.each_anchor(y))
-    s = table.cosines(x, x)
+    everyone = list(common.each_anchor(y))
+    s = common.cosines(x, x)
     pull = lambda a, p: math.log(1 + sum(math.exp(-2 * (s[a, j] - 0.5)) for j in p)) / 2
     push = lambda a, n: math.log(1 + sum(math.exp(50 * (s[a, j] - 0.5)) for j in n)) / 50
     return np.mean([pull(a, p) + push(a, n) for a, p, n in (everyone[i] for i in anchors)])
@@ -246,7 +248,7 @@ def multi_similarity(x, y, w, anchors):
             table.label_sets,
             multi_similarity,
         ),
-        (dict(name="happier", relation="hierarchy"), table.paths, table.happier),
+        (dict(name="happier", relation="hierarchy"), table.paths, happier),
     ],
     ids=["overlap", "hierarchy"],
 )
@@ -324,7 +326,7 @@ def test_miners_take_relations(miner):
 
 def test_a_mined_choice_by_hand():
     """batch_hard among sets: the farthest that shares two, the nearest that shares none."""
-    d = table.distance(batch())
+    d = common.distance(batch())
     a, p, n = chosen({"name": "batch_hard"}, SETS, table.TWO_SHARED)
     for anchor, positive, negative in zip(a, p, n, strict=True):
         allowed = (SHARED[anchor] >= 2) & (np.arange(22) != anchor)

@@ -11,6 +11,7 @@ from jax.sharding import AxisType
 from dml_jax import losses, miners, selection
 from dml_jax.losses import revisiting, revisiting_own
 from tests.losses import table
+from tests.losses.loops import common
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "revisiting.npz")
 KEYS = sorted(k.removesuffix("/value") for k in GOLDEN.files if k.endswith("/value"))
@@ -155,7 +156,7 @@ def test_padding_of_losses_that_draw(name):
     x = jnp.where(keep[:, None], batch(), 7.0)
     loss = losses.get(name)
     got, slope = jax.value_and_grad(
-        lambda x: loss.apply({}, x, LABELS, valid=jnp.asarray(keep), key=table.KEY)[0].compute()
+        lambda x: loss.apply({}, x, LABELS, valid=jnp.asarray(keep), key=common.KEY)[0].compute()
     )(x)
     there = batch()[keep].astype(float)
     want = table.DRAWN[name](there, table.LABELS[keep], None, np.flatnonzero(keep))
@@ -173,14 +174,14 @@ def test_draws_depend_on_key_and_anchor_alone(name):
     graded = jax.value_and_grad(
         lambda x, key, **how: loss.apply({}, x, LABELS, key=key, **how)[0].compute()
     )
-    want = graded(batch(), table.KEY)
+    want = graded(batch(), common.KEY)
     assert graded(batch(), OTHER_KEY)[0] != want[0]
     same = lambda got: jax.tree.map(
         lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6), got, want
     )
-    same(graded(batch(), table.KEY, block=5))
+    same(graded(batch(), common.KEY, block=5))
     with jax.set_mesh(mesh(4)):
-        same(graded(batch(), table.KEY, block=2))
+        same(graded(batch(), common.KEY, block=2))
     with pytest.raises(ValueError, match="at random and needs a key"):
         graded(batch(), None)
 
@@ -213,7 +214,7 @@ def test_the_positive_is_the_miner_s():
     for name in ("revisiting_n_pair", "revisiting_angular"):
         got, want, other = (
             losses.get(name, miner=miner).apply({}, x, LABELS, key=key)[0].compute()
-            for miner, key in [(None, table.KEY), ("n_pair", table.KEY), ("n_pair", OTHER_KEY)]
+            for miner, key in [(None, common.KEY), ("n_pair", common.KEY), ("n_pair", OTHER_KEY)]
         )
         assert got == want != other
 
@@ -223,7 +224,7 @@ def test_classes_of_a_hierarchy():
     tree = jnp.stack([LABELS // 2, LABELS], 1)
     value = lambda labels, **how: (
         losses.get("revisiting_quadruplet", **how)
-        .apply({}, batch(), labels, key=table.KEY)[0]
+        .apply({}, batch(), labels, key=common.KEY)[0]
         .compute()
     )
     relation = {"name": "hierarchy", "level": 0}
@@ -233,7 +234,7 @@ def test_classes_of_a_hierarchy():
 
 def test_two_classes_have_no_fourth():
     loss, labels = losses.get("revisiting_quadruplet"), jnp.arange(22) % 2
-    got = loss.apply({}, batch(), labels, key=table.KEY)[0].compute()
+    got = loss.apply({}, batch(), labels, key=common.KEY)[0].compute()
     want = losses.get("triplet_margin", margin=0.2, reducer="mean")
     np.testing.assert_allclose(got, want.apply({}, batch(), labels)[0].compute(), rtol=1e-6)
 
@@ -241,7 +242,7 @@ def test_two_classes_have_no_fourth():
 def test_a_fourth_is_drawn_among_references():
     """Two classes in the batch, a third among the references alone."""
     x, refs = batch(), batch(1)
-    others = dict(ref_embeddings=refs, ref_labels=LABELS % 3, key=table.KEY)
+    others = dict(ref_embeddings=refs, ref_labels=LABELS % 3, key=common.KEY)
     loss = losses.get("revisiting_quadruplet", alpha1=-9.0)
     near = losses.get("revisiting_quadruplet", alpha1=-9.0, alpha2=0.3)
     labels = jnp.arange(22) % 2
@@ -266,7 +267,7 @@ def test_a_single_class_and_a_single_center():
     variables, labels = nca.init(jax.random.key(0), 1, table.DIM), jnp.zeros(22, int)
     weights = np.asarray(variables["params"]["weights"])
     got = nca.apply(variables, batch(), labels)[0].compute()
-    want = 9 * np.mean(2 - 2 * table.cosines(batch(), weights))
+    want = 9 * np.mean(2 - 2 * common.cosines(batch(), weights))
     np.testing.assert_allclose(got, want, rtol=1e-5)
     for parity in (True, False):
         loss = losses.get("revisiting_soft_triple", centers_per_class=1, parity=parity)
@@ -293,7 +294,7 @@ def test_where_parameters_start():
 
 def test_the_penalty_can_be_left_out():
     x, only = 3 * batch()[:1], LABELS[:1]
-    value = lambda loss: loss.apply({}, x, only, key=table.KEY)[0].compute()
+    value = lambda loss: loss.apply({}, x, only, key=common.KEY)[0].compute()
     for name in ("revisiting_n_pair", "revisiting_angular"):
         np.testing.assert_allclose(value(losses.get(name)), 0.005 * np.linalg.norm(x), rtol=1e-6)
         assert value(losses.get(name, regularizer=())) == 0
@@ -312,11 +313,11 @@ def test_the_penalty_can_be_left_out():
 )
 def test_errors(spec, words):
     with pytest.raises(ValueError, match=words) as problem:
-        losses.get(**spec).apply({}, batch(), LABELS, key=table.KEY)
+        losses.get(**spec).apply({}, batch(), LABELS, key=common.KEY)
     assert "\n" not in str(problem.value)
 
 
 def test_parity_of_quadruplet_takes_no_references():
     loss = losses.get("revisiting_quadruplet", **PARITY)
     with pytest.raises(ValueError, match="accepted: no ref_embeddings"):
-        loss.apply({}, batch(), LABELS, key=table.KEY, ref_embeddings=batch(), ref_labels=LABELS)
+        loss.apply({}, batch(), LABELS, key=common.KEY, ref_embeddings=batch(), ref_labels=LABELS)

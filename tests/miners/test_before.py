@@ -8,6 +8,7 @@ import pytest
 from dml_jax import distances, losses, miners
 from dml_jax.selection import Selection
 from tests.losses import test_laws
+from tests.losses.loops import common
 
 X, LABELS = test_laws.batch(), test_laws.LABELS
 
@@ -55,7 +56,7 @@ KEYED = miners.Miner("keyed", keyed, (), LP, False, draw)
 
 
 def test_equals_the_double_loop():
-    d = np.sqrt(np.maximum(2 - 2 * test_laws.table.cosines(X, X), 0))
+    d = np.sqrt(np.maximum(2 - 2 * common.cosines(X, X), 0))
     labels = np.asarray(LABELS)
     pos = (labels[:, None] == labels[None, :]) & ~np.eye(22, dtype=bool)
     far = pos & (d > 1.1 * d[pos].mean())
