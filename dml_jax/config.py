@@ -162,16 +162,17 @@ def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
     Sections and fields that came after it was stored have their defaults (those of what a section names have them
     where it is built). Raises ValueError for a section or field that there is no more.
     """
-    config = ConfigDict(json.loads(json.dumps(_filled(stored)), object_hook=_tuples)).lock()
+    config = new()
+    with config.unlocked():
+        for name, value in json.loads(json.dumps(dict(stored)), object_hook=_tuples).items():
+            if name in FIXED_SECTIONS:
+                # Field by field: each keeps the type that the command line gives it.
+                for field, of_field in value.items():
+                    config[name][field] = of_field
+            else:
+                config[name] = data(**value) if name == "data" else value
     _check_sections(config)
-    return config
-
-
-def _filled(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What `to_dict` made with the defaults of what it lacks."""
-    default = to_dict(new())
-    whole = {**default, **stored}
-    return whole | {k: {**default[k], **whole[k]} for k in ("data", *FIXED_SECTIONS)}
+    return config.lock()
 
 
 def stored(workdir: str) -> ConfigDict:
@@ -193,9 +194,10 @@ def _tuples(section: dict[str, Any]) -> dict[str, Any]:
 def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
     """Raises ValueError that names the fields in which a run's config differs, but for `MAY_CHANGE`.
 
-    A field that came after the run was stored had its default there.
+    A field that came after the run was stored had its default there; one that there is no more is an error, too.
     """
-    old, now = _flat(_filled(stored)), _flat(given)
+    with _of_file(f"stored in {workdir}"):
+        old, now = _flat(to_dict(from_dict(stored))), _flat(given)
     differ = [
         f"{k} ({_show(old, k)} there, {_show(now, k)} given)"
         for k in sorted({*old, *now})

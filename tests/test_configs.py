@@ -147,7 +147,7 @@ def test_a_run_of_another_version(tmp_path):
         with pytest.raises(ValueError, match=message) as error:
             configs.stored(str(tmp_path))
         assert str(path) in str(error.value) and "\n" not in str(error.value)
-        with pytest.raises(ValueError, match="there, absent given"):
+        with pytest.raises(ValueError, match=f"config stored in run: {message}"):
             configs.check_same(gone, whole, "run")
 
 
