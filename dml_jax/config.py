@@ -22,7 +22,7 @@ MAY_CHANGE = (
     r"data\.(path|threads|workers|prefetch)",
     r"model\.weights",
     r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|wandb)",
-    r"evaluation\.(after|batch_size|backend|map)",
+    r"evaluation\.(after|batch_size|backend|kmeans|map)",
 )
 # The sections whose fields are those of `new` and no others.
 FIXED_SECTIONS = ("train", "evaluation")
@@ -76,8 +76,27 @@ def new() -> ConfigDict:
         # euclidean or cosine, for metrics without a distance of their own; of L2-normalised embeddings or raw ones.
         distance="euclidean",
         normalize=False,
+        # What is evaluated of the model's outputs: `embedding`, `features` (of the backbone, before the head), or
+        # weighted ones together, as in Combined_embedding_features-1-0.5. Reports show the first one.
+        embeddings=("embedding",),
+        # When an image is relevant to another: label, hierarchy or overlap; {"name": "hierarchy", "level": 0} for
+        # the coarser classes. Among which images a query is searched: all, same_parent, other_parents.
+        relation=config_dict.FieldReference("label", field_type=object),
+        among="all",
+        # The mean over each query, class or parent, or a value for each_class.
+        average="query",
+        # How many neighbours are looked at by metrics whose names leave it open: a number, max_bin_count (the
+        # largest class), or None: all of them, for r_precision and map_at_r the first R.
+        k=config_dict.placeholder(object),
+        # By split, another split that is searched in place of the split itself, and one that is added to what is
+        # searched and is relevant to nothing; "" for none.
+        gallery=dict(train="", val="", test=""),
+        distractors=dict(train="", val="", test=""),
         batch_size=256,
+        # What searches, and what clusters for nmi, ami and f1: jax or faiss, or for the search one that may miss
+        # neighbours.
         backend="jax",
+        kmeans="faiss",
         # The map of a report: pca, or tsne (which needs the extra `map`).
         map="pca",
         # Steps after training whose recall and bytes per image a report compares: see `evaluation.after_training`.

@@ -3,7 +3,8 @@
 Of a split of the run's data (or of those of `--config`), or of all images below a folder, which have no labels;
 `--step` is best, last or a number. `--out` gets embeddings.npy (float32, a row per image), items.jsonl (a line per
 row: `name`; `path` where it is a file; `label` and `class` where they are known) and about.json (the model).
-`python -m dml_jax.search` searches among them.
+`python -m dml_jax.search` searches among them. The embedding is the first of `evaluation.embeddings`. Several
+processes embed together as they train together (see launch/); the first one writes.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from dml_jax import checkpoints, data, evaluation
+from dml_jax import checkpoints, data, evaluation, processes
 from dml_jax import config as configs
 from dml_jax.evaluate import define_flags as define_evaluation_flags
 from dml_jax.evaluate import restored
@@ -46,7 +47,9 @@ def for_files(config: Any, model: Any, count: int) -> ConfigDict:
             {"name": "resize", "size": size},
             {"name": "center_crop", "size": size},
         )
-    found.evaluation.batch_size = min(config.evaluation.batch_size, count)
+    # As small as the images allow, and a share for each process.
+    share = jax.process_count()
+    found.evaluation.batch_size = min(config.evaluation.batch_size, -(-count // share) * share)
     return found
 
 
@@ -64,7 +67,28 @@ def items(source: data.Source, ids: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
+def write(
+    out: pathlib.Path, embeddings: np.ndarray, items: list[dict[str, Any]], about: dict[str, Any]
+) -> None:
+    """The three files of a folder that `python -m dml_jax.search` reads."""
+    out.mkdir(parents=True, exist_ok=True)
+    np.save(out / EMBEDDINGS, embeddings)
+    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+    (out / ITEMS).write_text("".join(lines), encoding="utf-8")
+    (out / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def embedded(
+    config: Any, model: Any, variables: Any, source: data.Source, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the embeddings of that name, their ids) of the images that can be decoded."""
+    apply = score.outputs(model, (name,))
+    found, _, ids = evaluation.embed(apply, variables, score.batches(config, source))
+    return evaluation.combined(found, name), ids
+
+
 def main() -> None:
+    processes.connect()
     options = flags.FLAGS
     if options.images is not None and options["split"].present:
         raise ValueError("--split and --images are both given; one of them is accepted")
@@ -81,21 +105,24 @@ def main() -> None:
     kind, number = checkpoints.find(str(workdir), options.step)
     with jax.set_mesh(states.make_mesh(config.train.devices)):
         called, variables = restored(str(workdir), options.step, model)
-        embeddings, _, ids = evaluation.embed(
-            score.embedder(model), variables, score.batches(config, source)
-        )
-    out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
-    out.mkdir(parents=True, exist_ok=True)
-    np.save(out / EMBEDDINGS, embeddings)
-    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items(source, ids))
-    (out / ITEMS).write_text("".join(lines), encoding="utf-8")
-    about = {"workdir": str(workdir), "checkpoint": kind, "step": number, "of": name}
-    (out / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    say(f"{called}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}")
-    if len(ids) < len(source):
-        say(f"{len(source) - len(ids)} of {len(source)} images could not be decoded")
-    say(f"written: {out / EMBEDDINGS}, {out / ITEMS}, {out / ABOUT}")
-    say(f"next: python -m dml_jax.search --index={out} IMAGE ...")
+        of = config.evaluation.embeddings[0]
+        embeddings, ids = embedded(config, model, variables, source, of)
+    if processes.first():
+        out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
+        about = {
+            "workdir": str(workdir),
+            "checkpoint": kind,
+            "step": number,
+            "embedding": of,
+            "of": name,
+        }
+        write(out, embeddings, items(source, ids), about)
+        say(f"{called}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}")
+        if len(ids) < len(source):
+            say(f"{len(source) - len(ids)} of {len(source)} images could not be decoded")
+        say(f"written: {out / EMBEDDINGS}, {out / ITEMS}, {out / ABOUT}")
+        say(f"next: python -m dml_jax.search --index={out} IMAGE ...")
+    processes.wait("embedded")
 
 
 if __name__ == "__main__":

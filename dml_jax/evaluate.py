@@ -4,7 +4,9 @@
 configuration (the sections `data` and `evaluation` of `--config`); `--config=configs/run.py:DIR
 --config.evaluation.map=tsne` changes fields of the run's own. Prints a table and writes to a folder in
 `DIR/evaluation/`: metrics.json and metrics.csv, classes.csv, galleries (best.png, random.png, worst.png), and
-report.html, which shows everything on one page that needs no network.
+report.html, which shows everything on one page that needs no network; with `evaluation.average=each_class` also
+each_class.json and each_class.csv. Several processes evaluate together as they train together (see launch/); the
+first one writes.
 """
 
 import csv
@@ -16,20 +18,24 @@ import jax
 import numpy as np
 from absl import flags
 
-from dml_jax import checkpoints, evaluation
+from dml_jax import checkpoints, evaluation, processes
 from dml_jax import config as configs
 from dml_jax.evaluation import clustering
+from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.mesh import data_mesh
 from dml_jax.logging import say
-from dml_jax.training import build, score
+from dml_jax.training import build, score, tasks
 from dml_jax.training import state as states
 
 Rows = dict[str, dict[str, Any]]
+# In a table of each class on the terminal.
+CLASSES = 30
 
 
 def define_flags() -> None:
     """The options of this command."""
     configs.define_flags()
+    processes.define_flags()
     flags.DEFINE_string("step", "best", "best, last, or the number of a checkpoint.")
     flags.DEFINE_string("split", "test", "What is evaluated.")
 
@@ -60,8 +66,10 @@ def write(rows: Rows, folder: pathlib.Path, name: str = "metrics") -> list[pathl
 
 def evaluate(
     config: Any, model: Any, workdir: str, step: str, split: str, name: str
-) -> tuple[Rows, Rows, list[pathlib.Path]]:
-    """({what was evaluated: metrics}, those of steps after it, the files written) of a checkpoint on a split.
+) -> tuple[Rows, Rows, Rows, list[pathlib.Path]]:
+    """(metrics by what was evaluated, by class, of steps after training, the files written) of a checkpoint.
+
+    Every process gets the tables; the first one writes the files.
 
     Args:
       config: `data` and `evaluation` are used.
@@ -74,69 +82,98 @@ def evaluate(
     # What cannot be done is said before the work.
     evaluation.check_map(config.evaluation.map)
     evaluation.check_steps(config.evaluation.after)
+    task = tasks.task(config, split, model)
     run = configs.stored(workdir)
     fitted = any(name in evaluation.FITTED for name in config.evaluation.after)
     trained_on = build.source(run, "train") if fitted else None
     called, variables = restored(workdir, step, model)
-    source = build.source(config, split)
-    embedder = score.embedder(model)
-    embeddings, labels, ids = embedded = evaluation.embed(
-        embedder, variables, score.batches(config, source)
-    )
-    rows = {called: score.metrics(config, embedded)}
-    folder = pathlib.Path(workdir) / "evaluation" / name
-    files = write(rows, folder)
+    apply = score.outputs(model, task.embeddings)
+
+    def embed(of: Any, source: Any) -> Embedded:
+        return evaluation.embed(apply, variables, score.batches(of, source))
+
+    found = score.embedded(task, lambda source: embed(config, source))
+    rows, by_class = score.tabulated(task, score.metrics(task, found), called)
     steps: Rows = {}
     if config.evaluation.after:
-        training = None
+        first, training = task.embeddings[0], None
+        embeddings, labels, _ = found["queries"]
         if trained_on is not None:
-            training = evaluation.embed(embedder, variables, score.batches(run, trained_on))[0]
+            training = evaluation.combined(embed(run, trained_on)[0], first)
         steps = evaluation.after_training(
-            embeddings,
+            evaluation.combined(embeddings, first),
             labels,
             config.evaluation.after,
             training=training,
             backend=config.evaluation.backend,
         )
-        files += write(steps, folder, "after_training")
-    compared = clustering.normalized(embeddings) if config.evaluation.normalize else embeddings
-    about = evaluation.Set(
-        compared.astype(np.float32),
+    files = []
+    if processes.first():
+        folder = pathlib.Path(workdir) / "evaluation" / name
+        for table, of in ((rows, "metrics"), (by_class, "each_class"), (steps, "after_training")):
+            files += write(table, folder, of) if table else []
+        # What the pictures show is searched for on this process's devices alone.
+        with jax.set_mesh(states.make_mesh(config.train.devices, alone=True)):
+            files += evaluation.write_report(
+                shown(config, task, found),
+                rows,
+                folder,
+                heading=f"{config.data.name}, {split}: {called}",
+                about=task.about,
+                map=config.evaluation.map,
+                seed=config.seed,
+                steps=steps,
+            )
+    processes.wait("evaluated")
+    return rows, by_class, steps, files
+
+
+def shown(config: Any, task: tasks.Task, found: dict[str, Any]) -> evaluation.Set:
+    """What a report is about: all images of a task, the queries first, in the first of its embeddings."""
+    first = task.embeddings[0]
+    vectors = [evaluation.combined(embeddings, first) for embeddings, _, _ in found.values()]
+    joined = np.concatenate(vectors)
+    if config.evaluation.normalize:
+        joined = clustering.normalized(joined)
+    # Of each image, where it comes from.
+    places = [(part, int(i)) for part, (_, _, ids) in found.items() for i in ids]
+    labels = np.concatenate([task.classes[part][ids] for part, (_, _, ids) in found.items()])
+    searched = [p for p in found if p != "queries" or "gallery" not in found]
+    return evaluation.Set(
+        joined.astype(np.float32),
         labels,
-        image=lambda i: source[int(ids[i])]["image"],
-        name=lambda i: source.name(int(ids[i])),
-        class_names=source.class_names,
+        image=lambda i: task.sources[places[i][0]][places[i][1]]["image"],
+        name=lambda i: task.sources[places[i][0]].name(places[i][1]),
+        class_names=task.class_names,
         distance=config.evaluation.distance,
         backend=config.evaluation.backend,
-    )
-    return (
-        rows,
-        steps,
-        files
-        + evaluation.write_report(
-            about,
-            rows,
-            folder,
-            heading=f"{config.data.name}, {split}: {called}",
-            map=config.evaluation.map,
-            seed=config.seed,
-            steps=steps,
-        ),
+        queries=np.flatnonzero([part == "queries" for part, _ in places]),
+        gallery=np.flatnonzero([part in searched for part, _ in places]),
     )
 
 
 def main() -> None:
+    processes.connect()
     options = flags.FLAGS
     run = configs.stored(options.workdir)
     config = run if options.config is None else options.config
     model = build.model(run.model)
     name = f"{config.data.name}_{options.split}_{options.step}"
     with jax.set_mesh(states.make_mesh(config.train.devices)):
-        rows, steps, files = evaluate(
+        rows, by_class, steps, files = evaluate(
             config, model, options.workdir, options.step, options.split, name
         )
+    if not processes.first():
+        return
+    metrics = tuple(config.evaluation.metrics)
     say(f"{config.data.name}, {options.split}")
-    say(evaluation.format_table(rows, tuple(config.evaluation.metrics)))
+    say(evaluation.format_table(rows, metrics))
+    if by_class:
+        some = dict(list(by_class.items())[:CLASSES])
+        ranked = [metric for metric in metrics if metric in next(iter(some.values()))]
+        say(f"\neach class:\n{evaluation.format_table(some, ranked)}")
+        if len(by_class) > len(some):
+            say(f"and {len(by_class) - len(some)} more in each_class.csv")
     if steps:
         recalls = [metric for metric in next(iter(steps.values())) if "recall" in metric]
         say(f"\nafter training, with bytes per image:\n{evaluation.format_table(steps, recalls)}")

@@ -12,10 +12,11 @@ import jax
 from absl import flags
 
 from dml_jax import config as configs
-from dml_jax import evaluation
+from dml_jax import data, evaluation
 from dml_jax.evaluate import evaluate, write
+from dml_jax.evaluation.embed import Embedded
 from dml_jax.logging import say
-from dml_jax.training import build, score
+from dml_jax.training import build, score, tasks
 from dml_jax.training import state as states
 from dml_jax.training.loop import train
 
@@ -25,22 +26,27 @@ CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "quickstart.p
 def quickstart(config: Any, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
     """Trains, evaluates, writes and tells; returns the table, a row by what was evaluated."""
     start = time.monotonic()
-    train(config, str(workdir))
     model = build.model(config.model)
-    source = build.source(config, "test")
+    task = tasks.task(config, "test", model)
+    train(config, str(workdir))
+    apply = score.outputs(model, task.embeddings)
+    drawn = model.init(jax.random.key(config.seed))
+
+    def pixels(source: data.Source) -> Embedded:
+        found, labels, ids = evaluation.pixels(score.batches(config, source))
+        return dict.fromkeys(model.outputs, found), labels, ids
+
+    def untrained(source: data.Source) -> Embedded:
+        return evaluation.embed(apply, drawn, score.batches(config, source))
+
     with jax.set_mesh(states.make_mesh(config.train.devices)):
-        raw = evaluation.pixels(score.batches(config, source))
-        untrained = evaluation.embed(
-            score.embedder(model),
-            model.init(jax.random.key(config.seed)),
-            score.batches(config, source),
-        )
+        rows = {}
+        for called, embed in (("raw pixels", pixels), ("untrained network", untrained)):
+            found = score.metrics(task, score.embedded(task, embed))
+            rows[called] = next(iter(score.tabulated(task, found, called)[0].values()))
         trained, *_ = evaluate(config, model, str(workdir), "best", "test", "quickstart")
-    rows = {
-        "raw pixels": score.metrics(config, raw),
-        "untrained network": score.metrics(config, untrained),
-        "trained network": next(iter(trained.values())),
-    }
+    rows["trained network"] = next(iter(trained.values()))
+    source = task.sources["queries"]
     write(rows, workdir / "evaluation" / "quickstart")
     say(
         f"\n{len(source)} images of {len(source.class_names)} letters that were not trained on:\n\n"

@@ -124,7 +124,7 @@ class Relation:
         """(positives, negatives), both `[anchors, references]`; a pair may be neither."""
         return self.kind.relate(anchor_labels, ref_labels, **dict(self.hyper))
 
-    def classes(self, labels: Array) -> Array:
+    def classes(self, labels: Any) -> Any:
         """The class of each sample, `[B]`, where it has one; else the labels as they are."""
         return _column(labels, **dict(self.hyper)) if self.name == "hierarchy" else labels
 

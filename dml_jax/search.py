@@ -18,11 +18,11 @@ from jaxtyping import Float
 
 from dml_jax import config as configs
 from dml_jax import data, evaluation
-from dml_jax.embed import ABOUT, EMBEDDINGS, ITEMS, for_files
+from dml_jax.embed import ABOUT, EMBEDDINGS, ITEMS, embedded, for_files
 from dml_jax.evaluate import restored
 from dml_jax.evaluation import page as pages
 from dml_jax.logging import say
-from dml_jax.training import build, score
+from dml_jax.training import build
 from dml_jax.training import state as states
 
 # What the command line holds, for `config.run`.
@@ -147,11 +147,10 @@ def search(options: Any, paths: Sequence[str]) -> None:
         config.data.on_error = "raise"
     with jax.set_mesh(states.make_mesh(config.train.devices)):
         _, variables = restored(workdir, str(about["step"]), model)
-        embedded, _, _ = evaluation.embed(
-            score.embedder(model), variables, score.batches(config, source)
-        )
+        # Folders written before models had several embeddings do not say which.
+        queries, _ = embedded(config, model, variables, source, about.get("embedding", "embedding"))
         far, found = evaluation.neighbours(
-            embedded, stored.embeddings, options.k, distance="cosine", backend=options.backend
+            queries, stored.embeddings, options.k, distance="cosine", backend=options.backend
         )
     say(answers(stored, 1 - far, found, paths))
     if options.html:

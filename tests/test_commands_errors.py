@@ -114,6 +114,59 @@ COMMANDS = {
         "--config=configs/run.py:run",
         "--config.evaluation.after=('int4',)",
     ],
+    "each class": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.evaluation.average=each_class",
+        "--config.evaluation.k=max_bin_count",
+        "--step=last",
+    ],
+    "a gallery": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.data.path=parts",
+        "--config.evaluation.gallery.test=gallery",
+        "--config.evaluation.distractors.test=distractors",
+        "--config.evaluation.embeddings=('features', 'Combined_embedding_features-1-2')",
+        "--config.evaluation.k=2",
+    ],
+    "a relation": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.data.path=parts/list.csv",
+        "--config.evaluation.relation={'name': 'hierarchy', 'level': 0}",
+        "--config.evaluation.average=parent",
+        "--config.evaluation.kmeans=jax",
+        "--split=all",
+    ],
+    "relation that the data lack": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.evaluation.relation=hierarchy",
+    ],
+    "parents that the data lack": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.evaluation.among=other_parents",
+    ],
+    "no such gallery": [
+        EVALUATE,
+        "--workdir=run",
+        "--config=configs/run.py:run",
+        "--config.evaluation.gallery.test=gallery",
+    ],
+    "unknown average": train("--config.evaluation.average=classes"),
+    "each class in training": train("--config.evaluation.average=each_class"),
+    "unknown metric": train(
+        "--config.evaluation.metrics=('map_at_r', 'recall_at_k')", "--config.train.monitor="
+    ),
+    "unknown embedding": train("--config.evaluation.embeddings=('feature',)"),
+    "k of another kind": train("--config.evaluation.k=0"),
     "unknown map": [
         EVALUATE,
         "--workdir=run",
@@ -122,6 +175,14 @@ COMMANDS = {
     ],
     "config of no run": [EVALUATE, "--workdir=run", "--config=configs/run.py:runn"],
     "embeddings of a split": [EMBED, "--workdir=run", "--out=of_split"],
+    "features of a folder": [
+        EMBED,
+        "--workdir=run",
+        "--images=large",
+        "--out=of_features",
+        "--config=configs/run.py:run",
+        "--config.evaluation.embeddings=('features',)",
+    ],
     "embeddings of a folder": [EMBED, "--workdir=run", "--images=large", "--out=of_folder"],
     "both": [EMBED, "--workdir=run", "--images=large", "--split=val"],
     "embeddings of no folder": [EMBED, "--workdir=run", "--images=lagre"],
@@ -130,6 +191,7 @@ COMMANDS = {
     "embeddings of no run": [EMBED, "--workdir=empty"],
     "stray argument of embed": [EMBED, "--workdir=run", "large"],
     "search": [SEARCH, "--index=of_folder", "--k=3", "--html=results.html", IMAGE, "large/a.png"],
+    "search by features": [SEARCH, "--index=of_features", "--k=1", "large/a.png"],
     "search in a split": [SEARCH, "--index=of_split", "--k=2", "--backend=faiss", IMAGE],
     "no index": [SEARCH, IMAGE],
     "no such index": [SEARCH, "--index=empty", IMAGE],
@@ -179,6 +241,17 @@ ERRORS = {
     "no such split": ["'tset'", "'test'"],
     "unknown step after training": ["'int4'", "did you mean 'int8'"],
     "unknown map": ["unknown map 'umap'", "pca", "tsne"],
+    "relation that the data lack": ["relation 'hierarchy' needs coarser classes", "omniglot"],
+    "parents that the data lack": [
+        "evaluation.among='other_parents' needs parents",
+        "split 'test' of folder",
+    ],
+    "no such gallery": ["has no 'gallery'", "beside it"],
+    "unknown average": ["unknown average 'classes'", "'class'"],
+    "each class in training": ["evaluation.average='each_class'", "accepted: query"],
+    "unknown metric": ["metric 'recall_at_k' needs a number for k", "'recall_at_4'"],
+    "unknown embedding": ["unknown embedding 'feature'", "'features'"],
+    "k of another kind": ["k=0", "'max_bin_count'"],
     "config of no run": ["runn/config.json", "accepted"],
     "both": ["--split and --images", "one of them"],
     "embeddings of no folder": ["'lagre'", "does not exist"],
@@ -212,6 +285,16 @@ def outcomes(tmp_path_factory):
         broken = whole.with_name("broken.jpg")
         Image.open(whole).save(broken, quality=95)
         broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    # A split that is searched in another, with distractors that have no classes; and a list of what has parents.
+    pictures(folder / "parts" / "test", classes=4)
+    pictures(folder / "parts" / "gallery", classes=5, images=3)
+    pictures(folder / "parts" / "distractors", classes=3)
+    rows = [
+        f"test/class0{c}/{i}.png,{c},{'low' if c < 2 else 'high'}"
+        for c in range(1, 4)
+        for i in range(4)
+    ]
+    (folder / "parts" / "list.csv").write_text("\n".join(["path,label,parent", *rows]) + "\n")
     (folder / "empty").mkdir()
     # Images without classes, larger than the model takes and not square.
     (folder / "large" / "below").mkdir(parents=True)
@@ -293,6 +376,26 @@ def test_what_a_good_run_says(outcomes):
     )
 
 
+def test_what_an_evaluation_says(outcomes):
+    folder = outcomes["folder"] / "run" / "evaluation"
+    each = json.loads((folder / "folder_test_last" / "each_class.json").read_text())
+    whole = json.loads((folder / "folder_test_last" / "metrics.json").read_text())
+    assert all(name.startswith("class") and set(row) >= {"map_at_r"} for name, row in each.items())
+    mean = np.mean([row["map_at_r"] for row in each.values()])
+    assert next(iter(whole.values()))["map_at_r"] == pytest.approx(mean)
+    assert (
+        "each class:" in outcomes["each class"][1] and "each_class.csv" in outcomes["each class"][1]
+    )
+    table = outcomes["a gallery"][1]
+    assert ", features" in table and ", Combined_embedding_features-1-2" in table
+    page = (folder / "folder_test_best" / "report.html").read_text()
+    # 13 queries, 13 images of the gallery and 9 distractors; the evaluations after it wrote elsewhere.
+    for words in ("searched in 13 images", "with distractors: 9 images", "13 queries, 22 images"):
+        assert words in page, words
+    page = (folder / "folder_all_best" / "report.html").read_text()
+    assert "relevant by relation hierarchy, level 0; means over parents" in page
+
+
 def test_embeddings_that_are_written(outcomes):
     folder = outcomes["folder"]
     embeddings = np.load(folder / "of_split" / "embeddings.npy")
@@ -318,6 +421,8 @@ def test_what_search_finds(outcomes):
     assert (rank, similarity, kind) == ("1", "1.0000", "-") and path.endswith("large/a.png")
     values = [float(line.split()[1]) for line in printed[start + 2 : start + 5]]
     assert values == sorted(values, reverse=True) and printed[start + 5] == ""
+    found = outcomes["search by features"][1].splitlines()[2].split()
+    assert found[1] == "1.0000" and found[3].endswith("large/a.png")
     # Two queries, and each result once.
     results = {line.split()[-1] for line in printed if ".png" in line and line[0].isdigit()}
     page = (folder / "results.html").read_text()

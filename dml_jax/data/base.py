@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 from PIL import Image, ImageOps
 
 SPLITS = ("train", "val", "test")
@@ -36,6 +36,9 @@ class Source(Protocol):
     @property
     def parent_labels(self) -> np.ndarray | None: ...
 
+    @property
+    def label_sets(self) -> np.ndarray | None: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
@@ -59,6 +62,7 @@ class Images:
       names: one per image, for errors and galleries.
       read: position -> uint8 `[H, W, C]`; any exception becomes a `DecodeError` that names the image.
       parent_labels: int64 `[N]`, the coarser class of each image, where the set has one.
+      label_sets: bool `[N, T]`, which of T further labels each image has, where the set has them.
     """
 
     labels: Int64[np.ndarray, " n"]
@@ -66,6 +70,7 @@ class Images:
     names: Sequence[str]
     read: Reader
     parent_labels: Int64[np.ndarray, " n"] | None = None
+    label_sets: Bool[np.ndarray, "n t"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,6 +101,11 @@ class Subset:
     def parent_labels(self) -> Int64[np.ndarray, " n"] | None:
         parents = self.source.parent_labels
         return None if parents is None else parents[self.rows]
+
+    @property
+    def label_sets(self) -> Bool[np.ndarray, "n t"] | None:
+        sets = self.source.label_sets
+        return None if sets is None else sets[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -178,6 +188,19 @@ def hierarchy(source: Source) -> Int64[np.ndarray, "n 2"]:
         )
     _, coarse = np.unique(source.parent_labels, return_inverse=True)
     return np.stack([coarse, source.labels], 1)
+
+
+def label_sets(source: Source) -> Bool[np.ndarray, "n t"]:
+    """The labels of relation "overlap": which of T labels each image has.
+
+    Raises ValueError where the set has none.
+    """
+    if source.label_sets is None:
+        raise ValueError(
+            "relation 'overlap' needs a set of labels for each image (label_sets), which these data do not have; "
+            "a CSV file of the data set folder with the column labels has them"
+        )
+    return source.label_sets
 
 
 def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[np.ndarray, "h w c"]:

@@ -1,4 +1,4 @@
-"""The embeddings of a split, on every device, in the order of the ids."""
+"""The embeddings of a split, computed on every device, in the order of the ids."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int
 
 from dml_jax.evaluation.mesh import data_mesh
 
-Embedded = tuple[Float[np.ndarray, "n d"], Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
+# (embeddings, or a dict of several; labels; ids)
+Embedded = tuple[Any, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
 
 
 def embed(
-    apply: Callable[[Any, Array], Array], variables: Any, batches: Iterable[dict[str, np.ndarray]]
+    apply: Callable[[Any, Array], Any], variables: Any, batches: Iterable[dict[str, np.ndarray]]
 ) -> Embedded:
     """`(embeddings float32 [n, d], labels int64 [n], ids int64 [n])` of valid rows, by ascending id.
 
@@ -24,15 +25,15 @@ def embed(
     gives its own rows, in as many batches as the others, and all of them return everything.
 
     Args:
-      apply: `(variables, images [b, ...]) -> embeddings [b, d]`; compiled once for a given function
-        and batch shape, so pass the same function each time.
+      apply: `(variables, images [b, ...]) -> embeddings [b, d]`, or a dict of several, which then come back
+        as a dict; compiled once for a given function and batch shape, so pass the same function each time.
       variables: its first argument.
       batches: `{"image", "label", "id", "valid"}`, all of one size; rows that are not valid are
         dropped.
     Raises: ValueError for no batch at all, no valid row, an id that occurs twice.
     """
     step = jax.jit(apply)
-    parts: list[tuple[np.ndarray, ...]] = []
+    parts: list[Any] = []
     waiting = None
     for batch in batches:
         # One batch is computed while the one before is brought back and the next one decoded.
@@ -44,7 +45,7 @@ def embed(
     if waiting is None:
         raise ValueError("no batch to embed; accepted: at least one")
     parts.append(_collect(*waiting))
-    embeddings, labels, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    embeddings, labels, ids = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     if not len(ids):
         raise ValueError("no valid row to embed; accepted: at least one")
     order = np.argsort(ids, kind="stable")
@@ -52,7 +53,7 @@ def embed(
     twice = ids[1:][ids[1:] == ids[:-1]]
     if len(twice):
         raise ValueError(f"id {twice[0]} occurs more than once among the batches; ids must differ")
-    return embeddings[order], labels[order], ids
+    return jax.tree.map(lambda x: x[order], embeddings), labels[order], ids
 
 
 def pixels(batches: Iterable[dict[str, np.ndarray]]) -> Embedded:
@@ -88,10 +89,11 @@ def _place(batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
     return place(images), place(about)
 
 
-def _collect(found: Array, about: Any) -> tuple[np.ndarray, ...]:
+def _collect(found: Any, about: Any) -> Embedded:
     """Embeddings, labels and ids of the valid rows of all processes."""
     if jax.process_count() > 1:
         found, about = multihost_utils.process_allgather((found, about), tiled=True)
     labels, ids, valid = np.ascontiguousarray(about).view(np.int64).T
     keep = valid != 0
-    return np.asarray(found, np.float32)[keep], labels[keep], ids[keep]
+    found = jax.tree.map(lambda x: np.asarray(x, np.float32)[keep], found)
+    return found, labels[keep], ids[keep]

@@ -206,20 +206,36 @@ def combined(
     vector stays zero. Other names are looked up as they are.
     Differs from that code, which normalises only if the name of the architecture contains `normalize`; the ICML 2020
     code describes these names in its help text and has no code for them.
-    Raises: ValueError for an unknown part, or not as many weights as parts.
+    Raises: as `parts`.
     """
-    if not name.startswith("Combined_") or name in embeddings:
-        return names.resolve("embedding", embeddings, name)
+    weights = parts(name, tuple(embeddings))
+    if name in weights:
+        return embeddings[name]
+    scaled = [w * clustering.normalized(embeddings[part]) for part, w in weights.items()]
+    return clustering.normalized(np.concatenate(scaled, axis=1)).astype(np.float32)
+
+
+def parts(name: str, known: Sequence[str]) -> dict[str, float]:
+    """The embeddings that a name stands for, with their weights: itself, or the parts of a `combined` one.
+
+    Raises: ValueError for a part that is not known or comes twice, or not as many weights as parts.
+    """
+    if not name.startswith("Combined_") or name in known:
+        names.resolve("embedding", dict.fromkeys(known), name)
+        return {name: 1.0}
     head, *numbers = name.removeprefix("Combined_").split("-")
-    parts = [names.resolve("embedding", embeddings, part) for part in head.split("_")]
+    found = head.split("_")
+    for part in found:
+        names.resolve("embedding", dict.fromkeys(known), part)
     try:
-        weights = [float(number) for number in numbers] or [1.0] * len(parts)
+        weights = [float(number) for number in numbers] or [1.0] * len(found)
     except ValueError:
         weights = []
-    if len(weights) != len(parts):
-        raise ValueError(f"{name!r} has {len(parts)} parts; accepted: as many weights, or none")
-    scaled = [w * clustering.normalized(e) for w, e in zip(weights, parts, strict=True)]
-    return clustering.normalized(np.concatenate(scaled, axis=1)).astype(np.float32)
+    if len(weights) != len(found):
+        raise ValueError(f"{name!r} has {len(found)} parts; accepted: as many weights, or none")
+    if len(set(found)) != len(found):
+        raise ValueError(f"{name!r} names a part twice; accepted: each once, with its weight")
+    return dict(zip(found, weights, strict=True))
 
 
 def evaluate_each(

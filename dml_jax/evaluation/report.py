@@ -1,6 +1,7 @@
 """The report of an evaluation: galleries, a map, distances, spectrum and classes, as files and as one page."""
 
 import csv
+import html
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ SCORED, POINTS, ANCHORS = 10_000, 2_000, 1_000
 NEIGHBOURS, QUERIES, LISTED = 9, 8, 1_000
 # Classes in a table of the page, points of the ROC, and the false accept rate that its text is about.
 CLASSES, CURVE, RATE = 12, 200, 0.001
+# What stands for the class of a distractor.
+NO_CLASS = "(distractor)"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Set:
       name: position -> the image's name.
       class_names: by label.
       distance, backend: as in `neighbours`.
+      queries, gallery: positions of what is searched for and of what is searched, ascending; all by default. An item
+        that is not a query has a label too, or -1 for none: it is relevant to nothing.
     """
 
     embeddings: Float[np.ndarray, "n d"]
@@ -52,15 +57,32 @@ class Set:
     class_names: Sequence[str]
     distance: str = "euclidean"
     backend: str = "jax"
+    queries: Int[np.ndarray, " q"] | None = None
+    gallery: Int[np.ndarray, " g"] | None = None
+
+    @property
+    def searched(self) -> Int[np.ndarray, " g"]:
+        """Positions of what is searched."""
+        return np.arange(len(self.labels)) if self.gallery is None else self.gallery
+
+    @property
+    def labelled(self) -> Int[np.ndarray, " m"]:
+        """Positions of what has a label."""
+        return np.flatnonzero(self.labels >= 0)
+
+    def class_of(self, i: int) -> str:
+        """The name of an item's class."""
+        label = self.labels[i]
+        return self.class_names[label] if label >= 0 else NO_CLASS
 
     def nearest(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(distances, positions) of the nearest others of those items."""
         return neighbours(
             self.embeddings[rows],
-            self.embeddings,
-            min(NEIGHBOURS, len(self.labels) - 1),
+            self.embeddings[self.searched],
+            min(NEIGHBOURS, len(self.searched) - 1),
             query_ids=rows,
-            gallery_ids=np.arange(len(self.labels)),
+            gallery_ids=self.searched,
             distance=self.distance,
             backend=self.backend,
         )
@@ -92,6 +114,7 @@ def write_report(
     folder: str | os.PathLike,
     *,
     heading: str,
+    about: str = "",
     map: str = "pca",
     seed: int = 0,
     steps: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
@@ -103,17 +126,18 @@ def write_report(
       rows: its metrics, by what was evaluated.
       folder: where the files go; it is made where it is missing.
       heading: what the page is headed by.
+      about: how the metrics were computed, where it is not each item against all others.
       map: `pca` or `tsne`.
       seed: of every draw.
       steps: as from `after_training`.
     Raises: ValueError for fewer than two items, an unknown map or one that needs what is not installed.
     """
-    count = len(data.labels)
+    count = len(data.searched)
     if count < 2:
         raise ValueError(f"a report of {count} image has no neighbours; accepted: two or more")
     folder = Path(folder)
     rng = np.random.Generator(np.random.Philox(key=seed))
-    points = _drawn(rng, count, POINTS)
+    points = _drawn(rng, data.labelled, POINTS)
     # First, as it may not be possible.
     places = embedding_map(map, data.embeddings[points], seed=seed)
     retrieved = _retrieve(data, rng)
@@ -128,15 +152,16 @@ def write_report(
                     folder / f"{kind}.png",
                     query_ids=retrieved.rows,
                     queries=queries.tolist(),
-                    class_names=data.class_names,
+                    # The last one is what label -1 finds.
+                    class_names=(*data.class_names, NO_CLASS),
                     columns=8,
                 )
             )
     files.append(_write_classes(data, retrieved.classes, folder / "classes.csv"))
-    before = [("Metrics", _metrics(rows))]
+    before = [("Metrics", _metrics(rows, about))]
     after = [
         ("Map", _map(data, map, points, places)),
-        ("Distances, ROC and spectrum", _spread(data, _drawn(rng, count, ANCHORS))),
+        ("Distances, ROC and spectrum", _spread(data, _drawn(rng, data.labelled, ANCHORS))),
         ("Classes", _classes(data, retrieved.classes)),
     ]
     if steps:
@@ -146,16 +171,17 @@ def write_report(
     return files
 
 
-def _drawn(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
-    return np.sort(rng.permutation(count)[:most])
+def _drawn(rng: np.random.Generator, rows: np.ndarray, most: int) -> np.ndarray:
+    return rows[np.sort(rng.permutation(len(rows))[:most])]
 
 
 def _retrieve(data: Set, rng: np.random.Generator) -> Retrieved:
-    rows = _drawn(rng, len(data.labels), SCORED)
+    queries = np.arange(len(data.labels)) if data.queries is None else data.queries
+    rows = _drawn(rng, queries, SCORED)
     far, found = data.nearest(rows)
     hits = data.labels[found] == data.labels[rows, None]
-    _, of, sizes = np.unique(data.labels, return_inverse=True, return_counts=True)
-    scores = query_scores(hits, sizes[of[rows]] - 1)
+    sizes = np.bincount(data.labels[data.searched] + 1, minlength=data.labels.max() + 2)[1:]
+    scores = query_scores(hits, sizes[data.labels[rows]] - np.isin(rows, data.searched))
     classes = class_scores(data.labels[rows], hits[:, 0], scores)
     scored = np.flatnonzero(~np.isnan(scores))
     # Of equal scores, what was nearest: the surest of the best, and of the worst.
@@ -186,10 +212,16 @@ def _write_classes(data: Set, found: ClassScores, path: Path) -> Path:
     return path
 
 
-def _metrics(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _metrics(rows: Mapping[str, Mapping[str, Any]], about: str) -> str:
     known = list(dict.fromkeys(metric for row in rows.values() for metric in row))
     body = [[title(metric), *(cell(row.get(metric)) for row in rows.values())] for metric in known]
-    return pages.table(["metric", *rows], body)
+    note = ""
+    if about:
+        note = (
+            f"<p class='note'>{html.escape(about)}. What follows on this page is by class, the nearest of all that is "
+            "searched.</p>"
+        )
+    return note + pages.table(["metric", *rows], body)
 
 
 def _steps(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -207,10 +239,9 @@ def _figure(chart: str, caption: str) -> str:
 
 
 def _map(data: Set, method: str, points: np.ndarray, places: np.ndarray) -> str:
-    count = len(data.labels)
+    count = len(data.labelled)
     about = (
-        (int(i), int(data.labels[i]), f"{data.class_names[data.labels[i]]}: {data.name(int(i))}")
-        for i in points
+        (int(i), int(data.labels[i]), f"{data.class_of(i)}: {data.name(int(i))}") for i in points
     )
     across, up, what = {
         "pca": ("first axis", "second axis", "PCA, the two axes of largest variance"),
@@ -232,9 +263,11 @@ def _map(data: Set, method: str, points: np.ndarray, places: np.ndarray) -> str:
 
 
 def _spread(data: Set, anchors: np.ndarray) -> str:
-    count = len(data.labels)
+    count = len(data.labelled)
+    vectors, labels = data.embeddings[data.labelled], data.labels[data.labelled]
+    places = np.searchsorted(data.labelled, anchors)
     edges, intra, inter = distance_histograms(
-        data.embeddings, data.labels, anchors=anchors, distance=data.distance
+        vectors, labels, anchors=places, distance=data.distance
     )
     series = [
         (f"{name} ({total:,})", counts / max(total, 1))
@@ -249,7 +282,7 @@ def _spread(data: Set, anchors: np.ndarray) -> str:
         up="share of the pairs",
     )
     drawn = "all images" if len(anchors) == count else f"{len(anchors)} images drawn at random"
-    values = singular_values(data.embeddings)
+    values = singular_values(vectors)
     share = np.cumsum(values**2) / max(float(np.sum(values**2)), 1e-30)
     half, most = (int(np.searchsorted(share, part)) + 1 for part in (0.5, 0.9))
     half, most = min(half, len(values)), min(most, len(values))
@@ -266,7 +299,7 @@ def _spread(data: Set, anchors: np.ndarray) -> str:
                 f"Distances from {drawn} to all others; the number of pairs in brackets. "
                 "The less the two overlap, the better one threshold tells classes apart.",
             ),
-            _roc(data, anchors, drawn),
+            _roc(vectors, labels, places, data.distance, drawn),
             _figure(
                 spectrum,
                 f"Singular values of the embeddings, {len(values)} directions: {half} of them hold half of the sum "
@@ -277,14 +310,16 @@ def _spread(data: Set, anchors: np.ndarray) -> str:
     )
 
 
-def _roc(data: Set, anchors: np.ndarray, drawn: str) -> str:
+def _roc(
+    vectors: np.ndarray, labels: np.ndarray, anchors: np.ndarray, distance: str, drawn: str
+) -> str:
     pairs = verification.pairs_of(
-        data.embeddings[anchors],
-        data.labels[anchors],
-        gallery=data.embeddings,
-        gallery_labels=data.labels,
+        vectors[anchors],
+        labels[anchors],
+        gallery=vectors,
+        gallery_labels=labels,
         own=anchors,
-        distance=data.distance,
+        distance=distance,
     )
     found = verification.verify(pairs, (RATE,), equal=True)
     if found.empty:
@@ -363,12 +398,14 @@ def _write_page(
         note = ""
         if i in scored and not np.isnan(retrieved.scores[scored[i]]):
             note = f"average precision {retrieved.scores[scored[i]]:.3f}"
-        label = int(data.labels[i])
-        items[i] = pages.Item(data.name(i), data.class_names[label], label, listed.get(i), note)
+        # A distractor is of no class, not even that of other distractors; and not of an unknown one.
+        label = int(data.labels[i]) if data.labels[i] >= 0 else -1 - i
+        items[i] = pages.Item(data.name(i), data.class_of(i), label, listed.get(i), note)
     total = len(data.labels)
     depth = retrieved.found.shape[1]
     queries = len(retrieved.rows)
-    of = "every image was a query" if queries == total else f"{queries} queries drawn at random"
+    whole = total if data.queries is None else len(data.queries)
+    of = "every one was a query" if queries == whole else f"{queries} queries drawn at random"
     score = f"Average precision over the first R neighbours, at most {depth}, where R others have the class; {of}."
     galleries = [
         pages.Gallery(name, note, shown[kind])
@@ -383,11 +420,14 @@ def _write_page(
         )
         if len(shown[kind])
     ]
+    apart = ""
+    if data.queries is not None and not np.array_equal(data.queries, data.searched):
+        apart = f"{whole} queries, {len(data.searched)} images searched, "
     lead = (
-        f"{total} images of {len(np.unique(data.labels))} classes, {data.embeddings.shape[1]}-d embeddings, "
-        f"{data.distance} distance. On this page: {len(pictures)} pictures, and the neighbours of {len(listed)} "
-        "images. Click a picture to see its neighbours; a tick and a solid frame mark the query's class, "
-        "a cross and a dashed frame another one."
+        f"{total} images of {len(np.unique(data.labels[data.labelled]))} classes, {apart}"
+        f"{data.embeddings.shape[1]}-d embeddings, {data.distance} distance. On this page: {len(pictures)} pictures, "
+        f"and the neighbours of {len(listed)} images. Click a picture to see its neighbours; a tick and a solid frame "
+        "mark the query's class, a cross and a dashed frame another one."
     )
     return pages.write_page(
         path,

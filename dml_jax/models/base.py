@@ -132,6 +132,11 @@ class Model:
         return self.embedding_dim or _blueprint(self).features
 
     @property
+    def outputs(self) -> tuple[str, ...]:
+        """What `embeddings` gives."""
+        return "embedding", "features"
+
+    @property
     def channels(self) -> int:
         """Channels of an image."""
         return _blueprint(self).channels
@@ -183,6 +188,20 @@ class Model:
         Raises:
           ValueError: images of another shape or dtype; no key where one is needed.
         """
+        embeddings, _, state = self._run(variables, images, train, key)
+        return embeddings, state
+
+    def embeddings(
+        self, variables: Tree, images: UInt8[Array, "b h w c"]
+    ) -> dict[str, Float[Array, "b _"]]:
+        """`embedding`, what `apply` gives, and `features`, the backbone's, before head and normalisation."""
+        embeddings, features, _ = self._run(variables, images, False, None)
+        return {"embedding": embeddings, "features": features}
+
+    def _run(
+        self, variables: Tree, images: UInt8[Array, "b h w c"], train: bool, key: Array | None
+    ) -> tuple[Float[Array, "b d"], Float[Array, "b f"], Tree]:
+        """(embeddings, the backbone's features, the new state); arguments and errors as in `apply`."""
         plan = _blueprint(self)
         side = self.image_size
         accepted = (side, side, plan.channels)
@@ -202,13 +221,14 @@ class Model:
             copy=True,
         )
         x = _scale(images, self.family.mean, self.family.std, jnp.dtype(self.dtype))
-        x = network.backbone(x, train=train, key=key if train else None).astype(jnp.float32)
+        features = network.backbone(x, train=train, key=key if train else None).astype(jnp.float32)
+        x = features
         if self.embedding_dim is not None:
             x = network.head(x)
         if self.normalize:
             x = l2_normalize(x)
         _, _, state = network.split()
-        return x, state
+        return x, features, state
 
 
 def _scale(

@@ -9,6 +9,7 @@ from dml_jax import data, losses, miners, models, samplers
 from dml_jax.config import DATA_FIELDS
 from dml_jax.losses.own import ViewsLoss
 from dml_jax.losses.wrappers import Multiple, SelfSupervised
+from dml_jax.relations import Relation
 
 
 def source(config: Any, split: str) -> data.Source:
@@ -68,18 +69,21 @@ def pipeline(section: Mapping[str, Any]) -> dict[str, Any]:
     return {k: section[k] for k in ("threads", "workers", "prefetch", "on_error")}
 
 
-def labels(loss: Any, source: data.Source) -> np.ndarray:
-    """The labels of all images as the loss takes them, `[N]` or `[N, levels]`.
+def labels(relation: Relation, source: data.Source, field: str = "loss.relation") -> np.ndarray:
+    """The labels of all images as the relation takes them, `[N]`, `[N, levels]` or `[N, labels]`.
 
-    Raises ValueError for a relation whose labels the data do not have.
+    `field` is where the relation was asked for. Raises ValueError for one whose labels the data do not have.
     """
-    name = loss.relation.name
-    if name == "hierarchy":
-        return data.hierarchy(source)
-    if name != "label":
+    if relation.name == "hierarchy":
+        found = data.hierarchy(source)
+        relation.classes(found)  # the level exists
+        return found
+    if relation.name == "overlap":
+        return data.label_sets(source)
+    if relation.name != "label":
         raise ValueError(
-            f"loss.relation is {name!r}, and the data sets have a class for each image; accepted: 'label', "
-            "and 'hierarchy' where classes have parents"
+            f"{field} is {relation.name!r}, and data sets have labels of images; accepted: 'label', "
+            "'hierarchy' where classes have parents, 'overlap' where images have sets of labels"
         )
     return source.labels
 

@@ -19,7 +19,7 @@ from dml_jax import data, evaluation
 from dml_jax.checkpoints import Checkpoints
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.logging import Progress, Reports, say
-from dml_jax.training import build, optim, score
+from dml_jax.training import build, optim, score, tasks
 from dml_jax.training import state as states
 from dml_jax.training.planning import Plans
 from dml_jax.training.step import make_train_step
@@ -87,15 +87,11 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     tell = (lambda message: None) if quiet else say
     size, epochs, monitor = config.train.batch_size, config.train.epochs, config.train.monitor
     splits = tuple(config.evaluation.splits)
-    if monitor and monitor not in [f"{s}/{m}" for s in splits for m in config.evaluation.metrics]:
-        raise ValueError(
-            f"train.monitor={monitor!r} is not evaluated; a split of evaluation.splits={splits} with a metric "
-            f"of evaluation.metrics={tuple(config.evaluation.metrics)} is accepted, or '' for none"
-        )
+    tasks.check_reported(config)
     model, loss = build.model(config.model), build.loss(config)
     source = build.source(config, "train")
-    held = {split: build.source(config, split) for split in splits}
-    labels = build.labels(loss, source)
+    held = [tasks.task(config, split, model) for split in splits]
+    labels = build.labels(loss.relation, source)
     views = config.train.views
     build.check_views(loss, views)
     build.check_pairs(loss, labels, views)
@@ -144,7 +140,8 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
         seconds=config.train.log_seconds,
     )
     terminated = Signal()
-    apply = score.embedder(model)
+    embedder = score.embedder(model)
+    outputs = score.outputs(model, tuple(config.evaluation.embeddings))
     skipped: Counter[str] = Counter()
     pending: list[Any] = []
     saved = time.monotonic()
@@ -174,17 +171,15 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
         checkpoints.save(done, host, {"progress": progress, **_origin(config)})
         saved = time.monotonic()
 
-    def embedded(of: data.Source) -> Embedded:
+    def embedded(of: data.Source, apply: Any) -> Embedded:
         variables = {k: state[k]["model"] for k in ("params", "state")}
         batches = score.batches(config, of, skipped)
         return evaluation.embed(apply, variables, terminated.guard(batches))
 
     def validate(epoch: int) -> None:
-        for split, of in held.items():
-            found = score.metrics(config, embedded(of))
-            # A table of a run has numbers; the spectrum is for the command `evaluate`.
-            numbers = {k: v for k, v in found.items() if isinstance(v, float)}
-            results.update({f"{split}/{k}": v for k, v in numbers.items()})
+        for task in held:
+            found = score.embedded(task, lambda source: embedded(source, outputs))
+            results.update(score.reported(score.metrics(task, found), task.split))
         if held and reports:
             reports.write({"step": done, "epoch": epoch, **results})
             tell(f"epoch {epoch}  " + "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
@@ -201,7 +196,7 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
         while progress["epoch"] < epochs:
             epoch = progress["epoch"]
             if progress["step"] == 0 and plans.embeds_before(epoch):
-                storage = states.replicate(plans.filled(embedded(source)), mesh)
+                storage = states.replicate(plans.filled(embedded(source, embedder)), mesh)
                 state = {**state, "storage": storage}
             plan = plans.of(epoch, progress["step"], state)
             batches = data.train_batches(

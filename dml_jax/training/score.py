@@ -1,19 +1,23 @@
 """From a model and a split to metrics, as training and the commands do it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from dml_jax import data, evaluation
 from dml_jax.evaluation.embed import Embedded
+from dml_jax.evaluation.evaluate import parts
 from dml_jax.training import build
+from dml_jax.training.tasks import Task, reported_as
+
+Batches = Iterable[dict[str, Any]]
+Rows = dict[str, dict[str, Any]]
 
 
-def batches(
-    config: Any, source: data.Source, skipped: Counter[str] | None = None
-) -> Iterable[dict[str, Any]]:
+def batches(config: Any, source: data.Source, skipped: Counter[str] | None = None) -> Batches:
     """A split in the batches of the section `evaluation`, this process's part of them.
 
     `skipped` counts the images that cannot be decoded, where `data.on_error` is "skip".
@@ -34,14 +38,80 @@ def embedder(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
     return lambda variables, images: model.apply(variables, images)[0]
 
 
-def metrics(config: Any, embedded: Embedded) -> dict[str, Any]:
-    """The metrics of the section `evaluation` of embeddings, labels and ids."""
-    embeddings, labels, _ = embedded
-    return evaluation.evaluate_embeddings(
-        embeddings,
-        labels,
-        metrics=tuple(config.evaluation.metrics),
-        distance=config.evaluation.distance,
-        normalize=config.evaluation.normalize,
-        backend=config.evaluation.backend,
-    )
+def outputs(model: Any, embeddings: tuple[str, ...]) -> Callable[[Any, jax.Array], dict[str, Any]]:
+    """(variables, images) -> the model's outputs that those embeddings are made of, by name; as `embedder`.
+
+    Raises ValueError for what the model does not give.
+    """
+    needed = sorted({part for name in embeddings for part in parts(name, model.outputs)})
+
+    def apply(variables: Any, images: jax.Array) -> dict[str, Any]:
+        found = model.embeddings(variables, images)
+        return {name: found[name] for name in needed}
+
+    return apply
+
+
+def embedded(task: Task, embed: Callable[[data.Source], Embedded]) -> dict[str, Embedded]:
+    """What `embed` makes of each of the task's sources."""
+    return {part: embed(source) for part, source in task.sources.items()}
+
+
+def metrics(task: Task, found: Mapping[str, Embedded]) -> Rows:
+    """The metrics of each of the task's embeddings, by its name."""
+    rows = {part: ids for part, (_, _, ids) in found.items()}
+    searched: dict[str, Any] = {}
+    if task.parents is not None:
+        searched["parents"] = task.parents[rows["queries"]]
+    if "gallery" in found:
+        searched["gallery_labels"] = task.labels["gallery"][rows["gallery"]]
+    result = {}
+    for name in task.embeddings:
+        vectors = {part: evaluation.combined(of, name) for part, (of, _, _) in found.items()}
+        result[name] = evaluation.evaluate_embeddings(
+            vectors["queries"],
+            task.labels["queries"][rows["queries"]],
+            gallery=vectors.get("gallery"),
+            distractors=vectors.get("distractors"),
+            **searched,
+            **task.options,
+        )
+    return result
+
+
+def tabulated(task: Task, found: Rows, called: str) -> tuple[Rows, Rows]:
+    """(a row by embedding, a row by class of each embedding where there is a value for each class).
+
+    The first rows have numbers: of metrics with a value for each class the mean of them, which is what the average
+    `class` gives.
+    """
+    rows: Rows = {}
+    by_class: Rows = {}
+    for name, values in found.items():
+        title = called if len(found) == 1 else f"{called}, {name}"
+        rows[title] = {
+            metric: float(np.mean(list(value.values()) or np.nan)) if _by_class(value) else value
+            for metric, value in values.items()
+        }
+        kept = {metric: value for metric, value in values.items() if _by_class(value)}
+        for label in sorted({label for value in kept.values() for label in value}):
+            which = task.class_names[label]
+            by_class[which if len(found) == 1 else f"{which}, {name}"] = {
+                metric: value.get(label) for metric, value in kept.items()
+            }
+    return rows, by_class
+
+
+def _by_class(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def reported(found: Rows, split: str) -> dict[str, float]:
+    """The numbers of a split as a run reports them, by `reported_as`; lists are for the command `evaluate`."""
+    begin = reported_as(tuple(found), split)
+    return {
+        f"{begin[name]}/{metric}": value
+        for name, values in found.items()
+        for metric, value in values.items()
+        if isinstance(value, float)
+    }

@@ -11,17 +11,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 State = dict[str, Any]
 
 
-def make_mesh(devices: int | None = None) -> Mesh:
-    """One axis `data` over all devices, or over the first so many of every process.
+def make_mesh(devices: int | None = None, *, alone: bool = False) -> Mesh:
+    """One axis `data` over all devices, or over the first so many of every process, or of this one `alone`.
 
     Raises ValueError where a process has fewer devices than asked for.
     """
     have = jax.local_device_count()
     if devices is not None and not 1 <= devices <= have:
         raise ValueError(f"train.devices={devices}; 1 to {have} are here")
-    used = [
-        d for p in range(jax.process_count()) for d in jax.local_devices(process_index=p)[:devices]
-    ]
+    processes = [jax.process_index()] if alone else range(jax.process_count())
+    used = [d for p in processes for d in jax.local_devices(process_index=p)[:devices]]
     return jax.make_mesh((len(used),), ("data",), axis_types=(AxisType.Auto,), devices=used)
 
 

@@ -79,6 +79,58 @@ def test_folder_that_divides_itself(tmp_path, encode):
         data.load("folder", "val", path=tmp_path)
 
 
+def test_folders_beside_the_splits(tmp_path, encode):
+    """A gallery shares classes, distractors have none; neither is a part of everything."""
+    for place in (
+        "test/a/1",
+        "test/b/2",
+        "gallery/a/3",
+        "gallery/c/4",
+        "distractors/x/y/5",
+        "distractors/6",
+    ):
+        write(tmp_path / f"{place}.png", encode(int(place[-1])))
+    gallery = data.load("folder", "gallery", path=tmp_path)
+    assert (gallery.class_names, levels(gallery)) == (("a", "c"), [3, 4])
+    apart = data.load("folder", "distractors", path=tmp_path)
+    assert (apart.class_names, apart.labels.tolist(), levels(apart)) == ((), [-1, -1], [6, 5])
+    assert levels(data.load("folder", "all", path=tmp_path)) == [1, 2]
+    with pytest.raises(ValueError, match="has no 'gallery'; directories train, val or test beside"):
+        data.load("folder", "gallery", path=tmp_path / "test")
+
+
+def test_csv_with_splits_parents_and_labels(pictures):
+    lines = (
+        "path,label,split,parent,labels",
+        "cat/10.png,x,train,pet,soft;",
+        "bee/30.png,y,train,wild, loud ;soft",
+        "cat/11.png,x,gallery,pet,",
+        "ant/20.png,z,test,wild,small",
+    )
+    path = pictures / "list.csv"
+    path.write_text("\n".join(lines) + "\n")
+    train = data.load("folder", "train", path=path)
+    assert (levels(train), train.class_names) == ([10, 30], ("x", "y"))
+    assert train.parent_labels.tolist() == [0, 1]
+    # loud, small, soft: the same columns in every split.
+    assert train.label_sets.tolist() == [[False, False, True], [True, False, True]]
+    assert data.label_sets(data.load("folder", "test", path=path)).tolist() == [
+        [False, True, False]
+    ]
+    assert levels(data.load("folder", "gallery", path=path)) == [11]
+    part = data.subset(data.load("folder", "all", path=path), [1])
+    assert (levels(part), part.label_sets.tolist()) == ([30], [[True, False, True]])
+    with pytest.raises(
+        ValueError, match="no row of split 'val'; it has splits train, gallery, test"
+    ):
+        data.load("folder", "val", path=path)
+    with pytest.raises(ValueError, match="needs a set of labels for each image"):
+        data.label_sets(data.load("folder", "all", path=pictures))
+    path.write_text("path,label,parent\ncat/10.png,x,\n")
+    with pytest.raises(ValueError, match=r"line 2 of .* lacks a path or a label or a parent"):
+        data.load("folder", "all", path=path)
+
+
 def test_csv(pictures):
     rows = [("cat/10.png", "x"), (str(pictures / "bee" / "30.png"), "y"), ("cat/12.png", "x")]
     path = pictures / "list.csv"

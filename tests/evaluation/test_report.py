@@ -206,6 +206,50 @@ def test_files(tmp_path):
     assert len({LABELS[q] for q in galleries["Best queries"]}) == len(best)
 
 
+def test_a_gallery_with_distractors(tmp_path):
+    """Queries are searched for in the gallery alone; a distractor is nobody's class, nor another distractor's."""
+    vectors = clustered()
+    queries, gallery = (
+        np.arange(0, COUNT, 3),
+        np.setdiff1d(np.arange(COUNT), np.arange(0, COUNT, 3)),
+    )
+    labels = np.where(LABELS == 4, -1, LABELS)
+    assert (labels[gallery] == -1).sum() > 1 and (labels[queries] == -1).any()
+    queries = queries[labels[queries] >= 0]
+    options = {"queries": queries, "gallery": gallery}
+    data = evaluation.Set(vectors, labels, picture, "image {}.png".format, NAMES, **options)
+    files = evaluation.write_report(data, {"x": {}}, tmp_path, heading="x", about="in <a> gallery")
+    text, page = files[-1].read_text(encoding="utf-8"), data_of(files[-1])
+    assert "in &lt;a&gt; gallery. What follows" in text
+    assert f"{len(queries)} queries, {len(gallery)} images searched" in text
+    shown = {q for _, _, rows in page["galleries"] for q in rows}
+    assert shown <= set(queries.tolist())
+    for i in shown:
+        far = np.linalg.norm(vectors[gallery] - vectors[i], axis=1).astype(np.float64)
+        near = page["items"][str(i)]["near"]
+        assert {j for j, _ in near} <= set(gallery.tolist())
+        np.testing.assert_allclose([v for _, v in near], np.sort(far)[:9], atol=1e-4)
+    apart = [item for key, item in page["items"].items() if labels[int(key)] == -1]
+    assert len(apart) > 1 and len({item["label"] for item in apart}) == len(apart)
+    assert {item["kind"] for item in apart} == {"(distractor)"}
+    # Average precision by hand: R is what the gallery has of the class.
+    found = {}
+    for i in queries:
+        order = gallery[
+            np.argsort(np.linalg.norm(vectors[gallery] - vectors[i], axis=1), kind="stable")
+        ]
+        r = np.sum(labels[gallery] == labels[i])
+        hits = labels[order[: min(r, 9)]] == labels[i]
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        if r:
+            found.setdefault(NAMES[labels[i]], []).append(np.sum(precision * hits) / len(hits))
+    with files[-2].open(newline="", encoding="utf-8") as file:
+        lines = {line["class"]: line for line in csv.DictReader(file)}
+    assert lines.keys() == found.keys()
+    for name, values in found.items():
+        assert float(lines[name]["average_precision"]) == pytest.approx(np.mean(values), abs=1e-6)
+
+
 def test_a_large_set_is_sampled(tmp_path, monkeypatch):
     """Fewer queries, points, anchors, lists and pictures than the set has, and the page says so."""
     for name, value in {

@@ -100,6 +100,23 @@ def test_every_parameter_has_a_finite_gradient(name):
         assert jnp.abs(g).max() > 0, path
 
 
+def test_features_are_what_the_head_takes():
+    model, variables, apply = prepared("convnet", embedding_dim=5)
+    images = draw_images(model)
+    found = model.embeddings(variables, images)
+    assert tuple(found) == model.outputs == ("embedding", "features")
+    np.testing.assert_allclose(found["embedding"], apply(variables, images)[0], atol=1e-6)
+    head = variables["params"]["head"]
+    product = np.asarray(found["features"]) @ head["kernel"] + head["bias"]
+    norms = np.linalg.norm(product, axis=1, keepdims=True)
+    np.testing.assert_allclose(found["embedding"], product / norms, atol=1e-5)
+    assert np.abs(np.linalg.norm(found["features"], axis=1) - 1).min() > 0.01
+    model, variables, _ = prepared("convnet")
+    found = model.embeddings(variables, images)
+    unit = found["features"] / np.linalg.norm(found["features"], axis=1, keepdims=True)
+    np.testing.assert_allclose(found["embedding"], unit, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_bfloat16_is_close_to_float32(name):
     model, variables, apply = prepared(name, embedding_dim=5)

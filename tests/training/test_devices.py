@@ -1,12 +1,14 @@
 """One config, one training curve: on one device, on eight, in two processes, and when a run moves between them."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 
 from dml_jax import config as configs
-from dml_jax.training import loop
+from dml_jax import evaluate
+from dml_jax.training import build, loop
 from tests.training.commands import CONFIG, ROOT, logged, losses, pictures, rows, run, train_command
 
 LOSSES = ("multi_similarity", "cos_face")
@@ -67,6 +69,57 @@ def test_two_processes(data, one, tmp_path):
     assert status == 0, err
     assert out.count("4 devices") == 1, "process 1 is to keep quiet"
     same_curve(tmp_path, one[loss])
+
+
+# Evaluates and embeds in one process of two; writing anything below the run's folder is an error in the second one.
+COMMANDS = """
+import os, sys
+workdir, options = sys.argv[1], sys.argv[2:]
+def refuse(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(workdir):
+        assert not set(arguments[1] or "") & set("wax+"), arguments
+if os.environ["JAX_PROCESS_ID"] == "1":
+    sys.addaudithook(refuse)
+from dml_jax import config, embed, evaluate, processes
+embed.define_flags()
+sys.argv = ["evaluate", f"--workdir={workdir}", "--step=last", *options]
+def both():
+    evaluate.main()
+    processes.connect = lambda: None
+    embed.main()
+    print("ended", os.environ["JAX_PROCESS_ID"])
+config.run(both)
+"""
+
+
+def test_two_processes_evaluate(one, tmp_path):
+    """The values of one process, written and said once."""
+    workdir = one["cos_face"]
+    options = [f"--config={ROOT / 'configs' / 'run.py'}:{workdir}"]
+    options += ["--config.evaluation.after=('int8',)", "--config.evaluation.average=each_class"]
+    options += ["--config.evaluation.embeddings=('embedding','features')"]
+    config = configs.stored(str(workdir))
+    config.evaluation.update(
+        after=("int8",), average="each_class", embeddings=("embedding", "features")
+    )
+    model = build.model(config.model)
+    expected = evaluate.evaluate(config, model, str(workdir), "last", "test", "alone")
+    there = workdir / "evaluation" / "folder_test_last"
+    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2"]
+    program = [sys.executable, "-c", COMMANDS, str(workdir), *options]
+    status, out, err = run([*launch, "--", *program])
+    assert status == 0, err
+    assert out.count("ended") == 2 and out.count("after training") == 1
+    assert out.count("written: ") == 2 and out.count("each class:") == 1, out
+    for name, table in zip(("metrics", "each_class", "after_training"), expected, strict=False):
+        found = json.loads((there / f"{name}.json").read_text())
+        assert found.keys() == table.keys()
+        for row in table:
+            assert found[row] == pytest.approx(table[row], abs=1e-5)
+    names = {path.name for path in (workdir / "evaluation" / "alone").iterdir()}
+    assert {path.name for path in there.iterdir()} == names
+    embeddings = np.load(workdir / "embeddings" / "folder_test" / "embeddings.npy")
+    assert len(embeddings) == len(build.source(config, "test"))
 
 
 def test_a_storage_in_two_processes(data, tmp_path):

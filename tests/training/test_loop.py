@@ -101,11 +101,12 @@ def test_reports(data, tmp_path, capsys):
     assert list((tmp_path / "tensorboard").iterdir())
     assert json.loads((tmp_path / "config.json").read_text()) == configs.to_dict(config)
     # What evaluation restores is what training measured last.
-    found, steps, files = evaluate.evaluate(
+    found, by_class, steps, files = evaluate.evaluate(
         config, evaluate.build.model(config.model), str(tmp_path), "last", "test", "x"
     )
     assert found["last, step 8"]["map_at_r"] == pytest.approx(result["test/map_at_r"], abs=1e-6)
-    assert all(f.stat().st_size for f in files) and len(files) == 7 and not steps
+    assert all(f.stat().st_size for f in files) and len(files) == 7
+    assert not steps and not by_class
 
 
 def test_micro_batches_and_blocks_train_the_same(data, tmp_path):
@@ -157,7 +158,7 @@ def test_labels_that_the_data_do_not_have(data, tmp_path):
     with pytest.raises(ValueError, match="relation 'hierarchy' needs coarser classes"):
         loop.train(config, str(tmp_path))
     config.loss = {"name": "nt_xent", "relation": {"name": "overlap", "threshold": 2}}
-    with pytest.raises(ValueError, match="is 'overlap', and the data sets have a class"):
+    with pytest.raises(ValueError, match="relation 'overlap' needs a set of labels"):
         loop.train(config, str(tmp_path))
 
 
