@@ -69,7 +69,7 @@ def test_embeddings_and_trees(name):
     alone = {"params": {"backbone": variables["params"]["backbone"]}}
     features, _ = jax.jit(headless.apply)(alone, draw_images(model))
     assert features.shape == (3, headless.dim)
-    head = variables["params"]["head"]
+    head = jax.tree.map(np.asarray, variables["params"]["head"])
     expected = features @ head["kernel"] + head["bias"][None]
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings, expected, atol=2e-5)
@@ -103,16 +103,16 @@ def test_every_parameter_has_a_finite_gradient(name):
 def test_features_are_what_the_head_takes():
     model, variables, apply = prepared("convnet", embedding_dim=5)
     images = draw_images(model)
-    found = model.embeddings(variables, images)
+    found = jax.device_get(model.embeddings(variables, images))
     assert tuple(found) == model.outputs == ("embedding", "features")
     np.testing.assert_allclose(found["embedding"], apply(variables, images)[0], atol=1e-6)
-    head = variables["params"]["head"]
+    head = jax.tree.map(np.asarray, variables["params"]["head"])
     product = np.asarray(found["features"]) @ head["kernel"] + head["bias"]
     norms = np.linalg.norm(product, axis=1, keepdims=True)
     np.testing.assert_allclose(found["embedding"], product / norms, atol=1e-5)
     assert np.abs(np.linalg.norm(found["features"], axis=1) - 1).min() > 0.01
     model, variables, _ = prepared("convnet")
-    found = model.embeddings(variables, images)
+    found = jax.device_get(model.embeddings(variables, images))
     unit = found["features"] / np.linalg.norm(found["features"], axis=1, keepdims=True)
     np.testing.assert_allclose(found["embedding"], unit, atol=1e-6)
 
