@@ -191,9 +191,16 @@ def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
     """
     halves = jax.vmap(jax.random.split)(keys)
     positive, negative = (draw(halves[:, i], x, count) for i, x in enumerate((pos, neg)))
+    return Selection(pos, neg, list_triplets(pos, neg, positive, negative))
+
+
+def list_triplets(
+    pos: Array, neg: Array, positive: Int[Array, "a k"], negative: Int[Array, "a k"]
+) -> Listed:
+    """These triplets, of the anchors that have a positive and a negative."""
     some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
     weight = jnp.broadcast_to(some, positive.shape).astype(jnp.float32)
-    return Selection(pos, neg, Listed(positive, negative, weight))
+    return Listed(positive, negative, weight)
 
 
 def pairs_of_triplets(

@@ -12,7 +12,16 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from dml_jax import distances
 from dml_jax.pairwise import Block, Survey
-from dml_jax.selection import Listed, Selection, Streamed, Within, pick, place_of_least, rows_at
+from dml_jax.selection import (
+    Listed,
+    Selection,
+    Streamed,
+    Within,
+    list_triplets,
+    pick,
+    place_of_least,
+    rows_at,
+)
 
 Sims = Float[Array, "a n"]
 Mask = Shaped[Array, "a n"]
@@ -43,9 +52,8 @@ def batch_hard(sims: Sims, pos: Mask, neg: Mask, *, similarity: bool = False) ->
     PML.
     """
     d = -sims if similarity else sims
-    some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
     positive, negative = place_of_least(-d, pos > 0), place_of_least(d, neg > 0)
-    return Selection(pos, neg, Listed(positive, negative, some.astype(sims.dtype)))
+    return Selection(pos, neg, list_triplets(pos, neg, positive, negative))
 
 
 KINDS = ("all", "hard", "semihard", "easy")

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from dml_jax.miners.batch import Mask, Sims
 from dml_jax.miners.distance_weighted import log_rarity
 from dml_jax.pairwise import Block
-from dml_jax.selection import Listed, Selection, draw, draw_positive
+from dml_jax.selection import Listed, Selection, draw, draw_positive, list_triplets
 
 Keys = Key[Array, " a"]
 
@@ -43,7 +43,7 @@ def semihard(
     positive = draw(first, pos)
     gap = d - jnp.take_along_axis(d, positive, -1)
     negative = draw(second, _prefer((gap > 0) & (gap < margin), neg))
-    return Selection(pos, neg, _listed(pos, neg, positive, negative))
+    return Selection(pos, neg, list_triplets(pos, neg, positive, negative))
 
 
 def softhard(
@@ -61,7 +61,7 @@ def softhard(
     first, second = _split(keys, 2)
     positive = draw(first, _prefer(d > nearest, pos))
     negative = draw(second, _prefer(d < farthest, neg))
-    return Selection(pos, neg, _listed(pos, neg, positive, negative))
+    return Selection(pos, neg, list_triplets(pos, neg, positive, negative))
 
 
 def distance(
@@ -174,7 +174,7 @@ def parametric(
     inside = jnp.where((sims >= low) & (sims <= high), neg, jnp.zeros_like(neg))
     first, second = _split(keys, 2)
     negative = _draw_weighted(second, logits[bins], inside)
-    return Selection(pos, neg, _listed(pos, inside, draw(first, pos), negative))
+    return Selection(pos, neg, list_triplets(pos, inside, draw(first, pos), negative))
 
 
 def n_pair(sims: Sims, pos: Mask, neg: Mask, *, keys: Keys) -> Selection:
@@ -203,7 +203,7 @@ def draw_by_distance(
     """The triplets of `distance`."""
     logits = log_rarity(jnp.maximum(d, lower_cutoff), dim)
     first, second = _split(keys, 2)
-    return _listed(pos, neg, draw(first, pos), _draw_weighted(second, logits, neg))
+    return list_triplets(pos, neg, draw(first, pos), _draw_weighted(second, logits, neg))
 
 
 def needs_batch(name: str) -> ValueError:
@@ -235,9 +235,3 @@ def _draw_weighted(keys: Keys, logits: Float[Array, "a n"], mask: Mask) -> Int[A
     """One column of each row's mask, column j with a probability ~ exp(logits_j)."""
     logits = jnp.where(mask > 0, logits, -math.inf)
     return jax.vmap(jax.random.categorical)(keys, logits)[:, None]
-
-
-def _listed(pos: Mask, neg: Mask, positive: Array, negative: Array) -> Listed:
-    """One triplet for each anchor that has a positive and a negative."""
-    some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
-    return Listed(positive, negative, some.astype(jnp.float32))
