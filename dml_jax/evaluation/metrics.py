@@ -230,7 +230,7 @@ def _space(mode: str) -> Metric:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("precision_at_1", "P@1", "ranks", precision_at_1, _first(1)),
+        Metric("precision_at_1", "P@1", "ranks", precision_at_1, _first(1), first=True),
         Metric("minp", "mINP", "ranks", mean_inverse_negative_penalty, _all),
         Metric("nmi", "NMI", "clusters", clustering.nmi, distance="euclidean"),
         Metric("ami", "AMI", "clusters", clustering.ami, distance="euclidean"),

@@ -1,0 +1,64 @@
+"""docs/evaluation.md has every metric, and says of it what the code says."""
+
+import pathlib
+import re
+
+import numpy as np
+
+from dml_jax.evaluation import metrics
+from dml_jax.evaluation.candidates import SEARCHES
+from dml_jax.evaluation.storage import STEPS
+
+TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+COLUMNS = ("metric", "kind", "definition", "mean", "distance", "source")
+
+
+def rows():
+    found = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in TEXT.splitlines()
+        if line.startswith("| `") and line.count("|") == len(COLUMNS) + 1
+    ]
+    return {row[0].strip("`"): dict(zip(COLUMNS, row, strict=True)) for row in found}
+
+
+def metric_of(name):
+    number = "2" if name.startswith("rho") else "0.01" if name.endswith("=x") else "4"
+    return metrics.get(
+        re.sub("[kmx]$", number, name) if name[-2:] in ("_k", "@k", "@m", "=x") else name
+    )
+
+
+def test_every_metric():
+    assert set(rows()) == set(metrics.available())
+    for name, row in rows().items():
+        metric = metric_of(name)
+        assert row["kind"] == metric.kind, name
+        if metric.kind == "ranks":
+            assert row["mean"] == ("all" if metric.counts_lone else "not lone"), name
+        else:
+            assert row["mean"] == "", name
+        if metric.kind != "space":
+            assert row["distance"] == (metric.distance or "any"), name
+        assert row["definition"]
+
+
+def test_backends_and_steps():
+    for name in (*SEARCHES, *STEPS):
+        assert f"`{name}`" in TEXT
+
+
+def test_depth_of_first_hits():
+    """What the page says depends on the first hit alone does so: what comes after it changes nothing."""
+    rng = np.random.default_rng(0)
+    hits = rng.random((50, 40)) < 0.1
+    relevant = hits.sum(axis=1)
+    cut = hits & (np.cumsum(hits, axis=1) == 1)
+    some = 0
+    for name in metrics.available():
+        metric = metric_of(name)
+        if metric.kind == "ranks":
+            same = np.array_equal(metric.function(hits, relevant), metric.function(cut, relevant))
+            assert same == metric.first, name
+            some += metric.first
+    assert some == 7
