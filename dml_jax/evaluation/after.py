@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int, Int8
 
 from dml_jax.evaluation.clustering import normalized
+from dml_jax.evaluation.index import matrix
 from dml_jax.evaluation.maps import principal_axes
-from dml_jax.evaluation.neighbours import matrix, neighbours
+from dml_jax.evaluation.neighbours import neighbours
 
 # Directions with less than this share of the largest variance are noise of rounding.
 RANK = 1e-10

@@ -1,7 +1,7 @@
 """Searches in float32 that find candidates for the nearest neighbours, one per backend.
 
 A search is `(queries [q, d], squares [q], count) -> Found`: for each query `count` rows of the gallery that are
-nearest up to float32 rounding. What is made of them (`neighbours.Index`) is exact and so does not depend on
+nearest up to float32 rounding. What is made of them (`index.Index`) is exact and so does not depend on
 which search found them. The approximate searches (`APPROXIMATE`) may miss neighbours; they say that nothing
 they left out is known to be farther.
 """

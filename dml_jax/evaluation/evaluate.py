@@ -11,8 +11,8 @@ from dml_jax.evaluation import clustering
 from dml_jax.evaluation import metrics as table
 from dml_jax.evaluation.candidates import APPROXIMATE, SEARCHES
 from dml_jax.evaluation.gathered import gather
+from dml_jax.evaluation.index import DISTANCES
 from dml_jax.evaluation.metrics import Metric
-from dml_jax.evaluation.neighbours import DISTANCES
 from dml_jax.evaluation.values import (
     LARGEST_R,
     approximate_recall,

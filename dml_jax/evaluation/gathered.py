@@ -8,7 +8,7 @@ import numpy as np
 
 from dml_jax import relations
 from dml_jax.evaluation import clustering
-from dml_jax.evaluation.neighbours import Index, identifiers, matrix
+from dml_jax.evaluation.index import Index, identifiers, matrix
 from dml_jax.evaluation.relevance import ByClass, ByRelation
 
 

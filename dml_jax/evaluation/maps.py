@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dml_jax import names
-from dml_jax.evaluation.neighbours import matrix
+from dml_jax.evaluation.index import matrix
 
 # Rows whose float64 copies are in memory at a time.
 BLOCK = 8192

@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 
 from dml_jax import names
 from dml_jax.evaluation.clustering import normalized
-from dml_jax.evaluation.neighbours import DISTANCES, matrix, neighbours
+from dml_jax.evaluation.index import DISTANCES, matrix
+from dml_jax.evaluation.neighbours import neighbours
 
 # Entries of the arrays of a block.
 CHUNK = 1 << 22

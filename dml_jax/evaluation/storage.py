@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 
 from dml_jax import names
 from dml_jax.evaluation import after
-from dml_jax.evaluation.neighbours import identifiers, matrix, neighbours
+from dml_jax.evaluation.index import identifiers, matrix
+from dml_jax.evaluation.neighbours import neighbours
 from dml_jax.evaluation.reranking import k_reciprocal
 
 # Neighbours that are scored, candidates of a coarse search, items that expand another.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dml_jax.evaluation.neighbours import DISTANCES, matrix
+from dml_jax.evaluation.index import DISTANCES, matrix
 
 # Distances computed at a time.
 CHUNK = 1 << 22

@@ -8,8 +8,9 @@ import numpy as np
 from dml_jax.evaluation import clustering, verification
 from dml_jax.evaluation import metrics as table
 from dml_jax.evaluation.gathered import Data
+from dml_jax.evaluation.index import Index
 from dml_jax.evaluation.metrics import Metric
-from dml_jax.evaluation.neighbours import Index, search_recall
+from dml_jax.evaluation.neighbours import search_recall
 from dml_jax.evaluation.ranking import Ranks
 
 LARGEST_R = "max_bin_count"

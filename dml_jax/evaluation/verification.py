@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import names
 from dml_jax.evaluation.clustering import normalized
-from dml_jax.evaluation.neighbours import DISTANCES, identifiers, matrix
+from dml_jax.evaluation.index import DISTANCES, identifiers, matrix
 from dml_jax.evaluation.relevance import ByClass
 
 # OPIS: the false accept rates whose thresholds end the range, and how many thresholds divide it.

@@ -27,7 +27,7 @@ from dml_jax.evaluation import (
     values,
 )
 from dml_jax.evaluation.clustering import ami, f1, nmi
-from dml_jax.evaluation.neighbours import Index
+from dml_jax.evaluation.index import Index
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "metrics.npz")
 # In the order of the golden file.

@@ -9,7 +9,7 @@ import pytest
 
 from dml_jax.evaluation import candidates, neighbours, search_recall
 from dml_jax.evaluation.candidates import faiss_search, jax_search
-from dml_jax.evaluation.neighbours import Index
+from dml_jax.evaluation.index import Index
 
 BACKENDS = ("jax", "faiss")
 

@@ -1,0 +1,493 @@
+"""An index of a gallery: the same nearest neighbours whatever the exact backend, the blocks and the devices.
+
+A backend finds candidates in float32, nearest first. Where the rounding of that search could change the order
+of two of them, their distances are computed again in float64, one pair at a time, and sorted by (distance,
+id). A query whose candidates might lack a neighbour within the rounding error is searched again with more
+candidates. So rounding, which differs between backends and shapes, decides nothing.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from dml_jax import names
+from dml_jax.evaluation.candidates import APPROXIMATE, SEARCHES, Found, Search
+
+QUERY_BLOCK = 1024
+DISTANCES = ("euclidean", "cosine")
+# Candidates beyond the neighbours asked for: with fewer, more queries need a second search.
+SPARE = 8
+# Numbers of candidates are multiples of this, so that few programs are compiled.
+STEP = 32
+# Candidates of all queries of a block together: many each make the block shorter.
+CANDIDATES = 1 << 20
+# float64 coordinates in flight while distances are computed again (8 MiB), and float64 distances of queries
+# to everything (64 MiB).
+CHUNK = 1 << 20
+WHOLE = 1 << 23
+# The squared distance of a zero vector from everything under cosine: not what unit vectors in float32 give.
+AT_RIGHT_ANGLES = 2.0
+
+
+@dataclass(frozen=True)
+class Index:
+    """A gallery made ready for searches. Places are its rows in the order of their ids.
+
+    Attributes:
+      ids: int64 [n], ascending.
+      order: [n], which row of the gallery as given lies at each place.
+      vectors: float32 [u, d], the distinct rows: equal ones are searched for once.
+      distinct: [n], which distinct row lies at each place.
+      members: [n] places, grouped by distinct row, ascending in each group.
+      starts: [u + 1], where each group begins in `members`.
+      centre: [d], subtracted before the search in float32, so that its error follows the spread of
+        the embeddings.
+      scale: a power of two that brings the largest norm after that near 1, so that nothing over- or
+        underflows.
+      norms: float64 [u], of the vectors so centred and scaled.
+      search: the backend's search among the centred and scaled vectors.
+      exact: whether neighbours that the search may have missed are looked for.
+    """
+
+    ids: np.ndarray
+    order: np.ndarray
+    vectors: np.ndarray
+    distinct: np.ndarray
+    members: np.ndarray
+    starts: np.ndarray
+    centre: np.ndarray
+    scale: float
+    norms: np.ndarray
+    distance: str
+    search: Search
+    exact: bool
+    block: int
+
+    @classmethod
+    def build(
+        cls,
+        gallery: Float[np.ndarray, "n d"],
+        *,
+        ids: Int[np.ndarray, " n"] | None = None,
+        distance: str = "euclidean",
+        backend: str = "jax",
+        block: int | None = None,
+    ) -> "Index":
+        """The index of a gallery; arguments and errors as in `neighbours`."""
+        names.resolve("distance", dict.fromkeys(DISTANCES), distance)
+        search = names.resolve("backend", SEARCHES, backend)
+        if block is not None and block < 1:
+            raise ValueError(f"block={block!r}; accepted: a positive number of rows, or None")
+        vectors = matrix("gallery", gallery)
+        if ids is None:
+            ids = np.arange(len(vectors))
+        ids = identifiers("gallery_ids", ids, len(vectors))
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+        twice = ids[1:][ids[1:] == ids[:-1]]
+        if len(twice):
+            raise ValueError(f"gallery_ids: {twice[0]} occurs more than once; ids must differ")
+        in_order = np.array_equal(order, np.arange(len(order)))
+        vectors = _prepare(vectors if in_order else vectors[order], distance, zero=0)
+        first, of = _distinct(vectors)
+        vectors = vectors[first] if len(first) < len(vectors) else vectors
+        centre = vectors.mean(axis=0, dtype=np.float64)
+        parts = range(0, len(vectors), QUERY_BLOCK)
+        largest = max(_norms(vectors[i : i + QUERY_BLOCK] - centre).max() for i in parts)
+        scale = 2.0 ** -np.frexp(largest)[1]
+        centred = _centred(vectors, centre, scale)
+        return cls(
+            ids=ids,
+            order=order,
+            vectors=vectors,
+            distinct=of,
+            members=np.argsort(of, kind="stable"),
+            starts=np.concatenate([[0], np.cumsum(np.bincount(of))]),
+            centre=centre,
+            scale=scale,
+            norms=_norms(centred),
+            distance=distance,
+            search=_when_asked(search, centred, block),
+            exact=backend not in APPROXIMATE,
+            block=block or QUERY_BLOCK,
+        )
+
+    @property
+    def size(self) -> int:
+        """How many items the gallery has."""
+        return len(self.ids)
+
+    def places(self, ids: Int[np.ndarray, " q"]) -> Int[np.ndarray, " q"]:
+        """The place of each id, -1 where the gallery lacks it."""
+        at = np.minimum(np.searchsorted(self.ids, ids), self.size - 1)
+        return np.where(self.ids[at] == ids, at, -1)
+
+    def nearest(
+        self,
+        queries: Float[np.ndarray, "q d"],
+        k: int,
+        *,
+        own: Int[np.ndarray, " q"] | None = None,
+        distances: bool = True,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Blocks of `(rows of queries, distances float32 [b, k], places [b, k])`.
+
+        Each query is in one block, not always in the order of the queries.
+        `own` is each query's own place (-1: none), which is left out of its neighbours. Without `distances` the
+        places are the same and those that are returned are off by rounding, which saves most of the work on
+        the host.
+        """
+        present = own is not None and bool(np.any(own >= 0))
+        possible = self.size - present
+        if not isinstance(k, int | np.integer) or not 1 <= k <= possible:
+            raise ValueError(
+                f"k={k}; possible: 1 to {possible} (a gallery of {self.size}"
+                + (" less the query itself)" if present else ")")
+            )
+        queries = self._prepared(queries)
+        return self._blocks(queries, int(k), own if present else None, distances)
+
+    def ranks(
+        self,
+        queries: Float[np.ndarray, "q d"],
+        wanted: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        *,
+        own: Int[np.ndarray, " q"],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The ranks that chosen items have among all neighbours: blocks of `(rows of queries, of [m], ranks [m])`.
+
+        What `nearest` with k = n would say, without the order of what was not chosen. Distances to everything
+        are float64 matrix products, a block of queries at a time; only what these leave undecided is computed
+        pair by pair.
+
+        Args:
+          wanted: from rows of queries to `(of [m], places [m])`: the m chosen items, of which query of the block
+            each, ascending, and its place.
+          own: as in `nearest`.
+        """
+        queries = self._prepared(queries)
+        size = max(1, WHOLE // self.size)
+        for start in range(0, len(queries), size):
+            rows = np.arange(start, min(start + size, len(queries)))
+            part = queries[rows]
+            far, error = self._everything(part)
+            far = far[:, self.distinct] if self.size > len(self.vectors) else far
+            at = own[rows]
+            far[np.flatnonzero(at >= 0), at[at >= 0]] = np.inf
+            of, places = wanted(rows)
+            yield rows, of, self._ranked(part, far, 2 * error, of, places)
+
+    def everything(self, queries: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "q n"]:
+        """The distances float32 [q, n] of some queries to the items at all places."""
+        far, _ = self._everything(self._prepared(queries))
+        return self._distances(np.maximum(far, 0)[:, self.distinct])
+
+    def _ranked(
+        self,
+        queries: np.ndarray,
+        far: np.ndarray,
+        error: np.ndarray,
+        of: np.ndarray,
+        places: np.ndarray,
+    ) -> np.ndarray:
+        ranks = np.empty(len(of), np.int64)
+        ends = np.searchsorted(of, np.arange(len(far) + 1))
+        for i, (line, increasing) in enumerate(zip(far, np.sort(far, axis=1), strict=True)):
+            mine = slice(ends[i], ends[i + 1])
+            here = line[places[mine]]
+            low = np.searchsorted(increasing, here - error[i], side="left")
+            high = np.searchsorted(increasing, here + error[i], side="right")
+            ranks[mine] = low + 1
+            for j in np.flatnonzero(high - low > 1):
+                place = places[ends[i] + j]
+                near = np.flatnonzero(np.abs(line - here[j]) <= error[i])
+                squared = self._pairs(queries, np.full(len(near), i), self.distinct[near])
+                mine_exactly = squared[np.searchsorted(near, place)]
+                before = (squared < mine_exactly) | ((squared == mine_exactly) & (near < place))
+                ranks[ends[i] + j] += np.sum(before)
+        return ranks
+
+    def _prepared(self, queries: np.ndarray) -> np.ndarray:
+        """The queries as vectors of the index; ValueError for another dimension."""
+        width = self.vectors.shape[1] - 2 * (self.distance == "cosine")
+        if queries.shape[1] != width:
+            raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery has {width}")
+        return _prepare(queries, self.distance, zero=1)
+
+    def _blocks(
+        self, queries: np.ndarray, k: int, own: np.ndarray | None, distances: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        want = k + (own is not None)
+        count = _rounded(want + SPARE)
+        rows = np.arange(len(queries))
+        while len(rows):
+            again = []
+            for unsure, part, squared, places in self._pass(queries, rows, want, count, distances):
+                again.append(unsure)
+                if own is not None:
+                    squared, places = _without(squared, places, own[part])
+                yield part, self._distances(squared), places
+            rows = np.concatenate(again)
+            count *= 4
+
+    def _distances(self, squared: np.ndarray) -> np.ndarray:
+        found = squared / 2 if self.distance == "cosine" else np.sqrt(squared)
+        return found.astype(np.float32)
+
+    def _pass(
+        self, queries: np.ndarray, rows: np.ndarray, want: int, count: int, distances: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Blocks of `(rows for which count was too few, other rows, their squared, their places)`."""
+        distinct = len(self.vectors)
+        if count * 2 > distinct:
+            # So many candidates that the float32 search saves nothing.
+            size = max(1, WHOLE // distinct)
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                far, error = self._everything(queries[part])
+                order = np.argsort(far, axis=1)
+                near = np.take_along_axis(far, order, axis=1)
+                errors = np.broadcast_to(error[:, None], near.shape)
+                squared, order = self._settled(queries[part], near, order, errors, distances)
+                yield part[:0], part, *self._items(squared, order, want)
+            return
+        # Memory does not grow with the number of candidates.
+        size = min(self.block, max(1, CANDIDATES // count))
+        # Few sizes, so that few programs are compiled.
+        size = min(size, 1 << max(3, (len(rows) - 1).bit_length()))
+        waiting: deque = deque()
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            centred = np.zeros((size, queries.shape[1]), np.float32)
+            centred[: len(part)] = _centred(queries[part], self.centre, self.scale)
+            norms = _norms(centred)
+            waiting.append((part, norms[: len(part)], self.search(centred, norms**2, count)))
+            # One search runs on the devices while the host works on the one before.
+            if len(waiting) == 2:
+                yield self._resolve(queries, want, distances, *waiting.popleft())
+        while waiting:
+            yield self._resolve(queries, want, distances, *waiting.popleft())
+
+    def _resolve(
+        self,
+        queries: np.ndarray,
+        want: int,
+        distances: bool,
+        part: np.ndarray,
+        norms: np.ndarray,
+        found: Found,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        near, rows, furthest = (np.asarray(a)[: len(part)] for a in found[:3])
+        near = near.astype(np.float64)
+        # The search is off by at most (d + 8) u (|q| + |g|)^2, rounding of the centred vectors included, by what
+        # underflows, and by what it left out of its results' bits.
+        dim = queries.shape[1]
+        unit = (dim + 8) * 2.0**-24
+        least = dim * 2.0**-120
+        with np.errstate(invalid="ignore", over="ignore"):
+            errors = unit * (norms[:, None] + self.norms[rows]) ** 2 + found.coarse * near + least
+            reached = np.isfinite(near[:, want - 1])
+            # An item at most as far as the last one wanted has |g| <= |q| + sqrt(last).
+            last = near[:, want - 1] + errors[:, want - 1]
+            reach = 2 * norms + np.sqrt(last)
+            sure = last + unit * reach**2 + least < furthest
+        if self.exact:
+            sure &= np.isfinite(furthest)
+        sure &= reached
+        near, rows, errors = near[sure], rows[sure], errors[sure]
+        squared, rows = self._settled(
+            queries[part[sure]], near / self.scale**2, rows, errors / self.scale**2, distances
+        )
+        return part[~sure], part[sure], *self._items(squared, rows, want)
+
+    def _settled(
+        self,
+        queries: np.ndarray,
+        near: np.ndarray,
+        rows: np.ndarray,
+        errors: np.ndarray,
+        distances: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ascending `near` that may be off by `errors`, in their true order, and their rows.
+
+        Those whose order is in doubt, with `distances` all of them, are computed again.
+        """
+        doubt = np.ones(near.shape, bool)
+        if not distances:
+            highest = np.maximum.accumulate(near + errors, axis=1)
+            lowest = np.minimum.accumulate((near - errors)[:, ::-1], axis=1)[:, ::-1]
+            mixed = highest[:, :-1] >= lowest[:, 1:]
+            doubt[:, 1:] = mixed
+            doubt[:, 0] = False
+            doubt[:, :-1] |= mixed
+        squared, rows = near.copy(), rows.copy()
+        squared[doubt] = self._pairs(queries, np.nonzero(doubt)[0], rows[doubt])
+        turned = np.flatnonzero(doubt.any(axis=1))
+        order = np.lexsort((rows[turned], squared[turned]), axis=1)
+        squared[turned] = np.take_along_axis(squared[turned], order, axis=1)
+        rows[turned] = np.take_along_axis(rows[turned], order, axis=1)
+        return squared, rows
+
+    def _pairs(self, queries: np.ndarray, of: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """float64 squared distances of queries `of` to `rows`, each by the same sum in the same order."""
+        squared = np.empty(len(rows))
+        size = max(1, CHUNK // queries.shape[1])
+        for start in range(0, len(rows), size):
+            some = slice(start, start + size)
+            apart = self.vectors[rows[some]].astype(np.float64)
+            apart -= queries[of[some]]
+            squared[some] = np.einsum("md,md->m", apart, apart)
+        if self.distance == "cosine":
+            squared[(queries[of, -1] != 0) | (self.vectors[rows, -2] != 0)] = AT_RIGHT_ANGLES
+        return squared
+
+    def _everything(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float64 squared distances [b, u] by matrix products, and the most they differ from `_pairs` [b]."""
+        far = np.empty((len(queries), len(self.vectors)))
+        wide = queries.astype(np.float64)
+        size = max(1, CHUNK // queries.shape[1])
+        largest = 0.0
+        for start in range(0, len(self.vectors), size):
+            vectors = self.vectors[start : start + size].astype(np.float64)
+            squares = np.einsum("nd,nd->n", vectors, vectors)
+            far[:, start : start + size] = squares - 2 * (wide @ vectors.T)
+            largest = max(largest, squares.max())
+        squares = np.einsum("qd,qd->q", wide, wide)
+        far += squares[:, None]
+        if self.distance == "cosine":
+            far[queries[:, -1] != 0] = AT_RIGHT_ANGLES
+            far[:, self.vectors[:, -2] != 0] = AT_RIGHT_ANGLES
+        unit = (2 * queries.shape[1] + 16) * 2.0**-53
+        return far, unit * (np.sqrt(squares) + np.sqrt(largest)) ** 2
+
+    def _items(
+        self, squared: np.ndarray, candidates: np.ndarray, want: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """From distinct rows by (distance, row) to the `want` nearest items, by distance and then id."""
+        if len(self.vectors) == self.size:
+            return squared[:, :want], candidates[:, :want]
+        counts = self.starts[candidates + 1] - self.starts[candidates]
+        places = self.members[self.starts[candidates[:, :want]]]
+        near = squared[:, :want]
+        if places.shape[1] < want:
+            room = ((0, 0), (0, want - places.shape[1]))
+            near, places = np.pad(near, room), np.pad(places, room)
+        for i in np.flatnonzero((counts[:, :want] > 1).any(axis=1)):
+            # Whole groups up to the distance of the last item wanted; of a group, its first `want`
+            # items are enough.
+            enough = np.searchsorted(np.cumsum(counts[i]), want)
+            groups = np.searchsorted(squared[i], squared[i, enough], side="right")
+            taken = np.minimum(counts[i, :groups], want)
+            starts = self.starts[candidates[i, :groups]]
+            within = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
+            items = self.members[np.repeat(starts, taken) + within]
+            away = np.repeat(squared[i, :groups], taken)
+            best = np.lexsort((items, away))[:want]
+            near[i], places[i] = away[best], items[best]
+        return near, places
+
+
+def matrix(name: str, embeddings: np.ndarray) -> Float[np.ndarray, "n d"]:
+    """The embeddings as float32 [n, d]; ValueError for another shape, none, or not finite."""
+    found = np.asarray(embeddings, dtype=np.float32)
+    if found.ndim != 2 or 0 in found.shape:
+        raise ValueError(
+            f"{name} have shape {found.shape}; accepted: [items, dimensions], not empty"
+        )
+    finite = np.isfinite(found).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{name}: row {np.argmin(finite)} has values that are not finite")
+    # One zero: -0.0 would make equal rows differ in their bytes.
+    return found + np.float32(0)
+
+
+def identifiers(name: str, values: np.ndarray, size: int) -> Int[np.ndarray, " n"]:
+    """The values as int64 [size]; ValueError where they are not integers or not as many."""
+    found = np.asarray(values)
+    if found.shape != (size,) or found.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} have shape {found.shape} and type {found.dtype}; accepted: {size} integers"
+        )
+    return found.astype(np.int64)
+
+
+def _when_asked(
+    make: Callable[[np.ndarray, int | None], Search], vectors: np.ndarray, block: int | None
+) -> Search:
+    """The backend's search, made when it is first used: some look at all distances instead."""
+    # The vectors are let go once the search has its own.
+    waiting = [vectors]
+    made: list[Search] = []
+
+    def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
+        if waiting:
+            made.append(make(waiting.pop(), block))
+        return made[0](queries, squares, count)
+
+    return search
+
+
+def _rounded(count: int) -> int:
+    return -(-count // STEP) * STEP
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+
+
+def _centred(vectors: np.ndarray, centre: np.ndarray, scale: float) -> np.ndarray:
+    centred = np.empty(vectors.shape, np.float32)
+    for i in range(0, len(vectors), QUERY_BLOCK):
+        centred[i : i + QUERY_BLOCK] = (vectors[i : i + QUERY_BLOCK] - centre) * scale
+    return centred
+
+
+def _prepare(vectors: np.ndarray, distance: str, *, zero: int) -> np.ndarray:
+    """Vectors whose squared Euclidean distance gives the distance asked for: twice the cosine's.
+
+    For cosine, unit vectors with two more dimensions, in which the zero vectors of queries and
+    gallery become unit vectors at right angles to everything else.
+    """
+    if distance == "euclidean":
+        return vectors
+    norms = _norms(vectors)
+    extra = np.zeros((len(vectors), 2))
+    extra[:, zero] = norms == 0
+    unit = vectors / np.where(norms == 0, 1, norms)[:, None]
+    return np.concatenate([unit, extra], axis=1).astype(np.float32)
+
+
+def _distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(the first row of each set of rows that are equal bit for bit, ascending; which set each row is in)."""
+    words = vectors.view(np.uint32)
+    rng = np.random.Generator(np.random.Philox(key=len(vectors)))
+    odd = rng.integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    digests = np.empty(len(vectors), np.uint64)
+    size = max(1, CHUNK // words.shape[1])
+    for start in range(0, len(vectors), size):
+        digests[start : start + size] = words[start : start + size].astype(np.uint64) @ odd
+    _, first, of = np.unique(digests, return_index=True, return_inverse=True)
+    twin = first[of]
+    other = np.flatnonzero(twin != np.arange(len(vectors)))
+    if not np.array_equal(words[other], words[twin[other]]):
+        # Different rows with one digest: compare the rows themselves.
+        _, first, of = np.unique(words, axis=0, return_index=True, return_inverse=True)
+        of = of.reshape(-1)
+    order = np.argsort(first)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    return first[order], place[of]
+
+
+def _without(
+    squared: np.ndarray, places: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each row less its own place, or less its last one where its own is not there."""
+    mine = places == own[:, None]
+    drop = np.where(mine.any(axis=1), mine.argmax(axis=1), places.shape[1] - 1)
+    keep = np.arange(places.shape[1])[None, :] != drop[:, None]
+    shape = (len(places), places.shape[1] - 1)
+    return squared[keep].reshape(shape), places[keep].reshape(shape)
