@@ -156,6 +156,11 @@ class Distance:
         bounded = self.name == "lp" and self.normalized
         return 2.0 ** dict(self.hyper).get("power", 1.0) if bounded else math.inf
 
+    def units(self, x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """The vectors that a similarity multiplies, in float32 or wider: of length 1 (or 0) where it normalises."""
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return normalize(x) if self.normalized else x
+
     def __call__(self, a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]:
         """The matrix [anchors, references], in float32 or wider."""
         dtype = jnp.promote_types(jnp.promote_types(a.dtype, r.dtype), jnp.float32)

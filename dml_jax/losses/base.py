@@ -231,10 +231,10 @@ class PairLoss(KernelLoss):
     Beside its hyper-parameters a kernel gets what its keywords name: `similarity`; `low` and `high` of the
     reducer; `farthest`, the largest distance there is; `triplets` of the selection; `unmined`, the masks
     before mining; `own`, the similarity of each anchor to itself, None where the references are not the
-    batch; `sums` and `columns` of the first phase; `vectors`, the anchors and references;
-    `partner(one, references)`, the similarities `[a, n]` of one reference a row to all; `ref_labels`; `keys`,
-    the anchors' own random keys; `levels`, how many levels of a hierarchy the pairs share and how many there
-    are; and arrays that belong to the anchors, by their names in `extra`.
+    batch; `sums` and `columns` of the first phase; `vectors`, the anchors and references, and `units`, the same
+    as a similarity multiplies them; `partner(one, references)`, the similarities `[a, n]` of one reference a
+    row to all; `ref_labels`; `keys`, the anchors' own random keys; `levels`, how many levels of a hierarchy the
+    pairs share and how many there are; and arrays that belong to the anchors, by their names in `extra`.
 
     Attributes:
       needs_negatives: whether the loss is 0 where no negative is in play in the whole batch.
@@ -265,6 +265,8 @@ class PairLoss(KernelLoss):
             "keys": seen.keys,
             **seen.extra,
         }
+        if "units" in names.keywords(kernel):
+            derived["units"] = self.distance.units(seen.anchors), self.distance.units(seen.refs)
         if "levels" in names.keywords(kernel):
             derived["levels"] = self.relation.shared_levels(seen.labels, seen.ref_labels)
         return kernel(seen.sims, *self._pairs(seen.kept), **self._keywords(kernel, derived))

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dml_jax import names
+from dml_jax import distances, names
 from dml_jax.losses.pair import Mask, Pairs, Rows, Sims, log_one_plus_sum_exp
-from dml_jax.selection import pick, sum_over_positives
+from dml_jax.selection import pick, rows_at, sum_over_positives
 
 
 def with_own(
@@ -390,8 +390,7 @@ def angular_rows(
     *,
     alpha: float = 40.0,
     unmined=None,
-    vectors,
-    partner,
+    units: tuple[Float[Array, "a d"], Float[Array, "n d"]],
     low: float = -math.inf,
     high: float = math.inf,
 ) -> Rows:
@@ -399,24 +398,26 @@ def angular_rows(
 
     l_ap = log(1 + sum_n exp(4 t^2 (x_a + x_p).x_n - 2 (1 + t^2) x_a.x_p)),    t = tan(alpha)
 
-    `alpha` is in degrees; all vectors are normalised. A pair whose anchor has no negatives has value 0
-    and counts; a pair that a miner returned k times counts k times, and all negatives stay in play
-    (`unmined`), as in PML. Differs from PML: negatives are normalised, too (PML leaves them as they are,
-    so that the loss grows with the size of the embeddings); equal for normalised input.
+    `alpha` is in degrees; all vectors are normalised (`units`, whose products the `sims` are). A pair whose
+    anchor has no negatives has value 0 and counts; a pair that a miner returned k times counts k times, and
+    all negatives stay in play (`unmined`), as in PML. Differs from PML: negatives are normalised, too (PML
+    leaves them as they are, so that the loss grows with the size of the embeddings); equal for normalised input.
     """
+    del sims
     slope = math.tan(math.radians(alpha)) ** 2
     if unmined is not None:
         neg = unmined[1]
 
     def term(one: Array, operands: tuple, neg: Array) -> Rows:
-        sims, refs = operands
-        loss = log_one_plus_sum_exp(
-            4 * slope * (sims + partner(one, refs)) - 2 * (1 + slope) * pick(one, sims)[:, None],
-            neg,
-        )
+        anchors, refs = operands
+        near = rows_at(one, refs)
+        # One product of the sums, in place of two that are added up.
+        both = distances.dot_product(4 * slope * (anchors + near), refs, normalize_embeddings=False)
+        apart = 2 * (1 + slope) * jnp.sum(anchors * near, -1)
+        loss = log_one_plus_sum_exp(both - apart[:, None], neg)
         counted = ~((loss <= low) | (loss >= high))  # NaN is counted, so that it shows
         return jnp.where(counted, loss, 0), counted.astype(loss.dtype)
 
-    total, count = sum_over_positives(term, (sims, vectors[1]), neg > 0, pos)
+    total, count = sum_over_positives(term, units, neg > 0, pos)
     some = count > 0
     return jnp.where(some, total / jnp.where(some, count, 1), 0), count

@@ -54,6 +54,7 @@ DERIVED = (
     "columns",
     "partner",
     "vectors",
+    "units",
     "levels",
     "norms",
     "ref_labels",

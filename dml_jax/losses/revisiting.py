@@ -47,7 +47,6 @@ from dml_jax.selection import (
     draw,
     pairs_of_triplets,
     pick,
-    rows_at,
     sum_over_positives,
 )
 
@@ -160,13 +159,8 @@ def revisiting_angular_rows(
     2017). The positives p are chosen as in revisiting_n_pair. Beyond `clip` a negative has no gradient in the
     first term, as in the code. The code fails on batches whose classes are not of equal size; otherwise the same.
     """
-
-    def closer(one: Array, refs: Array) -> Array:
-        return distances.cosine(rows_at(one, refs), refs)
-
-    value, count = angular_rows(
-        distances.cosine(*vectors), pos, neg, alpha=alpha, vectors=vectors, partner=closer
-    )
+    anchors, refs = (distances.normalize(v.astype(sims.dtype)) for v in vectors)
+    value, count = angular_rows(sims, pos, neg, alpha=alpha, units=(anchors, refs))
 
     def pair(one: Array, sims: Array, neg: Array) -> tuple[Array, Array]:
         gap = jnp.clip(sims - pick(one, sims)[:, None], -clip, clip)
