@@ -22,7 +22,7 @@ MAY_CHANGE = (
     r"data\.(path|threads|workers|prefetch)",
     r"model\.weights",
     r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|wandb)",
-    r"evaluation\.(after|batch_size|backend|kmeans|map)",
+    r"evaluation\.(after|batch_size|backend|block|kmeans|map)",
 )
 # The sections whose fields are those of `new` and no others.
 FIXED_SECTIONS = ("train", "evaluation")
@@ -97,6 +97,9 @@ def new() -> ConfigDict:
         # neighbours.
         backend="jax",
         kmeans="faiss",
+        # Rows of queries and of what is searched that are compared at a time, which bounds the memory; None: 1024
+        # and 2048.
+        block=config_dict.placeholder(int),
         # The map of a report: pca, or tsne (which needs the extra `map`).
         map="pca",
         # Steps after training whose recall and bytes per image a report compares: see `evaluation.after_training`.

@@ -140,6 +140,7 @@ COMMANDS = {
         "--config.evaluation.relation={'name': 'hierarchy', 'level': 0}",
         "--config.evaluation.average=parent",
         "--config.evaluation.kmeans=jax",
+        "--config.evaluation.block=16",
         "--split=all",
     ],
     "relation that the data lack": [

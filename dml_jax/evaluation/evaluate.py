@@ -11,7 +11,7 @@ from dml_jax.evaluation import clustering
 from dml_jax.evaluation import metrics as table
 from dml_jax.evaluation.candidates import APPROXIMATE, SEARCHES
 from dml_jax.evaluation.gathered import gather
-from dml_jax.evaluation.index import DISTANCES
+from dml_jax.evaluation.index import DISTANCES, check_block
 from dml_jax.evaluation.metrics import Metric
 from dml_jax.evaluation.values import (
     LARGEST_R,
@@ -108,6 +108,7 @@ def evaluate_embeddings(
         k=k,
         backend=backend,
         kmeans=kmeans,
+        block=block,
     )
     data = gather(
         embeddings,
@@ -157,6 +158,7 @@ def check_options(
     k: int | str | None = None,
     backend: str = "jax",
     kmeans: str = "faiss",
+    block: int | None = None,
 ) -> list[Metric]:
     """The metrics of an evaluation; ValueError for options that are unknown or do not go together.
 
@@ -172,6 +174,7 @@ def check_options(
         ("backend of k-means", clustering.BACKENDS, kmeans),
     ):
         names.resolve(kind, dict.fromkeys(accepted), given)
+    check_block(block)
     number = isinstance(k, int | np.integer) and not isinstance(k, bool) and k >= 1
     if k is not None and k != LARGEST_R and not number:
         raise ValueError(f"k={k!r}; accepted: a positive integer, {LARGEST_R!r}, or None")

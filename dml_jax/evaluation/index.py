@@ -79,8 +79,7 @@ class Index:
         """The index of a gallery; arguments and errors as in `neighbours`."""
         names.resolve("distance", dict.fromkeys(DISTANCES), distance)
         search = names.resolve("backend", SEARCHES, backend)
-        if block is not None and block < 1:
-            raise ValueError(f"block={block!r}; accepted: a positive number of rows, or None")
+        check_block(block)
         vectors = matrix("gallery", gallery)
         if ids is None:
             ids = np.arange(len(vectors))
@@ -388,6 +387,12 @@ class Index:
             best = np.lexsort((items, away))[:want]
             near[i], places[i] = away[best], items[best]
         return near, places
+
+
+def check_block(block: int | None) -> None:
+    """ValueError for what is no number of rows."""
+    if block is not None and block < 1:
+        raise ValueError(f"block={block!r}; accepted: a positive number of rows, or None")
 
 
 def matrix(name: str, embeddings: np.ndarray) -> Float[np.ndarray, "n d"]:

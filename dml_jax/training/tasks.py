@@ -79,6 +79,7 @@ def task(config: Any, split: str, model: Any) -> Task:
         "k": section.k,
         "backend": section.backend,
         "kmeans": section.kmeans,
+        "block": section.block,
     }
     check_options(**options, parents=True)
     embeddings = tuple(section.embeddings)

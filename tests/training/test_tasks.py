@@ -295,6 +295,7 @@ REFUSED = [
     ({"k": "max"}, "k='max'; accepted: a positive integer"),
     ({"backend": "fais"}, "unknown backend 'fais'; did you mean 'faiss'"),
     ({"kmeans": "fais"}, "unknown backend of k-means 'fais'"),
+    ({"block": 0}, "block=0; accepted: a positive number of rows, or None"),
     ({"distance": "l2"}, "unknown distance 'l2'"),
     ({"metrics": ("map_at_q",)}, "unknown metric 'map_at_q'; did you mean 'map_at_r'"),
     ({"relation": "hierachy"}, "unknown relation 'hierachy'; did you mean 'hierarchy'"),
