@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from dml_jax import names
+from dml_jax import names, processes
 from dml_jax.evaluation import DEFAULT_METRICS
 
 # A run that goes on may change these: they do not decide what is computed, or they only say for how long.
@@ -273,15 +273,16 @@ def run(
         _fail(error, 2)
     try:
         main(*arguments)
-    except (ValueError, OSError) as error:
-        if not _ours(error):
-            raise
-        _fail(error, 1)
+    except Exception as error:
+        if isinstance(error, (ValueError, OSError)) and _ours(error):
+            _fail(error, 1)
+        traceback.print_exc()
+        processes.leave(1)
 
 
 def _fail(error: Exception, status: int) -> None:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    sys.exit(status)
+    processes.leave(status)
 
 
 def _ours(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """Several processes that run one command together: how they find each other, and which of them writes."""
 
 import os
+import sys
 
 import jax
 from absl import flags
@@ -35,6 +36,15 @@ def connect() -> None:
 def first() -> bool:
     """Whether this process writes and speaks for all."""
     return jax.process_index() == 0
+
+
+def leave(status: int) -> None:
+    """Ends this process; at once where there are others, for whom an orderly end would wait for minutes."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def wait(name: str) -> None:

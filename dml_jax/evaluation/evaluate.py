@@ -234,7 +234,7 @@ def parts(name: str, known: Sequence[str]) -> dict[str, float]:
         weights = [float(number) for number in numbers] or [1.0] * len(found)
     except ValueError:
         weights = []
-    if len(weights) != len(found):
+    if len(weights) != len(found) or not np.isfinite(weights).all():
         raise ValueError(f"{name!r} has {len(found)} parts; accepted: as many weights, or none")
     if len(set(found)) != len(found):
         raise ValueError(f"{name!r} names a part twice; accepted: each once, with its weight")

@@ -122,6 +122,25 @@ def test_two_processes_evaluate(one, tmp_path):
     assert len(embeddings) == len(build.source(config, "test"))
 
 
+def test_an_error_of_one_process_ends_both(one, tmp_path):
+    """An image that only the second process reads cannot be decoded: one line, and no process waits for the other."""
+    folder = pictures(tmp_path / "broken", classes=3)
+    (folder / "class02" / "0.png").write_bytes(b"no image")
+    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2"]
+    program = [
+        sys.executable,
+        "-m",
+        "dml_jax.evaluate",
+        f"--workdir={one['cos_face']}",
+        "--split=all",
+    ]
+    program += [f"--config={CONFIG}", f"--config.data.path={folder}", "--step=last"]
+    status, out, err = run([*launch, "--", *program])
+    assert status == 1 and "written" not in out
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "cannot decode" in lines[0] and "class02/0.png" in lines[0]
+
+
 def test_a_storage_in_two_processes(data, tmp_path):
     arguments = f"{ARGUMENTS.format('multi_similarity')},sampler=greedy_coreset"
     config = configs.load(f"{CONFIG}:{arguments}")
