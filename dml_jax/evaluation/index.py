@@ -179,11 +179,6 @@ class Index:
             of, places = wanted(rows)
             yield rows, of, self._ranked(part, far, 2 * error, of, places)
 
-    def everything(self, queries: Float[np.ndarray, "q d"]) -> Float[np.ndarray, "q n"]:
-        """The distances float32 [q, n] of some queries to the items at all places."""
-        far, _ = self._everything(self._prepared(queries))
-        return self._distances(np.maximum(far, 0)[:, self.distinct])
-
     def _ranked(
         self,
         queries: np.ndarray,

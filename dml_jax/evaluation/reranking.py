@@ -86,10 +86,21 @@ def k_reciprocal(
         jaccard = 1 - shared / (2 - shared)
         total = (1 - weight) * jaccard + weight * original.block(part)[:, gallery]
         total[part[:, None] == gallery[None, :]] = np.inf
-        order = np.argsort(total, axis=1, kind="stable")[:, :k]
+        order = _smallest(total, k)
         found[start : start + size] = gallery[order]
         far[start : start + size] = np.take_along_axis(total, order, axis=1)
     return far, found
+
+
+def _smallest(values: np.ndarray, k: int) -> np.ndarray:
+    """Where the k smallest values of each row lie, in order, the first of equal ones first: no sort of the row."""
+    last = np.partition(values, k - 1, axis=1)[:, k - 1 : k]
+    tied = values == last
+    room = k - np.sum(values < last, axis=1, keepdims=True)
+    kept = (values < last) | (tied & (np.cumsum(tied, axis=1) <= room))
+    places = np.nonzero(kept)[1].reshape(len(values), k)
+    order = np.argsort(np.take_along_axis(values, places, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)
 
 
 class _Original(NamedTuple):

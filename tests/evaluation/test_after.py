@@ -182,6 +182,16 @@ def test_k_reciprocal(monkeypatch, k1, k2, weight, distance):
     assert np.abs(expected - only).max() > 0.1 and np.abs(expected - other).max() > 0.1
 
 
+@pytest.mark.parametrize("k", [1, 4, 30])
+def test_the_smallest_with_ties(k):
+    """As a stable sort of whole rows, with ties all over, at the last place too, and rows of one value."""
+    values = np.random.default_rng(0).integers(0, 6, (50, 30)).astype(float)
+    values[0] = 2.0
+    values[1, 3:] = np.inf
+    expected = np.argsort(values, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(reranking._smallest(values, k), expected)
+
+
 def test_k_reciprocal_with_a_gallery():
     vectors = clustered(zero=False)
     queries, gallery = np.array([0, 12, 25]), np.array([26, 5, 1, 25, 9, 14])
