@@ -17,6 +17,7 @@ from dml_jax.evaluation import page as pages
 from dml_jax.evaluation.gallery import retrieval_gallery
 from dml_jax.evaluation.maps import embedding_map
 from dml_jax.evaluation.neighbours import neighbours
+from dml_jax.evaluation.pairs import pairs_of
 from dml_jax.evaluation.spread import singular_values
 from dml_jax.evaluation.summary import (
     ClassScores,
@@ -313,7 +314,7 @@ def _spread(data: Set, anchors: np.ndarray) -> str:
 def _roc(
     vectors: np.ndarray, labels: np.ndarray, anchors: np.ndarray, distance: str, drawn: str
 ) -> str:
-    pairs = verification.pairs_of(
+    pairs = pairs_of(
         vectors[anchors],
         labels[anchors],
         gallery=vectors,

@@ -11,6 +11,7 @@ from dml_jax.evaluation.gathered import Data
 from dml_jax.evaluation.index import Index
 from dml_jax.evaluation.metrics import Metric
 from dml_jax.evaluation.neighbours import search_recall
+from dml_jax.evaluation.pairs import Pairs
 from dml_jax.evaluation.ranking import Ranks
 
 LARGEST_R = "max_bin_count"
@@ -153,9 +154,7 @@ def pair_values(
     index, own, relevance = data.placed(options["distance"], options)
     in_order = np.array_equal(index.order, np.arange(index.size))
     items = data.gallery if in_order else data.gallery[index.order]
-    pairs = verification.Pairs.of(
-        data.queries, items, own, relevance, data.classes, options["distance"]
-    )
+    pairs = Pairs.of(data.queries, items, own, relevance, data.classes, options["distance"])
     rates = sorted({rate for metric in chosen for rate in metric.rates})
     found = verification.verify(pairs, rates, equal=any(m.name == "eer" for m in chosen))
     return {metric.name: metric.function(found) for metric in chosen}

@@ -16,6 +16,8 @@ from dml_jax.evaluation import (
     singular_values,
     verification,
 )
+from dml_jax.evaluation import pairs as tiled
+from dml_jax.evaluation.pairs import Pairs
 from dml_jax.evaluation.relevance import ByClass
 
 
@@ -41,7 +43,7 @@ def pairs(embeddings, labels):
 
 @pytest.mark.parametrize("tile", [2048, 32])
 def test_error_rates_equal_a_naive_loop(tile, monkeypatch):
-    monkeypatch.setattr(verification, "TILE", tile)
+    monkeypatch.setattr(tiled, "TILE", tile)
     embeddings, labels = some()
     away, same, _ = pairs(embeddings, labels)
     rates = (0.0, 0.001, 0.0333, 0.5, 1.0)
@@ -82,7 +84,7 @@ def with_ties(seed=0):
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_roc_curve_equals_a_naive_loop(distance, monkeypatch):
-    monkeypatch.setattr(verification, "TILE", 16)
+    monkeypatch.setattr(tiled, "TILE", 16)
     embeddings, labels = with_ties()
     given = embeddings
     if distance == "cosine":
@@ -154,7 +156,7 @@ def test_roc_points_lie_on_the_curve_and_the_area_within_its_bound():
     assert {*zip(*np.round(found[:2], 12).tolist(), strict=True)} <= points
     assert len(found.thresholds) < len(points) / 4
     own = np.arange(90)
-    everything = verification.Pairs.of(
+    everything = Pairs.of(
         embeddings, embeddings, own, ByClass(labels, labels, own), labels, "euclidean"
     )
     result = verification.verify(everything, (0.001, 0.3), equal=True)
@@ -200,7 +202,7 @@ def test_no_curve():
 
 def test_galleries_ids_and_relations(monkeypatch):
     """Half of the pairs, all of them in another order, and relevance that a relation tells, over several tiles."""
-    monkeypatch.setattr(verification, "TILE", 32)
+    monkeypatch.setattr(tiled, "TILE", 32)
     embeddings, labels = some(6)
     names = ("tar@far=0.01", "auc", "eer", "opis", "opis@epsilon=0.3")
     plain = evaluate_embeddings(embeddings, labels, metrics=names)
@@ -257,7 +259,7 @@ def naive_utilities(embeddings, labels):
 
 @pytest.mark.parametrize("tile", [2048, 32])
 def test_opis_equals_a_naive_loop(tile, monkeypatch):
-    monkeypatch.setattr(verification, "TILE", tile)
+    monkeypatch.setattr(tiled, "TILE", tile)
     embeddings, labels = some(1)
     names = ("opis", "opis@epsilon=0.1", "opis@epsilon=0.4", "opis@epsilon=1")
     found = evaluate_embeddings(embeddings, labels, metrics=names)
