@@ -138,11 +138,15 @@ def main() -> None:
         side, name, batch, limit = args.worker
         print(json.dumps(work(side, name, int(batch), float(limit))))
         return
+    # Not at the top: PML's worker runs this file without jax.
+    from dml_jax import miners
+
     columns = ["miner", "batch", "ours", "PML", "PML / ours"]
-    for name in args.miners.split(",") if args.miners else sorted(PML):
+    for name in args.miners.split(",") if args.miners else miners.available():
         for batch in map(int, args.batch.split(",")):
             mine = measure(sys.executable, "ours", name, batch, args)
-            other = measure(args.pml_python, "pml", name, batch, args) if args.pml_python else None
+            beside = args.pml_python and name in PML
+            other = measure(args.pml_python, "pml", name, batch, args) if beside else None
             both = other is not None and "seconds" in mine and "seconds" in other
             ratio = f"{other['seconds'] / mine['seconds']:.1f}" if both else ""
             row = [name, str(batch), cell(mine), cell(other), ratio]
