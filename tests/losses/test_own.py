@@ -152,3 +152,32 @@ def test_first_proxies_of_proxy_nca_pp_are_small():
     for name, size in (("proxy_nca_pp", 1 / 8), ("proxy_nca", 1.0)):
         weights = losses.get(name).init(KEY, 300, 40)["params"]["weights"]
         np.testing.assert_allclose(jnp.std(weights), size, rtol=0.02)
+
+
+def test_angular_of_vectors_as_they_are():
+    """A distance that trusts its vectors: the formula of the products themselves, also in blocks, with a singleton."""
+    x = jnp.asarray(0.7 * np.random.default_rng(3).normal(size=(9, 4)), jnp.float32)
+    labels = np.array([0, 0, 0, 1, 1, 2, 2, 2, 3])
+
+    def naive(x):
+        slope, found = np.tan(np.radians(40.0)) ** 2, []
+        for a in range(9):
+            for p in range(9):
+                if a != p and labels[a] == labels[p]:
+                    far = x[np.flatnonzero(labels != labels[a])]
+                    apart = 2 * (1 + slope) * (x[a] @ x[p])
+                    total = jnp.sum(jnp.exp(4 * slope * far @ (x[a] + x[p]) - apart))
+                    found.append(jnp.log(1 + total))
+        return jnp.mean(jnp.stack(found))
+
+    raw = losses.get("angular", distance={"name": "cosine", "normalize_embeddings": False})
+    expected = jax.value_and_grad(naive)(x)
+    for block in (None, 4):
+        value = lambda x, block=block: raw.apply({}, x, labels, block=block)[0].compute()
+        found = jax.value_and_grad(value)(x)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+        np.testing.assert_allclose(
+            found[1], expected[1], atol=1e-5 * float(jnp.abs(found[1]).max())
+        )
+    # Control: normalised vectors have another loss.
+    assert abs(losses.get("angular").apply({}, x, labels)[0].compute() - expected[0]) > 0.1
