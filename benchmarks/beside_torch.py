@@ -3,8 +3,8 @@
     python benchmarks/beside_torch.py --config=configs/grocery_store_multi_similarity.py --seeds=0,1,2 --out=DIR \\
         --config.data.path=grocery_store_256.tar --config.model.weights=mobilenet_v2_imagenet_float32.npz
 
-It needs what dml_jax needs and `pip install torch torchvision pytorch-metric-learning faiss-cpu`, in one environment. The
-config has the model mobilenet_v2, m_per_class, Adam, and a loss and miner that torch_side.py names.
+It needs what dml_jax needs and `pip install torch torchvision pytorch-metric-learning faiss-cpu`, in one environment.
+The config has the model mobilenet_v2, m_per_class, Adam, and a loss and miner that torch_side.py names.
 
 --sides says what is run (a comma-separated list; each side and seed is a process of its own, one after the other):
   jax              `dml_jax.train` as users run it.
@@ -22,6 +22,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
@@ -82,10 +83,12 @@ class JaxRun:
         tx = optim.build(config.optim.to_dict(), total_steps=total_steps, epoch_steps=total_steps)
         self.state = state.init(self.model, loss, tx, seed, classes)
         self.compiled = make_train_step(self.model, loss, tx)
+        self.mesh = state.make_mesh()
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
         batch = {"image": images, "label": labels.astype(np.int32)}
-        self.state, metrics = self.compiled(self.state, batch)
+        with jax.set_mesh(self.mesh):
+            self.state, metrics = self.compiled(self.state, batch)
         return float(metrics["loss"])
 
     def evaluate(self, source, config) -> float:

@@ -23,10 +23,10 @@ try:
 except RuntimeError:
     pass
 
-from pytorch_metric_learning import losses, miners, samplers  # noqa: E402
-from pytorch_metric_learning.utils import common_functions  # noqa: E402
-from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator  # noqa: E402
-from torchvision import transforms  # noqa: E402
+from pytorch_metric_learning import losses, miners, samplers
+from pytorch_metric_learning.utils import common_functions
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from torchvision import transforms
 
 # Expansion, output channels, repeats and stride of the first block: table 2 of the paper.
 STAGES = (
@@ -167,7 +167,7 @@ class Run:
         self.optimizer.zero_grad()
         value.backward()
         self.optimizer.step()
-        return float(value)
+        return value.item()
 
     def evaluate(self, source: Any, config: Any) -> float:
         """MAP@R of a split, every image a query."""
