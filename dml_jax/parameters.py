@@ -4,14 +4,16 @@
     def contrastive(pos_margin: float = 0.0, neg_margin: float = 1.0, *, miner: Any = None) -> Loss: ...
 
 A parameter is annotated with what it accepts: `float`, `int`, `bool`, `str`, a `Literal` of choices, a tuple of these,
-`None` beside any of them, or one of the ranges below. Parameters with other annotations (`Any`, arrays, functions) are
-left to the function.
+`None` beside any of them, a path (`os.PathLike`), or one of the ranges below. Parameters with other annotations (`Any`,
+arrays, functions) are left to the function.
 """
 
+import difflib
 import functools
 import inspect
 import math
 import numbers
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -159,8 +161,18 @@ def check(where: str, annotation: Any, value: Any) -> Any:
     """
     fits, converted = _convert(annotation, value)
     if not fits:
-        raise UserError(f"{where} is {value!r}; accepted: {describe(annotation)}")
+        near = difflib.get_close_matches(str(value), _choices(annotation), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{where} is {value!r}; accepted: {describe(annotation)}{hint}")
     return converted
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The texts among the choices of an annotation."""
+    args = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        return [a for a in args if isinstance(a, str)]
+    return [choice for a in args for choice in _choices(a)]
 
 
 def describe(annotation: Any) -> str:
@@ -183,7 +195,8 @@ def describe(annotation: Any) -> str:
         bool: "True or False",
         str: "a text",
         types.NoneType: "None",
-    }.get(annotation, str(annotation))
+        os.PathLike: "a path",
+    }.get(origin or annotation, str(annotation))
 
 
 def _convert(annotation: Any, value: Any) -> tuple[bool, Any]:
@@ -216,6 +229,8 @@ def _convert(annotation: Any, value: Any) -> tuple[bool, Any]:
         return number and not math.isnan(value), value
     if annotation is str:
         return isinstance(value, str), value
+    if os.PathLike in (annotation, origin):
+        return isinstance(value, os.PathLike), value
     return True, value
 
 

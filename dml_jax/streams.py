@@ -12,7 +12,14 @@ import numpy as np
 from dml_jax.errors import UserError
 
 Stream = Literal[
-    "epoch_plan", "augment", "replace_image", "split_classes", "step_plan", "sampler_set"
+    "epoch_plan",
+    "augment",
+    "replace_image",
+    "split_classes",
+    "step_plan",
+    "sampler_set",
+    "draw_glyphs",
+    "toy_points",
 ]
 
 # The numbers are part of what a seed means: changing one changes the runs of everybody.
@@ -23,6 +30,9 @@ STREAMS: dict[str, int] = {
     "split_classes": 3,
     "step_plan": 4,
     "sampler_set": 5,
+    # Number 0, too: the `step` of a glyph is its code point, which is never 0, and the toy plans no epochs.
+    "draw_glyphs": 0,
+    "toy_points": 0,
 }
 
 
