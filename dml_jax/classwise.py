@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from dml_jax.pairwise import AXIS, check_block, data_devices, pad_rows
+from dml_jax.mesh import DATA_AXIS, data_devices
+from dml_jax.pairwise import check_block, pad_rows
 
 # values(samples, weights [c, d] or [c, k, d], target [b, c]) -> [b, c]; the samples are the embeddings
 # `[b, d]`, or any tree of arrays `[b, ...]`.
@@ -148,11 +149,11 @@ def _over_classes(
     batch = labels.shape[0]
 
     def one_share(ids: Array, weights: Array, samples: Any, labels: Array) -> Array:
-        gather = lambda x: jax.lax.all_gather(x, AXIS, tiled=True)[:batch]
+        gather = lambda x: jax.lax.all_gather(x, DATA_AXIS, tiled=True)[:batch]
         mine = one_device(ids, weights, jax.tree.map(gather, samples), gather(labels))
-        return join(jax.lax.all_gather(mine, AXIS))
+        return join(jax.lax.all_gather(mine, DATA_AXIS))
 
     extra = -batch % devices
-    return jax.shard_map(one_share, in_specs=P(AXIS), out_specs=P(), check_vma=False)(
+    return jax.shard_map(one_share, in_specs=P(DATA_AXIS), out_specs=P(), check_vma=False)(
         ids, weights, pad_rows(samples, extra), pad_rows(labels, extra)
     )

@@ -71,21 +71,21 @@ class Streamed:
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["positive", "negative", "weight"],
-    meta_fields=["pushes"],
+    meta_fields=["intra_class_negatives"],
 )
 @dataclass(frozen=True)
 class Listed:
     """Up to k triplets of each anchor, by index; weight 0 marks an empty slot.
 
     Attributes:
-      pushes: whether a triplet may name what the relation does not allow: the anchor itself as a positive,
+      intra_class_negatives: whether a triplet may name what the relation does not allow: the anchor itself as a positive,
         a sample of the anchor's class as a negative. How many do is reported then (`pairwise.in_play`).
     """
 
     positive: Int[Array, "a k"]
     negative: Int[Array, "a k"]
     weight: Float[Array, "a k"]
-    pushes: bool = False
+    intra_class_negatives: bool = False
 
 
 Triplets = Within | Streamed | Listed

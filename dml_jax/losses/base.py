@@ -13,12 +13,12 @@ from jaxtyping import Array, Bool, Float
 from dml_jax import classwise, names
 from dml_jax import pairwise as driver
 from dml_jax.distances import Distance, normalize, norms
+from dml_jax.mean import Mean
 from dml_jax.miners.base import Miner
 from dml_jax.reducers import Reducer
 from dml_jax.regularizers import Regularizer
 from dml_jax.relations import SAME_LABEL, Relation
 from dml_jax.selection import Selection, rows_at
-from dml_jax.types import Mean
 
 Variables = dict[str, Any]
 
@@ -28,14 +28,14 @@ class References(NamedTuple):
 
     Attributes:
       valid: False for references that are not there.
-      hold_batch: whether the first of them are the batch, in order: then a sample is not compared with the
+      refs_include_batch: whether the first of them are the batch, in order: then a sample is not compared with the
         reference of its own position.
     """
 
     vectors: Array
     labels: Array | None
     valid: Array
-    hold_batch: bool = False
+    refs_include_batch: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class KernelLoss(Loss):
         }
         return {k: v for k, v in settings.items() if k in accepted}
 
-    def _mine(self) -> driver.Mine | None:
+    def _mine(self) -> driver.Mining | None:
         return None if self.miner is None else self.miner.mining(self.distance)
 
 
@@ -252,31 +252,31 @@ class PairLoss(KernelLoss):
     def _pairs(self, kept: Selection) -> tuple[Array, Array]:
         return kept.pairs()
 
-    def _call(self, kernel: Callable[..., Any], seen: driver.Block) -> Any:
+    def _call(self, kernel: Callable[..., Any], block: driver.Block) -> Any:
         derived = {
-            "triplets": seen.kept.triplets,
-            "unmined": (seen.related.pos, seen.related.neg),
-            "own": seen.own,
-            "sums": seen.sums,
-            "columns": seen.columns,
-            "vectors": (seen.anchors, seen.refs),
+            "triplets": block.selection.triplets,
+            "unmined": (block.related.pos, block.related.neg),
+            "own": block.self_sims,
+            "sums": block.prepass_sums,
+            "columns": block.ref_values,
+            "vectors": (block.anchors, block.refs),
             "partner": partial(_partner, self.distance),
-            "ref_labels": seen.ref_labels,
-            "keys": seen.keys,
-            **seen.extra,
+            "ref_labels": block.ref_labels,
+            "keys": block.keys,
+            **block.anchor_args,
         }
         if "units" in names.keywords(kernel):
-            derived["units"] = self.distance.units(seen.anchors), self.distance.units(seen.refs)
+            derived["units"] = self.distance.units(block.anchors), self.distance.units(block.refs)
         if "levels" in names.keywords(kernel):
-            derived["levels"] = self.relation.shared_levels(seen.labels, seen.ref_labels)
-        return kernel(seen.sims, *self._pairs(seen.kept), **self._keywords(kernel, derived))
+            derived["levels"] = self.relation.shared_levels(block.anchor_labels, block.ref_labels)
+        return kernel(block.sims, *self._pairs(block.selection), **self._keywords(kernel, derived))
 
-    def _terms(self, seen: driver.Block) -> dict[str, tuple[Array, ...]]:
-        result = self._call(self.kernel, seen)
+    def _terms(self, block: driver.Block) -> dict[str, tuple[Array, ...]]:
+        result = self._call(self.kernel, block)
         terms = result if isinstance(result, dict) else {self.name: result}
-        if "sample_weights" not in seen.extra:
+        if "sample_weights" not in block.anchor_args:
             return terms
-        weights = seen.extra["sample_weights"]
+        weights = block.anchor_args["sample_weights"]
         weigh = lambda values: values * (weights if values.ndim == 1 else weights[:, None])
         return {name: (weigh(values), *rest) for name, (values, *rest) in terms.items()}
 
@@ -293,17 +293,17 @@ class PairLoss(KernelLoss):
             others = (refs.vectors, refs.labels, refs.valid)
         how: dict[str, Any] = dict(
             relation=self.relation,
-            exclude_self=refs is None or refs.hold_batch,
+            exclude_self=refs is None or refs.refs_include_batch,
             key=key,
             block=block,
         )
         # Here rather than in each evaluation of pairs, of which a loss may have two.
-        how["mine"] = driver.prepared(self._mine(), anchors, others, **how)
+        how["mine"] = driver.run_prepare(self._mine(), anchors, others, **how)
         extra = self._extra(variables, anchors[1])
         if self.weighs_samples and how["mine"] is not None:
             weights = driver.sample_weights(anchors, others, partners=refs is None, **how)
             extra["sample_weights"], how["mine"] = weights, None
-        return others, dict(distance=self.distance, extra=extra, **how)
+        return others, dict(distance=self.distance, anchor_args=extra, **how)
 
     def _first_sums(self, anchors, others, how: dict[str, Any]) -> Any:
         """What the first phase adds up over all anchors."""
@@ -312,13 +312,16 @@ class PairLoss(KernelLoss):
 
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
         others, how = self._setup(variables, anchors, refs, key, block)
+        if self.first is not None:
+            prepass = partial(self._call, self.first)
+            sums, values = driver.map_blocks(prepass, anchors, others, **how)
+            how |= {"prepass_sums": sums, "ref_values": values}
         return driver.pairwise(
             self._terms,
             anchors,
             others,
             reducer=self.reducer,
             needs_negatives=self.needs_negatives,
-            first=None if self.first is None else partial(self._call, self.first),
             **how,
         )
 
@@ -429,9 +432,9 @@ class ProxyLoss(ClassLoss):
         classes = jnp.arange(proxies.shape[0], dtype=labels.dtype)
         weights = valid if self.miner is None else self._sample_weights(anchors, key, None)
 
-        def kernel(seen: driver.Block) -> dict[str, tuple[Array, ...]]:
-            pos, neg = seen.kept.pos, seen.kept.neg
-            return self.kernel(seen.sims, pos, neg, **self._keywords(self.kernel, {}))
+        def kernel(block: driver.Block) -> dict[str, tuple[Array, ...]]:
+            pos, neg = block.selection.pos, block.selection.neg
+            return self.kernel(block.sims, pos, neg, **self._keywords(self.kernel, {}))
 
         mean = driver.pairwise(
             kernel,

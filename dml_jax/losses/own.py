@@ -16,9 +16,9 @@ from jaxtyping import Array, Bool, Int
 from dml_jax import pairwise as driver
 from dml_jax import reducers
 from dml_jax.losses.base import ClassLoss, KernelLoss, PairLoss, Variables
+from dml_jax.mean import Mean
 from dml_jax.relations import SAME_LABEL
 from dml_jax.selection import Selection, draw_triplets, first_place
-from dml_jax.types import Mean
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class TripletLoss(PairLoss):
     def _pairs(self, kept: Selection) -> tuple[Array, Array]:
         return kept.pos, kept.neg
 
-    def _mine(self) -> driver.Mine | None:
+    def _mine(self) -> driver.Mining | None:
         count = self.setting("triplets_per_anchor")
         if self.miner is not None or count == "all":
             return super()._mine()
 
-        def select(seen: driver.Block, keys: Array | None, found: Any) -> Selection:
-            del found
+        def select(block: driver.Block, keys: Array | None, miner_state: Any) -> Selection:
+            del miner_state
             if keys is None:
                 raise ValueError(
                     f"loss {self.name!r} draws triplets_per_anchor={count} at random and needs a key"
                 )
-            return draw_triplets(seen.related.pos, seen.related.neg, keys, count)
+            return draw_triplets(block.related.pos, block.related.neg, keys, count)
 
-        return driver.Mine(select)
+        return driver.Mining(select)
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class NPairsLoss(PairLoss):
     def _mean(self, variables, anchors, refs, key, block) -> Mean:
         embeddings, labels, _ = anchors
 
-        def first_positive(seen: driver.Block) -> tuple[tuple[()], Any]:
-            positive = seen.kept.pairs()[0] > 0
+        def first_positive(block: driver.Block) -> tuple[tuple[()], Any]:
+            positive = block.selection.pairs()[0] > 0
             return (), first_place(positive)
 
         _, partner = driver.map_blocks(
@@ -216,7 +216,7 @@ class RunningLoss(TripletLoss):
         keywords = self._keywords(self.update, {})
         state = jax.lax.stop_gradient(self.update(variables["state"], sums, **keywords))
         mean = driver.pairwise(
-            self._terms, anchors, others, reducer=self.reducer, sums=state, **how
+            self._terms, anchors, others, reducer=self.reducer, prepass_sums=state, **how
         )
         return self._regularized(mean, variables, anchors, block), state
 

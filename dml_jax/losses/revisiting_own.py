@@ -12,8 +12,8 @@ from dml_jax import classwise, distances, reducers, regularizers
 from dml_jax import pairwise as driver
 from dml_jax.losses.base import PairLoss, SoftmaxLoss, Variables
 from dml_jax.losses.own import MarginLoss, TripletLoss, ViewsLoss
+from dml_jax.mean import Mean
 from dml_jax.selection import Listed, Selection, draw, draw_positive
-from dml_jax.types import Mean
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class OnePositiveLoss(PairLoss):
     With a miner its pairs are taken instead, and nothing is drawn.
     """
 
-    def _mine(self) -> driver.Mine | None:
+    def _mine(self) -> driver.Mining | None:
         if self.miner is not None:
             return super()._mine()
 
-        def select(seen: driver.Block, keys: Array | None, found: Any) -> Selection:
-            del found
+        def select(block: driver.Block, keys: Array | None, miner_state: Any) -> Selection:
+            del miner_state
             if keys is None:
                 raise ValueError(f"loss {self.name!r} draws a positive at random and needs a key")
-            return draw_positive(seen.related.pos, seen.related.neg, keys)
+            return draw_positive(block.related.pos, block.related.neg, keys)
 
-        return driver.Mine(select)
+        return driver.Mining(select)
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,15 @@ class QuadrupletLoss(TripletLoss):
                     f"loss {self.name!r} with parity=True draws from the batch; accepted: no ref_embeddings"
                 )
             sums = self._fourths(anchors, others, how)
-        return driver.pairwise(self._terms, anchors, others, reducer=self.reducer, sums=sums, **how)
+        return driver.pairwise(
+            self._terms, anchors, others, reducer=self.reducer, prepass_sums=sums, **how
+        )
 
     def _fourths(self, anchors, others, how: dict[str, Any]) -> Float[Array, " n"]:
         """How often each sample is drawn by the triplets of the whole batch."""
 
-        def listed(seen: driver.Block) -> tuple[tuple[()], tuple[Array, Array]]:
-            chosen = seen.kept.triplets
+        def listed(block: driver.Block) -> tuple[tuple[()], tuple[Array, Array]]:
+            chosen = block.selection.triplets
             if not isinstance(chosen, Listed) or chosen.negative.shape[1] != 1:
                 raise ValueError(
                     f"loss {self.name!r} with parity=True needs a miner that lists one triplet of each "
@@ -89,15 +91,17 @@ class QuadrupletLoss(TripletLoss):
 
         _, (negative, some) = driver.map_blocks(listed, anchors, others, **how)
 
-        def fourths(seen: driver.Block) -> tuple[Array, tuple[()]]:
-            assert seen.keys is not None  # refused above
-            negatives, there = seen.columns
-            allowed = there[None, :] & (seen.extra["negative"][:, None] != negatives[None, :])
-            allowed &= (seen.extra["some"] & seen.real)[:, None]
-            one = draw(seen.keys, allowed) == jnp.arange(len(negatives))[None, :]
+        def fourths(block: driver.Block) -> tuple[Array, tuple[()]]:
+            assert block.keys is not None  # refused above
+            negatives, there = block.ref_values
+            allowed = there[None, :] & (
+                block.anchor_args["negative"][:, None] != negatives[None, :]
+            )
+            allowed &= (block.anchor_args["some"] & block.anchor_valid)[:, None]
+            one = draw(block.keys, allowed) == jnp.arange(len(negatives))[None, :]
             return jnp.sum(one & allowed, 0), ()
 
-        found = dict(extra={"negative": negative, "some": some}, columns=(negative, some))
+        found = dict(anchor_args={"negative": negative, "some": some}, ref_values=(negative, some))
         bare = dict(distance=None, mine=None) | found
         return driver.map_blocks(fourths, anchors, others, **how | bare)[0]
 

@@ -10,8 +10,8 @@ from jaxtyping import Array
 
 from dml_jax.losses.base import KernelLoss, Loss, References, Variables
 from dml_jax.losses.own import ViewsLoss
+from dml_jax.mean import Mean
 from dml_jax.miners.base import Miner
-from dml_jax.types import Mean
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class CrossBatchMemory(Wrapped):
             jnp.concatenate([copies, state["memory"].astype(copies.dtype)]),
             jnp.concatenate([labels.astype(jnp.int32), state["labels"]]),
             jnp.concatenate([valid, stay]),
-            hold_batch=True,
+            refs_include_batch=True,
         )
         inner = {part: tree for part, tree in variables.items() if part != "state"}
         if "loss" in state:

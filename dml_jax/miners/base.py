@@ -18,7 +18,7 @@ from dml_jax.selection import Listed, Selection, Streamed, Within
 # mine(sims [a, n], pos, neg, **hyper) -> Selection
 Mining = Callable[..., Selection]
 # Keywords of a miner that are not hyper-parameters.
-DERIVED = ("similarity", "own_order", "keys", "seen", "found")
+DERIVED = ("similarity", "own_order", "keys", "block", "miner_state")
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Miner:
 
     `mine(sims [a, n], pos, neg, ...)` chooses on one block of anchors, `sims` by the miner's own distance.
     Beside its hyper-parameters it gets what its keywords name: `similarity`; `own_order`, whether the loss
-    has the same distance; `keys`, the anchors' own random keys; `seen`, the whole `pairwise.Block` with these
-    `sims`; and `found`, what `before` gave.
+    has the same distance; `keys`, the anchors' own random keys; `block`, the whole `pairwise.Block` with these
+    `sims`; and `miner_state`, what `before` gave.
 
     Attributes:
       triplets: whether it chooses triplets (a, p, n) rather than pairs (a, p) and (a, n).
-      before: `before(survey, ...) -> found`, called once for the whole batch, with the hyper-parameters that
-        its keywords name, `similarity` and `key`. `survey.over(fn, sums)` evaluates `fn(block) -> (sums,
+      before: `before(whole_batch, ...) -> miner_state`, called once for the whole batch, with the hyper-parameters that
+        its keywords name, `similarity` and `key`. `whole_batch.map_blocks(fn, sums)` evaluates `fn(block) -> (sums,
         rows)` over all blocks, with `block.sims` by the miner's distance, as often as it is called.
     """
 
@@ -44,35 +44,37 @@ class Miner:
     triplets: bool
     before: Callable[..., Any] | None = None
 
-    def mining(self, loss_distance: Distance | None = None) -> pairwise.Mine:
+    def mining(self, loss_distance: Distance | None = None) -> pairwise.Mining:
         """The miner as the driver takes it."""
         if self.before is None:
-            return pairwise.Mine(partial(self._select, loss_distance=loss_distance))
-        return pairwise.Mine(partial(self._select, loss_distance=loss_distance), self._prepare)
+            return pairwise.Mining(partial(self._select, loss_distance=loss_distance))
+        return pairwise.Mining(partial(self._select, loss_distance=loss_distance), self._prepare)
 
-    def _prepare(self, survey: pairwise.Survey) -> Any:
+    def _prepare(self, whole_batch: pairwise.WholeBatch) -> Any:
         assert self.before is not None
-        survey = replace(survey, over=partial(survey.over, distance=self.distance))
-        return self.before(survey, **self._keywords(self.before, {"key": survey.key}))
+        whole_batch = replace(
+            whole_batch, map_blocks=partial(whole_batch.map_blocks, distance=self.distance)
+        )
+        return self.before(whole_batch, **self._keywords(self.before, {"key": whole_batch.key}))
 
     def _select(
         self,
-        seen: pairwise.Block,
+        block: pairwise.Block,
         keys: Array | None,
-        found: Any,
+        miner_state: Any,
         *,
         loss_distance: Distance | None,
     ) -> Selection:
         """The selection on one block of anchors."""
-        sims = self.distance(seen.anchors, seen.refs)
+        sims = self.distance(block.anchors, block.refs)
         derived = {
             "own_order": self.distance == loss_distance,
             "keys": keys,
-            "seen": replace(seen, sims=sims),
-            "found": found,
+            "block": replace(block, sims=sims),
+            "miner_state": miner_state,
         }
         given = self._keywords(self.mine, derived)
-        return self.mine(sims, seen.related.pos, seen.related.neg, **given)
+        return self.mine(sims, block.related.pos, block.related.neg, **given)
 
     def _keywords(self, fn: Callable[..., Any], derived: dict[str, Any]) -> dict[str, Any]:
         """What a function of this miner is called with: hyper-parameters, and what it asks for of the rest."""
@@ -116,10 +118,10 @@ class Miner:
         if ref_embeddings is not None:
             refs = (ref_embeddings, ref_labels, ones(ref_embeddings))
 
-        def rows(seen: pairwise.Block) -> tuple[tuple[()], Selection]:
-            return (), _with_refs(seen.kept, None)
+        def rows(block: pairwise.Block) -> tuple[tuple[()], Selection]:
+            return (), _with_refs(block.selection, None)
 
-        _, kept = pairwise.map_blocks(
+        _, selection = pairwise.map_blocks(
             rows,
             anchors,
             refs,
@@ -129,7 +131,7 @@ class Miner:
             key=key,
             block=block,
         )
-        return _with_refs(kept, refs[0])
+        return _with_refs(selection, refs[0])
 
 
 def _with_refs(selection: Selection, refs: Array | None) -> Selection:

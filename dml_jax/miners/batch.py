@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from dml_jax import distances
-from dml_jax.pairwise import Block, Survey
+from dml_jax.pairwise import Block, WholeBatch
 from dml_jax.selection import (
     Listed,
     Selection,
@@ -196,7 +196,7 @@ def check_angle(*, angle: float = 20.0) -> None:
         raise ValueError(f"angle of miner 'angular' is {angle}; accepted: degrees between 0 and 90")
 
 
-def angular(sims: Sims, pos: Mask, neg: Mask, *, angle: float = 20.0, seen: Block) -> Selection:
+def angular(sims: Sims, pos: Mask, neg: Mask, *, angle: float = 20.0, block: Block) -> Selection:
     """All triplets whose angle at the negative is above `angle` degrees (Wang et al., ICCV 2017, eq. 5).
 
     atan( d_ap / 2 d_nc ) > angle,    c = (x_a + x_p) / 2
@@ -209,7 +209,7 @@ def angular(sims: Sims, pos: Mask, neg: Mask, *, angle: float = 20.0, seen: Bloc
     whose distances have an offset of 1e-6).
     """
     bound = 0.5 / math.sin(math.radians(angle)) ** 2
-    return Selection(pos, neg, Streamed(sims, seen.refs, _wide, bound))
+    return Selection(pos, neg, Streamed(sims, block.refs, _wide, bound))
 
 
 def _wide(
@@ -220,13 +220,13 @@ def _wide(
     return beyond < bound * pick(one, order)[:, None] ** 2
 
 
-def packaged_before(survey: Survey) -> Array:
+def packaged_before(whole_batch: WholeBatch) -> Array:
     """Which references are there, `[n]`."""
-    return survey.refs[2] > 0
+    return whole_batch.refs[2] > 0
 
 
 def embeddings_already_packaged_as_triplets(
-    sims: Sims, pos: Mask, neg: Mask, *, seen: Block, found: Bool[Array, " n"]
+    sims: Sims, pos: Mask, neg: Mask, *, block: Block, miner_state: Bool[Array, " n"]
 ) -> Selection:
     """The triplets (3i, 3i + 1, 3i + 2) of a batch that a sampler has put together so.
 
@@ -235,8 +235,8 @@ def embeddings_already_packaged_as_triplets(
     is left out (PML: an error).
     """
     last = sims.shape[1] - 1
-    first = seen.ids[:, None]
+    first = block.anchor_ids[:, None]
     positive, negative = (jnp.minimum(first + k, last) for k in (1, 2))
-    complete = (first % 3 == 0) & (first + 2 <= last) & seen.real[:, None]
-    complete &= found[positive] & found[negative]
+    complete = (first % 3 == 0) & (first + 2 <= last) & block.anchor_valid[:, None]
+    complete &= miner_state[positive] & miner_state[negative]
     return Selection(pos, neg, Listed(positive, negative, complete.astype(sims.dtype)))

@@ -1,6 +1,6 @@
 """Miners whose choice depends on all pairs of a batch: by counting them, never by listing them.
 
-Each has two parts: `..._before(survey, ...)` adds up counts over all blocks of anchors, the same on every
+Each has two parts: `..._before(whole_batch, ...)` adds up counts over all blocks of anchors, the same on every
 device, and the miner looks up what that means for its block.
 """
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
 from dml_jax.miners.batch import Mask, Sims
-from dml_jax.pairwise import Block, Survey
+from dml_jax.pairwise import Block, WholeBatch
 from dml_jax.selection import Selection
 
 DIGIT = 16  # bits of a number that one pass over the pairs finds out
@@ -42,20 +42,20 @@ def check_filter(*, filter_percentage: float = 0.5) -> None:
         )
 
 
-def hdc_before(survey: Survey, *, filter_percentage: float, similarity: bool) -> Cut:
+def hdc_before(whole_batch: WholeBatch, *, filter_percentage: float, similarity: bool) -> Cut:
     """The cut by radix selection.
 
     A pass over all pairs counts the next digit of those that share the digits found so far; one more
     counts the ties of each anchor.
     """
-    dtype = jnp.promote_types(survey.anchors[0].dtype, jnp.float32)
+    dtype = jnp.promote_types(whole_batch.anchors[0].dtype, jnp.float32)
     bits = 8 * dtype.itemsize
     key = jnp.zeros(2, f"uint{bits}")
     left = jnp.zeros(2, jnp.uint32)
     for shift in range(bits - DIGIT, -1, -DIGIT):
         first = shift == bits - DIGIT
         count = partial(_count_digits, shift=shift, first=first, similarity=similarity)
-        counts, _ = survey.over(count, key)
+        counts, _ = whole_batch.map_blocks(count, key)
         upto = jnp.cumsum(counts[:, ::-1], -1)  # from the hardest digit down
         if first:
             left = _share(filter_percentage, upto[:, -1])
@@ -63,33 +63,33 @@ def hdc_before(survey: Survey, *, filter_percentage: float, similarity: bool) ->
         left -= jnp.where(place > 0, upto[jnp.arange(2), place - 1], 0)
         key = (key << DIGIT) | (2**DIGIT - 1 - place).astype(key.dtype)
 
-    def ties(seen: Block) -> tuple[tuple[()], UInt[Array, "a 2"]]:
-        keys, there = _hardness(seen, similarity)
-        tied = there & (keys == _by_kind(seen, seen.sums))[None]
+    def ties(block: Block) -> tuple[tuple[()], UInt[Array, "a 2"]]:
+        keys, there = _hardness(block, similarity)
+        tied = there & (keys == _by_kind(block, block.prepass_sums))[None]
         return (), jnp.sum(tied, -1, dtype=jnp.uint32).T
 
-    _, tied = survey.over(ties, key)
+    _, tied = whole_batch.map_blocks(ties, key)
     return Cut(key, left, jnp.cumsum(tied, 0) - tied)
 
 
 def _count_digits(
-    seen: Block, *, shift: int, first: bool, similarity: bool
+    block: Block, *, shift: int, first: bool, similarity: bool
 ) -> tuple[UInt[Array, "2 r"], tuple[()]]:
-    """How many pairs of each kind have which digit at `shift`, of those whose higher digits are `seen.sums`."""
-    keys, there = _hardness(seen, similarity)
+    """How many pairs of each kind have which digit at `shift`, of those whose higher digits are the prepass sums."""
+    keys, there = _hardness(block, similarity)
     there = jnp.any(there, 0)
     if not first:
-        there &= (keys >> (shift + DIGIT)) == _by_kind(seen, seen.sums)
+        there &= (keys >> (shift + DIGIT)) == _by_kind(block, block.prepass_sums)
     digits = ((keys >> shift) & (2**DIGIT - 1)).astype(jnp.uint32)
-    place = digits + _by_kind(seen, jnp.asarray([0, 2**DIGIT], jnp.uint32))
+    place = digits + _by_kind(block, jnp.asarray([0, 2**DIGIT], jnp.uint32))
     counts = jnp.zeros(2 << DIGIT, jnp.uint32).at[place].add(there.astype(jnp.uint32))
     return counts.reshape(2, -1), ()
 
 
-def _hardness(seen: Block, similarity: bool) -> tuple[UInt[Array, "a n"], Bool[Array, "2 a n"]]:
+def _hardness(block: Block, similarity: bool) -> tuple[UInt[Array, "a n"], Bool[Array, "2 a n"]]:
     """(a number of each pair that is larger for a harder pair of its kind, where there are pairs of each)."""
-    far = -seen.sims if similarity else seen.sims
-    there = jnp.stack([seen.related.pos > 0, seen.related.neg > 0])
+    far = -block.sims if similarity else block.sims
+    there = jnp.stack([block.related.pos > 0, block.related.neg > 0])
     hard = jnp.where(there[0], far, -far)
     hard = jnp.where(hard == 0, jnp.zeros_like(hard), hard)  # -0 is 0
     # The bits of floats are ordered like the floats, those of negative ones backwards.
@@ -99,9 +99,9 @@ def _hardness(seen: Block, similarity: bool) -> tuple[UInt[Array, "a n"], Bool[A
     return jnp.where(raw >= top, ~raw, raw | top), there
 
 
-def _by_kind(seen: Block, values: Array) -> Array:
+def _by_kind(block: Block, values: Array) -> Array:
     """`values[0]` for positive pairs, `values[1]` for the others, `[a, n]`."""
-    return jnp.where(seen.related.pos > 0, values[0], values[1])
+    return jnp.where(block.related.pos > 0, values[0], values[1])
 
 
 def _share(share: float, counts: UInt[Array, " 2"]) -> UInt[Array, " 2"]:
@@ -119,8 +119,8 @@ def hdc(
     *,
     filter_percentage: float = 0.5,
     similarity: bool = False,
-    seen: Block,
-    found: Cut,
+    block: Block,
+    miner_state: Cut,
 ) -> Selection:
     """The hardest ceil(filter_percentage * count) pairs of the batch, of each kind (Yuan et al., ICCV 2017).
 
@@ -130,11 +130,13 @@ def hdc(
     `set_idx_externally` (mining what another miner chose) is not there.
     """
     del sims, pos, neg, filter_percentage
-    keys, there = _hardness(seen, similarity)
-    cut = _by_kind(seen, found.key)
+    keys, there = _hardness(block, similarity)
+    cut = _by_kind(block, miner_state.key)
     tied = there & (keys == cut)[None]
-    rank = found.before[seen.ids].T[:, :, None] + jnp.cumsum(tied, -1, dtype=jnp.uint32)
-    keep = there & (keys > cut)[None] | tied & (rank <= found.ties[:, None, None])
+    rank = miner_state.before[block.anchor_ids].T[:, :, None] + jnp.cumsum(
+        tied, -1, dtype=jnp.uint32
+    )
+    keep = there & (keys > cut)[None] | tied & (rank <= miner_state.ties[:, None, None])
     return Selection(keep[0], keep[1])
 
 
@@ -162,19 +164,24 @@ def check_bins(*, num_bins: int = 100, pos_per_bin: int = 10, neg_per_bin: int =
 
 
 def uniform_histogram_before(
-    survey: Survey, *, num_bins: int, pos_per_bin: int, neg_per_bin: int, key: Key[Array, ""]
+    whole_batch: WholeBatch,
+    *,
+    num_bins: int,
+    pos_per_bin: int,
+    neg_per_bin: int,
+    key: Key[Array, ""],
 ) -> tuple[Draws, Draws]:
     """The draws of both kinds: a pass for the ends, one for the counts of each anchor, one for the columns.
 
     A draw is a rank among the pairs of its bin in the order (anchor, reference). Draws are in the order of their
     anchors, so that each block has a stretch of them.
     """
-    ends = survey.over(_ends)[1]
+    ends = whole_batch.map_blocks(_ends)[1]
     low, high = jnp.min(ends[0], 0), jnp.max(ends[1], 0)
     some = low <= high
     low, high = jnp.where(some, low, 0), jnp.where(some, high, 0)
     edges = jax.vmap(partial(jnp.linspace, num=num_bins + 1))(low, high)
-    _, counts = survey.over(_count_bins, edges)
+    _, counts = whole_batch.map_blocks(_count_bins, edges)
 
     def draw(key: Key[Array, ""], counts: Int[Array, "b r"], each: int) -> tuple[Array, ...]:
         upto = jnp.cumsum(counts, 0)
@@ -193,19 +200,19 @@ def uniform_histogram_before(
         draw(k, counts[i], size)
         for i, (k, size) in enumerate(zip(jax.random.split(key), sizes, strict=True))
     ]
-    columns, _ = survey.over(_find, (edges, [x[:3] for x in drawn]))
+    columns, _ = whole_batch.map_blocks(_find, (edges, [x[:3] for x in drawn]))
     first, second = (Draws(x[0], c, x[3]) for x, c in zip(drawn, columns, strict=True))
     return first, second
 
 
-def _kinds(seen: Block) -> tuple[Bool[Array, "a n"], Bool[Array, "a n"]]:
-    return seen.related.pos > 0, seen.related.neg > 0
+def _kinds(block: Block) -> tuple[Bool[Array, "a n"], Bool[Array, "a n"]]:
+    return block.related.pos > 0, block.related.neg > 0
 
 
-def _ends(seen: Block) -> tuple[tuple[()], tuple[Float[Array, "a 2"], Float[Array, "a 2"]]]:
+def _ends(block: Block) -> tuple[tuple[()], tuple[Float[Array, "a 2"], Float[Array, "a 2"]]]:
     """The smallest and the largest distance of each anchor's pairs, by kind."""
-    low = [jnp.min(jnp.where(x, seen.sims, jnp.inf), -1) for x in _kinds(seen)]
-    high = [jnp.max(jnp.where(x, seen.sims, -jnp.inf), -1) for x in _kinds(seen)]
+    low = [jnp.min(jnp.where(x, block.sims, jnp.inf), -1) for x in _kinds(block)]
+    high = [jnp.max(jnp.where(x, block.sims, -jnp.inf), -1) for x in _kinds(block)]
     return (), (jnp.stack(low, -1), jnp.stack(high, -1))
 
 
@@ -221,36 +228,36 @@ def _bins(sims: Sims, edges: Float[Array, " r"]) -> Int[Array, "a n"]:
     return jnp.where(width > 0, place, last)
 
 
-def _count_bins(seen: Block) -> tuple[tuple[()], list[Int[Array, "a r"]]]:
+def _count_bins(block: Block) -> tuple[tuple[()], list[Int[Array, "a r"]]]:
     """How many pairs of each anchor are in which bin, by kind."""
-    rows = jnp.arange(seen.sims.shape[0])[:, None]
-    none = jnp.zeros((seen.sims.shape[0], seen.sums.shape[1] - 1), jnp.int32)
+    rows = jnp.arange(block.sims.shape[0])[:, None]
+    none = jnp.zeros((block.sims.shape[0], block.prepass_sums.shape[1] - 1), jnp.int32)
     return (), [
-        none.at[rows, _bins(seen.sims, edges)].add(kind.astype(jnp.int32))
-        for edges, kind in zip(seen.sums, _kinds(seen), strict=True)
+        none.at[rows, _bins(block.sims, edges)].add(kind.astype(jnp.int32))
+        for edges, kind in zip(block.prepass_sums, _kinds(block), strict=True)
     ]
 
 
-def _find(seen: Block) -> tuple[list[Int[Array, " t"]], tuple[()]]:
+def _find(block: Block) -> tuple[list[Int[Array, " t"]], tuple[()]]:
     """The columns of the drawn pairs whose anchors are in the block, by kind; 0 for the others."""
-    all_edges, drawn = seen.sums
+    all_edges, drawn = block.prepass_sums
 
     def columns(kind: Mask, edges: Array, draws: tuple[Array, ...]) -> Int[Array, " t"]:
         rows, bins, ranks = draws
-        start, end = jnp.searchsorted(rows, seen.ids[jnp.asarray([0, -1])] + jnp.arange(2))
+        start, end = jnp.searchsorted(rows, block.anchor_ids[jnp.asarray([0, -1])] + jnp.arange(2))
 
         def turn(state: tuple[Array, Array]) -> tuple[Array, Array]:
             start, found = state
             at = jnp.minimum(start + jnp.arange(CHUNK), end - 1)
-            place = rows[at] - seen.ids[0]
-            members = kind[place] & (_bins(seen.sims[place], edges) == bins[at][:, None])
+            place = rows[at] - block.anchor_ids[0]
+            members = kind[place] & (_bins(block.sims[place], edges) == bins[at][:, None])
             column = jax.vmap(jnp.searchsorted)(jnp.cumsum(members, -1), ranks[at] + 1)
             return start + CHUNK, found.at[at].set(column)
 
         none = jnp.zeros_like(rows)
         return jax.lax.while_loop(lambda state: state[0] < end, turn, (start, none))[1]
 
-    both = zip(_kinds(seen), all_edges, drawn, strict=True)
+    both = zip(_kinds(block), all_edges, drawn, strict=True)
     return [columns(*x) for x in both], ()
 
 
@@ -262,8 +269,8 @@ def uniform_histogram(
     num_bins: int = 100,
     pos_per_bin: int = 10,
     neg_per_bin: int = 10,
-    seen: Block,
-    found: tuple[Draws, Draws],
+    block: Block,
+    miner_state: tuple[Draws, Draws],
 ) -> Selection:
     """As many pairs of each distance: per_bin draws from every bin that is not empty, with replacement.
 
@@ -274,9 +281,9 @@ def uniform_histogram(
     del sims, num_bins, pos_per_bin, neg_per_bin
 
     def weights(mask: Mask, draws: Draws) -> Float[Array, "a n"]:
-        place = draws.row - seen.ids[0]
+        place = draws.row - block.anchor_ids[0]
         inside = (place >= 0) & (place < mask.shape[0]) & draws.there
         place = jnp.where(inside, place, mask.shape[0])  # out of range: dropped
         return jnp.zeros(mask.shape).at[place, draws.column].add(1.0, mode="drop")
 
-    return Selection(weights(pos, found[0]), weights(neg, found[1]))
+    return Selection(weights(pos, miner_state[0]), weights(neg, miner_state[1]))

@@ -16,7 +16,7 @@ def distance_weighted(
     *,
     cutoff: float = 0.5,
     nonzero_loss_cutoff: float = 1.4,
-    seen: Block,
+    block: Block,
     keys: Key[Array, " a"],
 ) -> Selection:
     """Triplets with a uniform positive and a distance-weighted negative (Wu et al., ICCV 2017, eq. 3).
@@ -32,13 +32,13 @@ def distance_weighted(
     """
     d = jnp.maximum(sims, cutoff)
     near = (neg > 0) & (d < min(nonzero_loss_cutoff, 2.0))
-    logits = log_rarity(d, seen.anchors.shape[-1])
+    logits = log_rarity(d, block.anchors.shape[-1])
     top = jnp.max(jnp.where(near, logits, -jnp.inf), -1, keepdims=True)
     weights = jnp.where(near, jnp.exp(jnp.where(near, logits - top, 0)), 0)
 
     positives = jnp.sum(pos > 0, -1)
     some = (positives > 0) & jnp.any(near, -1)
-    counts = jnp.where(some, positives + seen.hold_batch, 0)
+    counts = jnp.where(some, positives + block.refs_include_batch, 0)
     tables = [jnp.cumsum(x.astype(sims.dtype), -1) for x in (pos > 0, weights)]
 
     # A slot for each reference is enough; only as many turns as the largest class has references.

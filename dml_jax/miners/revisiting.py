@@ -71,7 +71,7 @@ def distance(
     *,
     lower_cutoff: float = 0.5,
     similarity: bool = False,
-    seen: Block,
+    block: Block,
     keys: Keys,
 ) -> Selection:
     """A uniform positive and a distance-weighted negative (Wu et al., ICCV 2017, eq. 3).
@@ -84,7 +84,7 @@ def distance(
     an error for d >= 2).
     """
     check_distance("distance", similarity)
-    dim = seen.anchors.shape[-1]
+    dim = block.anchors.shape[-1]
     return Selection(pos, neg, draw_by_distance(keys, sims, pos, neg, dim, lower_cutoff))
 
 
@@ -96,7 +96,7 @@ def rho_distance(
     p_switch: float = 0.2,
     lower_cutoff: float = 0.5,
     similarity: bool = False,
-    seen: Block,
+    block: Block,
     keys: Keys,
 ) -> Selection:
     """Distance-weighted triplets, some of them switched (rho-regularisation, Roth et al., ICML 2020, sec. 5).
@@ -108,20 +108,20 @@ def rho_distance(
     An anchor without a negative has switched triplets only. Distances of an anchor to itself are 0
     with a zero gradient. Takes no references without the batch: an anchor has no name among them.
     """
-    if not seen.hold_batch:
+    if not block.refs_include_batch:
         raise needs_batch("rho_distance")
     if not 0 <= p_switch <= 1:
         raise ValueError(f"p_switch of miner 'rho_distance' is {p_switch}; accepted: 0 to 1")
     check_distance("rho_distance", similarity)
     coin, other, rest = _split(keys, 3)
-    usual = draw_by_distance(rest, sims, pos, neg, seen.anchors.shape[-1], lower_cutoff)
+    usual = draw_by_distance(rest, sims, pos, neg, block.anchors.shape[-1], lower_cutoff)
     switch = jax.vmap(lambda key: jax.random.bernoulli(key, p_switch))(coin)[:, None]
     some = jnp.any(pos > 0, -1, keepdims=True).astype(usual.weight.dtype)
     triplets = Listed(
-        jnp.where(switch, seen.ids[:, None], usual.positive),
+        jnp.where(switch, block.anchor_ids[:, None], usual.positive),
         jnp.where(switch, draw(other, pos), usual.negative),
         jnp.where(switch, some, usual.weight),
-        pushes=True,
+        intra_class_negatives=True,
     )
     return Selection(pos, neg, triplets)
 

@@ -1,6 +1,6 @@
 """Miners of the ICML 2020 study that draw over the whole batch rather than for each anchor.
 
-Each has two parts: `..._before(survey, ...)` draws for the whole batch, the same on every device, and the
+Each has two parts: `..._before(whole_batch, ...)` draws for the whole batch, the same on every device, and the
 miner looks up what of that belongs to its block of anchors.
 """
 
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from dml_jax.miners.batch import Mask, Sims
 from dml_jax.miners.revisiting import Keys, check_distance, draw_by_distance, needs_batch
-from dml_jax.pairwise import Block, Survey
+from dml_jax.pairwise import Block, WholeBatch
 from dml_jax.selection import Listed, Selection, each_positive, first_place, pick
 
 
@@ -31,12 +31,12 @@ class Slots(NamedTuple):
     second: Int[Array, " b"]
 
 
-def random_before(survey: Survey, *, key: Key[Array, ""]) -> Slots:
+def random_before(whole_batch: WholeBatch, *, key: Key[Array, ""]) -> Slots:
     """Distinct triplets. Slot by slot, one that an earlier slot has is drawn again, with a key of its own."""
-    positives, negatives = _counts(survey)
+    positives, negatives = _counts(whole_batch)
     weights = positives.astype(jnp.float32) * negatives
     places = jnp.arange(weights.shape[0])
-    active = places < jnp.minimum(jnp.sum(survey.anchors[2]), jnp.sum(weights))
+    active = places < jnp.minimum(jnp.sum(whole_batch.anchors[2]), jnp.sum(weights))
 
     def propose(tries: Array) -> Slots:
         slots = _propose(key, tries, weights, positives, negatives)
@@ -61,45 +61,55 @@ def random_before(survey: Survey, *, key: Key[Array, ""]) -> Slots:
     )[1]
 
 
-def random(sims: Sims, pos: Mask, neg: Mask, *, found: Slots, seen: Block) -> Selection:
+def random(sims: Sims, pos: Mask, neg: Mask, *, miner_state: Slots, block: Block) -> Selection:
     """As many triplets as there are samples, drawn uniformly from all without replacement.
 
     An anchor may have any number of them. All triplets, where the batch has fewer than samples (reference
     code: an error).
     """
     del sims
-    return Selection(pos, neg, _look_up(found, seen, pos, neg, pushes=False))
+    return Selection(pos, neg, _look_up(miner_state, block, pos, neg, intra_class_negatives=False))
 
 
-def intra_random_before(survey: Survey, *, key: Key[Array, ""]) -> Slots:
+def intra_random_before(whole_batch: WholeBatch, *, key: Key[Array, ""]) -> Slots:
     """A class, uniformly, and its anchor, for each slot."""
-    if not survey.hold_batch or survey.refs[0].shape != survey.anchors[0].shape:
+    if (
+        not whole_batch.refs_include_batch
+        or whole_batch.refs[0].shape != whole_batch.anchors[0].shape
+    ):
         raise needs_batch("intra_random")
-    positives, _ = _counts(survey)
-    valid = survey.anchors[2]
+    positives, _ = _counts(whole_batch)
+    valid = whole_batch.anchors[2]
     size = positives + 1
     slots = _propose(key, jnp.zeros_like(size), valid / size, size, size)
     active = jnp.arange(size.shape[0]) < jnp.sum(valid)
     return slots._replace(anchor=jnp.where(active, slots.anchor, -1))
 
 
-def intra_random(sims: Sims, pos: Mask, neg: Mask, *, found: Slots, seen: Block) -> Selection:
+def intra_random(
+    sims: Sims, pos: Mask, neg: Mask, *, miner_state: Slots, block: Block
+) -> Selection:
     """As many triplets as there are samples, each of samples of one class (Roth et al., ICML 2020).
 
     For each a class, uniformly, and a, p and n uniformly from it, with replacement: they may coincide.
     Takes no references other than the batch.
     """
     del sims
-    own = seen.ids[:, None] == jnp.arange(pos.shape[1])[None, :]
-    mates = (pos > 0) | (own & seen.real[:, None])
-    return Selection(pos, neg, _look_up(found, seen, mates, mates, pushes=True))
+    own = block.anchor_ids[:, None] == jnp.arange(pos.shape[1])[None, :]
+    mates = (pos > 0) | (own & block.anchor_valid[:, None])
+    return Selection(
+        pos, neg, _look_up(miner_state, block, mates, mates, intra_class_negatives=True)
+    )
 
 
-def random_distance_before(survey: Survey, *, key: Key[Array, ""]) -> Int[Array, " b"]:
+def random_distance_before(whole_batch: WholeBatch, *, key: Key[Array, ""]) -> Int[Array, " b"]:
     """The labels of the samples that are there, permuted; the others keep theirs."""
-    if not survey.hold_batch or survey.refs[0].shape != survey.anchors[0].shape:
+    if (
+        not whole_batch.refs_include_batch
+        or whole_batch.refs[0].shape != whole_batch.anchors[0].shape
+    ):
         raise needs_batch("random_distance")
-    _, labels, valid = survey.anchors
+    _, labels, valid = whole_batch.anchors
     if labels.ndim != 1:
         raise ValueError(
             f"miner 'random_distance' permutes labels and has labels of shape {labels.shape}; accepted: one "
@@ -117,8 +127,8 @@ def random_distance(
     *,
     lower_cutoff: float = 0.5,
     similarity: bool = False,
-    found: Int[Array, " b"],
-    seen: Block,
+    miner_state: Int[Array, " b"],
+    block: Block,
     keys: Keys,
 ) -> Selection:
     """`distance` with the batch's labels permuted at random, a control (Roth et al., ICML 2020).
@@ -127,16 +137,21 @@ def random_distance(
     """
     check_distance("random_distance", similarity)
     related = (pos > 0) | (neg > 0)
-    same = found[jnp.minimum(seen.ids, found.shape[0] - 1)][:, None] == found[None, :]
-    dim = seen.anchors.shape[-1]
+    same = (
+        miner_state[jnp.minimum(block.anchor_ids, miner_state.shape[0] - 1)][:, None]
+        == miner_state[None, :]
+    )
+    dim = block.anchors.shape[-1]
     drawn = draw_by_distance(keys, sims, related & same, related & ~same, dim, lower_cutoff)
-    return Selection(pos, neg, replace(drawn, pushes=True))
+    return Selection(pos, neg, replace(drawn, intra_class_negatives=True))
 
 
-def _counts(survey: Survey) -> tuple[Int[Array, " b"], Int[Array, " b"]]:
+def _counts(whole_batch: WholeBatch) -> tuple[Int[Array, " b"], Int[Array, " b"]]:
     """How many positives and how many negatives each anchor has."""
     count = lambda mask: jnp.sum(mask > 0, -1)
-    return survey.over(lambda seen: ((), (count(seen.related.pos), count(seen.related.neg))))[1]
+    return whole_batch.map_blocks(
+        lambda block: ((), (count(block.related.pos), count(block.related.neg)))
+    )[1]
 
 
 def _propose(
@@ -160,9 +175,11 @@ def _propose(
     return jax.vmap(one)(jnp.arange(weights.shape[0]), tries)
 
 
-def _look_up(slots: Slots, seen: Block, firsts: Mask, seconds: Mask, *, pushes: bool) -> Listed:
+def _look_up(
+    slots: Slots, block: Block, firsts: Mask, seconds: Mask, *, intra_class_negatives: bool
+) -> Listed:
     """The triplets of the block's anchors: slot j is column j of its anchor's row."""
-    mine = slots.anchor[None, :] == seen.ids[:, None]
+    mine = slots.anchor[None, :] == block.anchor_ids[:, None]
     ranks = (jnp.cumsum(firsts > 0, -1), jnp.cumsum(seconds > 0, -1))
 
     def column(one: Array, rank: Array, which: Array, old: Array) -> Array:
@@ -178,4 +195,6 @@ def _look_up(slots: Slots, seen: Block, firsts: Mask, seconds: Mask, *, pushes: 
 
     empty = jnp.zeros(mine.shape, jnp.int32)
     positive, negative = each_positive(one_each, mine, (empty, empty))
-    return Listed(positive, negative, mine.astype(jnp.float32), pushes=pushes)
+    return Listed(
+        positive, negative, mine.astype(jnp.float32), intra_class_negatives=intra_class_negatives
+    )

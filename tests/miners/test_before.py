@@ -13,41 +13,41 @@ from tests.losses.loops import common
 X, LABELS = test_laws.batch(), test_laws.LABELS
 
 
-def far_and_rare(sims, pos, neg, *, scale=1.0, similarity, found, seen):
+def far_and_rare(sims, pos, neg, *, scale=1.0, similarity, miner_state, block):
     """Positives farther than the mean positive distance of all anchors, negatives of kept anchors.
 
     An anchor is kept where its number of far positives is at least that of the anchors on average.
     """
-    mean, counts = found
-    kept = counts[seen.ids] >= jnp.mean(counts)
+    mean, counts = miner_state
+    kept = counts[block.anchor_ids] >= jnp.mean(counts)
     return Selection(pos & (sims > scale * mean) & kept[:, None], neg & kept[:, None])
 
 
-def count_far(survey, *, scale, similarity):
+def count_far(whole_batch, *, scale, similarity):
     """Two passes: a mean over all anchors, then with it a count for each."""
     assert not similarity
 
-    def total(seen):
-        pos = seen.related.pos
-        return (jnp.sum(jnp.where(pos, seen.sims, 0)), jnp.sum(pos)), ()
+    def total(block):
+        pos = block.related.pos
+        return (jnp.sum(jnp.where(pos, block.sims, 0)), jnp.sum(pos)), ()
 
-    def count(seen):
-        return (), jnp.sum(seen.related.pos & (seen.sims > scale * seen.sums), -1)
+    def count(block):
+        return (), jnp.sum(block.related.pos & (block.sims > scale * block.prepass_sums), -1)
 
-    (distance, pairs), _ = survey.over(total)
+    (distance, pairs), _ = whole_batch.map_blocks(total)
     mean = distance / pairs
-    return mean, survey.over(count, mean)[1]
+    return mean, whole_batch.map_blocks(count, mean)[1]
 
 
-def keyed(sims, pos, neg, *, found, keys):
+def keyed(sims, pos, neg, *, miner_state, keys):
     """Pairs that a draw by (key, anchor) and one by the key alone agree on."""
     own = jax.vmap(lambda k: jax.random.uniform(k, (sims.shape[1],)))(keys)
-    keep = (own < 0.5) == (found < 0.5)[None, :]
+    keep = (own < 0.5) == (miner_state < 0.5)[None, :]
     return Selection(pos & keep, neg & keep)
 
 
-def draw(survey, *, key):
-    return jax.random.uniform(key, survey.refs[0].shape[:1])
+def draw(whole_batch, *, key):
+    return jax.random.uniform(key, whole_batch.refs[0].shape[:1])
 
 
 LP = distances.get("lp")

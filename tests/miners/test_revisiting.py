@@ -249,7 +249,7 @@ def test_padding_is_never_drawn(name):
     how = dict(relation=SAME_LABEL, exclude_self=True, key=jax.random.key(0))
     draw = jax.jit(
         lambda key: pairwise.map_blocks(
-            lambda seen: ((), seen.kept),
+            lambda block: ((), block.selection),
             rows,
             rows,
             mine=miners.get(name).mining(),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 
-from dml_jax.types import Mean
+from dml_jax.mean import Mean
 
 
 def model(dim=3, width=16, pixels=4, dropout=0.0, depth=1):
