@@ -1,170 +1,285 @@
-"""Configurations: every field with its default, the command line, and what may change when a run goes on."""
+"""Configurations: the sections of a run with their fields, defaults, types and ranges, and files that hold one.
 
-import contextlib
+A configuration file has a function `get_config(arg=None)`, which begins with `new()` and returns what it made of it:
+
+    from dml_jax import config as configs
+
+    def get_config(arg=None):
+        arg = configs.arguments(arg, runlocal=False)
+        config = configs.new()
+        config.data = configs.data(name="folder", path="photos")
+        config.loss = {"name": "cos_face", "margin": 0.35, "scale": 64.0}
+        config.optim = configs.optim(loss={"lr": 1e-2})
+        config.train.epochs = 1 if arg.runlocal else 10
+        return config
+
+`loss.name` (and the name of a miner, sampler, model, data set, augmentation, metric, optimizer or schedule) may also be
+"package.module:name", for an object of one's own.
+"""
+
+import dataclasses
 import importlib.util
 import json
 import pathlib
 import re
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
-from absl import flags
-from ml_collections import ConfigDict, config_dict, config_flags
+from ml_collections import ConfigDict, config_dict
 
-from dml_jax import names, processes
+from dml_jax import names
+from dml_jax.errors import UserError
 from dml_jax.evaluation import DEFAULT_METRICS
+from dml_jax.parameters import Interval, NonNegativeFloat, NonNegativeInt, PositiveInt, check
 
-# A run that goes on may change these: they do not decide what is computed, or they only say for how long.
-MAY_CHANGE = (
-    r"data\.(path|threads|workers|prefetch)",
-    r"model\.weights",
-    r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|wandb)",
-    r"evaluation\.(after|batch_size|backend|block|kmeans|map)",
-)
-# The sections whose fields are those of `new` and no others.
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The section `train`.
+
+    Attributes:
+      epochs: how often the sampler's plan of an epoch is trained.
+      batch_size: images of a step, on all devices together.
+      views: how often each image of a batch comes, augmented anew; for self_supervised, with as many views.
+      micro_batch: images that go through the backbone at a time; None: all at once. The gradient is the same.
+      block: anchors (or classes) that the loss looks at at a time; None: all at once. The value is the same.
+      devices: how many devices of each process are used; None: all.
+      monitor: the metric that chooses the best checkpoint and stops training early, as in `val/map_at_r`; "": none.
+      patience: epochs without a better value of `monitor` after which training stops (0 counts as 1); None: never.
+      checkpoint_steps: a checkpoint is written at the end of every epoch, and every so many steps; 0: no more.
+      checkpoint_minutes: and when so many minutes have passed since the last one; 0: no more.
+      log_steps: steps between two rows of metrics.
+      log_seconds: seconds between two lines of progress, where the output is no terminal.
+      wandb: the Weights & Biases project that metrics are reported to; "": none.
+    """
+
+    epochs: NonNegativeInt = 10
+    batch_size: PositiveInt = 64
+    views: PositiveInt = 1
+    micro_batch: PositiveInt | None = None
+    block: PositiveInt | None = None
+    devices: PositiveInt | None = None
+    monitor: str = "val/map_at_r"
+    patience: NonNegativeInt | None = 3
+    checkpoint_steps: NonNegativeInt = 0
+    checkpoint_minutes: NonNegativeFloat = 10.0
+    log_steps: PositiveInt = 10
+    log_seconds: NonNegativeFloat = 15.0
+    wandb: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The fields of the section `data` that every data set has.
+
+    Attributes:
+      augment: what is applied to training images, in turn.
+      prepare: what is applied to images that are evaluated, in turn.
+      validation: the share of the training classes that is held out as `val`; 0 where the set has a `val` of its
+        own, or for none.
+      threads: threads that load images, or threads of each process that does.
+      workers: processes that load images; 0: threads of this process do.
+      prefetch: batches that are loaded ahead.
+      on_error: what happens where an image cannot be decoded: "raise", or "skip" with a count in the log.
+    """
+
+    augment: Any = ()
+    prepare: Any = ()
+    validation: Annotated[float, Interval(0, 1, closed_low=True)] = 0.0
+    threads: PositiveInt = 2
+    workers: NonNegativeInt = 0
+    prefetch: PositiveInt = 4
+    on_error: Literal["raise", "skip"] = "raise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """The section `evaluation`.
+
+    Attributes:
+      splits: the splits that are evaluated after every epoch.
+      before_training: True to evaluate them before the first epoch, too.
+      metrics: the names of the metrics.
+      distance: euclidean or cosine, for metrics without a distance of their own.
+      normalize: True to normalise embeddings before they are compared.
+      embeddings: what is evaluated of the model's outputs: `embedding`, `features` (of the backbone, before the
+        head), or weighted ones together, as in Combined_embedding_features-1-0.5. Reports show the first one.
+      relation: when an image is relevant to another: label, hierarchy or overlap; {"name": "hierarchy", "level": 0}
+        for the coarser classes.
+      among: the images among which a query is searched: all, same_parent, other_parents.
+      average: the mean is over each query, class or parent; or there is a value for each_class.
+      k: how many neighbours are looked at by metrics whose names leave it open: a number, max_bin_count (the largest
+        class), or None: all of them, for r_precision and map_at_r the first R.
+      gallery: by split, another split that is searched in place of the split itself; "" for none.
+      distractors: by split, a split that is added to what is searched and is relevant to nothing; "" for none.
+      batch_size: images that are embedded at a time.
+      backend: what searches: jax or faiss, or a backend that may miss neighbours.
+      kmeans: what clusters for nmi, ami and f1: jax or faiss.
+      block: rows of queries and of what is searched that are compared at a time, which bounds the memory; None: 1024
+        and 2048.
+      map: the map of a report: pca, or tsne (which needs the extra `map`).
+      after: steps after training whose recall and bytes per image a report compares; see
+        `evaluation.after_training`.
+    """
+
+    splits: tuple[str, ...] = ("val",)
+    before_training: bool = False
+    metrics: tuple[str, ...] = tuple(DEFAULT_METRICS)
+    distance: str = "euclidean"
+    normalize: bool = False
+    embeddings: tuple[str, ...] = ("embedding",)
+    relation: Any = "label"
+    among: str = "all"
+    average: str = "query"
+    k: int | str | None = None
+    gallery: Mapping[str, str] = dataclasses.field(default_factory=lambda: _no_splits())
+    distractors: Mapping[str, str] = dataclasses.field(default_factory=lambda: _no_splits())
+    batch_size: int = 256
+    backend: str = "jax"
+    kmeans: str = "faiss"
+    block: int | None = None
+    map: str = "pca"
+    after: tuple[str, ...] = ()
+
+
+def _no_splits() -> dict[str, str]:
+    return {"train": "", "val": "", "test": ""}
+
+
+# The sections that have the fields of `new` and no others.
 FIXED_SECTIONS = ("train", "evaluation")
+# The fields of the section `data` that are not options of the data set.
+DATA_FIELDS = tuple(field.name for field in dataclasses.fields(DataOptions))
 
 
 def new() -> ConfigDict:
-    """A configuration of every section in order, with the defaults; the sections' comments are their reference.
+    """Returns a configuration of every section, with the defaults, in which unknown fields are errors.
 
-    Unknown fields are errors from here on. `data`, `sampler`, `model`, `loss` and `miner` also take the options of
-    what they name: replace them as a whole, as in `config.loss = dict(name="cos_face", margin=0.35, scale=64.0)`.
+    `data`, `sampler`, `model`, `loss` and `miner` also take the options of what they name: set them as a whole, as in
+    `config.loss = dict(name="cos_face", margin=0.35, scale=64.0)`. Beside its hyper-parameters a loss takes `distance`,
+    `reducer` and `relation` by name; with the relation "hierarchy" it is given the parents of the classes, too, where
+    the data set has them. `miner` is None for a loss without one. The fields of `train` are those of `TrainOptions`,
+    those of `evaluation` are those of `EvaluationOptions`.
+
+    >>> config = new()
+    >>> config.train.epochs, config.loss.name
+    (10, 'multi_similarity')
     """
     config = ConfigDict()
     config.seed = 0
     config.data = data(name="glyphs")
     config.sampler = dict(name="m_per_class", m=4)
     config.model = dict(name="convnet")
-    # `distance`, `reducer` and `relation` by name, beside the hyper-parameters of the loss. With the relation
-    # "hierarchy" it is given the parents of the classes, too, where the data set has them.
     config.loss = dict(name="multi_similarity")
-    # None for a loss without one.
     config.miner = config_dict.placeholder(object)
     config.optim = optim()
-    config.train = dict(
-        epochs=10,
-        batch_size=64,
-        # How often each image of a batch comes, augmented anew: for self_supervised, with as many views.
-        views=1,
-        # Images through the backbone at a time, and anchors in the loss; None: all at once.
-        micro_batch=config_dict.placeholder(int),
-        block=config_dict.placeholder(int),
-        # Devices of this machine that are used; None: all.
-        devices=config_dict.placeholder(int),
-        # What chooses the best checkpoint and stops early, as `val/map_at_r`; "" for neither.
-        monitor="val/map_at_r",
-        # Epochs without a better value before training stops; None: never.
-        patience=3,
-        # A checkpoint is written at every epoch's end, and so often in between; 0: not.
-        checkpoint_steps=0,
-        checkpoint_minutes=10.0,
-        # Steps between rows of metrics; seconds between lines where there is no progress bar.
-        log_steps=10,
-        log_seconds=15.0,
-        # The project to report to; "": none.
-        wandb="",
-    )
-    config.evaluation = dict(
-        # Evaluated after every epoch, and, where asked for, before the first.
-        splits=("val",),
-        before_training=False,
-        metrics=tuple(DEFAULT_METRICS),
-        # euclidean or cosine, for metrics without a distance of their own; of L2-normalised embeddings or raw ones.
-        distance="euclidean",
-        normalize=False,
-        # What is evaluated of the model's outputs: `embedding`, `features` (of the backbone, before the head), or
-        # weighted ones together, as in Combined_embedding_features-1-0.5. Reports show the first one.
-        embeddings=("embedding",),
-        # When an image is relevant to another: label, hierarchy or overlap; {"name": "hierarchy", "level": 0} for
-        # the coarser classes. Among which images a query is searched: all, same_parent, other_parents.
-        relation=config_dict.FieldReference("label", field_type=object),
-        among="all",
-        # The mean over each query, class or parent, or a value for each_class.
-        average="query",
-        # How many neighbours are looked at by metrics whose names leave it open: a number, max_bin_count (the
-        # largest class), or None: all of them, for r_precision and map_at_r the first R.
-        k=config_dict.placeholder(object),
-        # By split, another split that is searched in place of the split itself, and one that is added to what is
-        # searched and is relevant to nothing; "" for none.
-        gallery=dict(train="", val="", test=""),
-        distractors=dict(train="", val="", test=""),
-        batch_size=256,
-        # What searches, and what clusters for nmi, ami and f1: jax or faiss, or for the search one that may miss
-        # neighbours.
-        backend="jax",
-        kmeans="faiss",
-        # Rows of queries and of what is searched that are compared at a time, which bounds the memory; None: 1024
-        # and 2048.
-        block=config_dict.placeholder(int),
-        # The map of a report: pca, or tsne (which needs the extra `map`).
-        map="pca",
-        # Steps after training whose recall and bytes per image a report compares: see `evaluation.after_training`.
-        after=(),
-    )
+    config.train = _section(TrainOptions())
+    config.evaluation = _section(EvaluationOptions())
     return config.lock()
 
 
+def _section(options: Any) -> dict[str, Any]:
+    """Returns the fields of the options with the types that the command line gives them."""
+    hints = typing.get_type_hints(type(options))
+    return {
+        field.name: _typed_field(hints[field.name], getattr(options, field.name))
+        for field in dataclasses.fields(options)
+    }
+
+
+def _typed_field(hint: Any, value: Any) -> Any:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    accepted = set(typing.get_args(hint)) - {types.NoneType} if union else {hint}
+    if hint is Any or len(accepted) > 1:
+        return config_dict.FieldReference(value, field_type=object)
+    if value is None:
+        return config_dict.placeholder(accepted.pop())
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def data(name: str, **options: Any) -> ConfigDict:
-    """The data section: what to load, how it becomes batches, and the options of the data set."""
-    section = dict(
-        name=name,
-        # Applied in turn to training images, and to images that are evaluated.
-        augment=(),
-        prepare=(),
-        # The share of the training classes that is held out as `val`; 0 where the set has its own, or for none.
-        validation=0.0,
-        # Threads, or processes of so many threads each; batches loaded ahead.
-        threads=2,
-        workers=0,
-        prefetch=4,
-        # "raise", or "skip" with a count in the log.
-        on_error="raise",
-    )
-    return ConfigDict({**section, **options})
+    """Returns the section `data`.
 
+    Args:
+      name: the data set.
+      **options: fields of `DataOptions`, and options of the data set.
 
-# The fields of the data section that are not options of the data set.
-DATA_FIELDS = tuple(k for k in data("") if k != "name")
+    >>> data("glyphs", size=32).threads
+    2
+    """
+    defaults = {f: getattr(DataOptions(), f) for f in DATA_FIELDS}
+    return ConfigDict({"name": name, **defaults, **options})
 
 
 def optim(**groups: Mapping[str, Any]) -> ConfigDict:
-    """The optim section: `backbone`, `head` and `loss`, each Adam at 1e-3 but for what is given."""
+    """Returns the section `optim` with the groups `backbone`, `head` and `loss`.
+
+    Args:
+      **groups: for each of the groups, the fields that differ from Adam at a constant rate of 1e-3.
+
+    Raises:
+      UserError: another group.
+
+    >>> optim(loss={"lr": 0.5}).loss.lr
+    0.5
+    """
     default = dict(
         name="adam", lr=1e-3, weight_decay=0.0, schedule=dict(name="constant"), warmup_steps=0
     )
-    matches = {
+    patterns = {
         "backbone": "model/backbone/.*",
         "head": "model/head/.*",
         "loss": "loss/.*",
     }
-    unknown = [g for g in groups if g not in matches]
+    unknown = [g for g in groups if g not in patterns]
     if unknown:
-        raise names.unknown("group of optim:", unknown[0], matches)
-    return ConfigDict({g: {"match": m, **default, **groups.get(g, {})} for g, m in matches.items()})
+        raise names.unknown("group of optim:", unknown[0], patterns)
+    return ConfigDict(
+        {g: {"match": m, **default, **groups.get(g, {})} for g, m in patterns.items()}
+    )
 
 
 def arguments(text: str | None, **defaults: Any) -> ConfigDict:
-    """What follows the colon in `--config=FILE:a=3,b`, over typed defaults; a name alone means True.
+    """Returns what follows the colon in `--config=FILE:a=3,b`, over defaults whose types decide what is accepted.
 
-    Raises ValueError for an unknown name or a value of another type.
+    Args:
+      text: the arguments, separated by commas; a name alone is True.
+      **defaults: the arguments that there are, with their defaults.
+
+    Raises:
+      UserError: an unknown name, no value where one is needed, or a value of another type.
+
+    >>> arguments("size=64,runlocal", size=32, runlocal=False).to_dict()
+    {'runlocal': True, 'size': 64}
     """
-    found = dict(defaults)
+    values = dict(defaults)
     for part in filter(None, (text or "").split(",")):
-        name, given, value = part.partition("=")
+        name, equals, value = part.partition("=")
         if name not in defaults:
             raise names.unknown("argument of the config:", name, defaults)
-        kind = type(defaults[name])
-        try:
-            found[name] = _to_bool(value) if kind is bool and given else kind(value or 1)
-        except ValueError:
-            raise ValueError(
-                f"argument {name}={value!r} of the config; a value of type {kind.__name__} is accepted"
-            ) from None
-    return ConfigDict(found)
+        values[name] = _argument(name, value if equals else None, type(defaults[name]))
+    return ConfigDict(values)
+
+
+def _argument(name: str, value: str | None, kind: type) -> Any:
+    if value is None:
+        if kind is bool:
+            return True
+        raise UserError(
+            f"argument {name} of the config has no value; {name}=VALUE of type {kind.__name__} is accepted"
+        )
+    try:
+        return _to_bool(value) if kind is bool else kind(value)
+    except ValueError:
+        raise UserError(
+            f"argument {name}={value!r} of the config; a value of type {kind.__name__} is accepted"
+        ) from None
 
 
 def _to_bool(value: str) -> bool:
@@ -173,150 +288,103 @@ def _to_bool(value: str) -> bool:
     return value.lower() in ("true", "1")
 
 
+def typed(section: str, options: type[T], values: Mapping[str, Any]) -> T:
+    """Returns a section as an object with typed attributes.
+
+    Args:
+      section: what errors call it, as in "train".
+      options: the class of the object, such as `TrainOptions`.
+      values: the fields by name; further ones are ignored.
+
+    Raises:
+      UserError: a value of another type or out of range.
+
+    >>> typed("train", TrainOptions, {**new().train, "epochs": -1})
+    Traceback (most recent call last):
+    dml_jax.errors.UserError: train.epochs is -1; accepted: a whole number of at least 0
+    """
+    hints = typing.get_type_hints(options, include_extras=True)
+    return options(**{f: check(f"{section}.{f}", hints[f], values[f]) for f in hints})
+
+
+def plain(section: Any) -> Any:
+    """Returns a section of a configuration, or a dict, as plain nested dicts."""
+    return section.to_dict() if isinstance(section, ConfigDict) else section
+
+
 def to_dict(config: ConfigDict) -> dict[str, Any]:
-    """The configuration as JSON has it."""
-    return json.loads(config.to_json())
+    """Returns the configuration as JSON has it.
+
+    Raises:
+      UserError: a value that JSON has no form for; an object of one's own is configured by its name.
+    """
+    try:
+        stored: dict[str, Any] = json.loads(config.to_json())
+    except TypeError as error:
+        raise UserError(
+            f"the config has a value that cannot be stored: {error}; accepted: numbers, texts, and sequences and "
+            "dicts of them, and 'package.module:name' for an object of your own"
+        ) from None
+    return stored
 
 
 def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
-    """The configuration that `to_dict` made a dict of.
+    """Returns the configuration that `to_dict` made a dict of.
 
-    Sections and fields that came after it was stored have their defaults (those of what a section names have them
-    where it is built). Raises ValueError for a section or field that there is no more.
+    Sections and fields that came after it was stored have their defaults; those of what a section names have them
+    where it is built.
+
+    Raises:
+      UserError: a section or a field that does not exist any more.
     """
     config = new()
     with config.unlocked():
-        for name, value in json.loads(json.dumps(dict(stored)), object_hook=_tuples).items():
+        for name, section in json.loads(json.dumps(dict(stored)), object_hook=_tuples).items():
             if name in FIXED_SECTIONS:
                 # Field by field: each keeps the type that the command line gives it.
-                for field, of_field in value.items():
-                    config[name][field] = of_field
+                for field, value in section.items():
+                    config[name][field] = value
             else:
-                config[name] = data(**value) if name == "data" else value
-    _check_sections(config)
+                config[name] = data(**section) if name == "data" else section
+    check_sections(config)
     return config.lock()
-
-
-def stored(workdir: str) -> ConfigDict:
-    """The configuration of a run.
-
-    Raises ValueError where the folder holds none, or one with fields that there are no more.
-    """
-    path = pathlib.Path(workdir) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"there is no {path}; a folder that training wrote is accepted")
-    with _of_file(path):
-        return from_dict(json.loads(path.read_text()))
 
 
 def _tuples(section: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
 
 
-def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
-    """Raises ValueError that names the fields in which a run's config differs, but for `MAY_CHANGE`.
+def check_sections(config: ConfigDict) -> None:
+    """Checks that a configuration has all sections, and those of fixed fields these fields and no others.
 
-    A field that came after the run was stored had its default there; one that there is no more is an error, too.
+    Raises:
+      UserError: it does not.
     """
-    with _of_file(f"stored in {workdir}"):
-        old, now = _flat(to_dict(from_dict(stored))), _flat(given)
-    differ = [
-        f"{k} ({_show(old, k)} there, {_show(now, k)} given)"
-        for k in sorted({*old, *now})
-        if _show(old, k) != _show(now, k) and not any(re.fullmatch(p, k) for p in MAY_CHANGE)
-    ]
-    if differ:
-        raise ValueError(
-            f"{workdir} holds a run of another config: {'; '.join(differ)}. Its own config, or another "
-            "--workdir, is accepted"
-        )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
-
-
-def _show(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "absent"
-
-
-def define_flags(*, config: str | None = None) -> None:
-    """`--config` and `--workdir`, which every command has."""
-    config_flags.DEFINE_config_file("config", config, "FILE.py[:arguments]", lock_config=True)
-    flags.DEFINE_string("workdir", None, "The folder of the run.")
-
-
-def run(
-    main: Callable[..., None],
-    *,
-    required: Mapping[str, str] = MappingProxyType({"workdir": "the folder of the run"}),
-    takes: bool = False,
-) -> None:
-    """Parses the command line and calls `main`; what a user can put right becomes one line and exit status 1 or 2.
-
-    Args:
-      required: options that must be given, and what they are.
-      takes: whether `main` is called with the arguments that are not options; else such arguments are errors.
-
-    A ValueError raised in this package is such an error. Others keep their traceback.
-    """
-    if {"--help", "-help", "-h"} & set(sys.argv):
-        print(sys.modules["__main__"].__doc__)
-        return
-    try:
-        arguments = _parse(sys.argv, required, takes)
-    except (flags.Error, ValueError) as error:
-        _fail(error, 2)
-    try:
-        main(*arguments)
-    except Exception as error:
-        if isinstance(error, (ValueError, OSError)) and _ours(error):
-            _fail(error, 1)
-        traceback.print_exc()
-        processes.leave(1)
-
-
-def _fail(error: Exception, status: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    processes.leave(status)
-
-
-def _ours(error: BaseException) -> bool:
-    """Whether the error was raised by a line of this package: then its message is meant for the user."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return pathlib.Path(__file__).parent in pathlib.Path(frames[-1].filename).parents
-
-
-def _parse(argv: list[str], required: Mapping[str, str], takes: bool) -> list[str]:
-    """The arguments that are not options."""
-    config = _argument(argv, "config")
-    if config is not None and "config" in flags.FLAGS:
-        _check_fields(argv, load(config))
-    rest = flags.FLAGS(argv)[1:]
-    if rest and not takes:
-        raise ValueError(f"{rest[0]!r} is not an option; --name=value is accepted")
-    for name, what in required.items():
-        if not flags.FLAGS[name].value:
-            raise ValueError(f"--{name} is missing: {what}")
-    return rest
-
-
-def _argument(argv: Sequence[str], name: str) -> str | None:
-    for i, arg in enumerate(argv):
-        flag, equals, value = arg.partition("=")
-        if flag in (f"--{name}", f"-{name}"):
-            return value if equals else next(iter(argv[i + 1 : i + 2]), None)
-    return None
+    default = new()
+    for name in config:
+        if name not in default:
+            raise names.unknown("section", name, default)
+    for name in default:
+        if name not in config:
+            raise UserError(f"section {name!r} is missing")
+    for section in FIXED_SECTIONS:
+        for field in config[section]:
+            if field not in default[section]:
+                raise names.unknown(f"field of {section}:", field, default[section])
+        missing = [k for k in default[section] if k not in config[section]]
+        if missing:
+            raise UserError(f"{section} lacks {missing[0]!r}: set its fields one by one")
 
 
 def load(spec: str) -> ConfigDict:
-    """The configuration of `FILE.py[:arguments]`, locked.
+    """Returns the configuration of `FILE.py[:arguments]`, locked.
 
-    Raises ValueError where there is no such file, or it does not make a configuration.
+    Args:
+      spec: the file, and the arguments of its `get_config` after a colon.
+
+    Raises:
+      UserError: there is no such file, or it does not make a configuration. An exception that a function called by
+        the file raises for reasons of its own keeps its traceback.
     """
     file, _, text = spec.partition(":")
     path = pathlib.Path(file)
@@ -324,63 +392,43 @@ def load(spec: str) -> ConfigDict:
         near = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
         raise names.unknown("config file", file, near)
     found = importlib.util.spec_from_file_location("dml_jax_config", path)
-    assert found is not None and found.loader is not None  # a .py file that exists has both
+    if found is None or found.loader is None:
+        raise UserError(f"config {file} is no Python file; FILE.py is accepted")
     module = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)
-        config = module.get_config(text) if text else module.get_config()
+        config: ConfigDict = module.get_config(text) if text else module.get_config()
+        check_sections(config)
+    except UserError as error:
+        raise UserError(f"config {file}: {error}") from error
+    except SyntaxError as error:
+        raise UserError(f"config {file}, line {error.lineno}: {error.msg}") from error
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"config {file}: {_words(error)}") from error
-    with _of_file(file):
-        _check_sections(config)
+        line = _line_of_file(error, path)
+        if line is None:
+            raise
+        raise UserError(f"config {file}{line}: {_message(error)}") from error
     return config.lock()
 
 
-def _words(error: Exception) -> str:
-    """The gist: ml_collections prints the whole section before the near miss."""
+def _line_of_file(error: Exception, path: pathlib.Path) -> str | None:
+    """Returns ", line 7" of the file where it, or ml_collections on its behalf, raised the error; else None."""
+    frames = traceback.extract_tb(error.__traceback__)
+    of_file = [i for i, f in enumerate(frames) if pathlib.Path(f.filename) == path.absolute()]
+    of_file = of_file or [i for i, f in enumerate(frames) if pathlib.Path(f.filename) == path]
+    if not of_file:
+        # `get_config` is missing, or takes other arguments.
+        return "" if pathlib.Path(frames[-1].filename) == pathlib.Path(__file__) else None
+    below = frames[of_file[-1] + 1 :]
+    if all("ml_collections" in pathlib.Path(f.filename).parts for f in below):
+        return f", line {frames[of_file[-1]].lineno}"
+    return None
+
+
+def _message(error: Exception) -> str:
+    """Returns the gist of an error: ml_collections prints the whole section before the near miss."""
     text = str(error)
     found = re.search(r'Did you mean "(.*)" instead of "(.*)"', text)
     if found:
         return f"unknown field {found[2]!r}; did you mean {found[1]!r}?"
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
-
-
-@contextlib.contextmanager
-def _of_file(file: str | pathlib.Path) -> Iterator[None]:
-    """Puts the name of a config's file before what is wrong with the config."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"config {file}: {error}") from None
-
-
-def _check_sections(config: ConfigDict) -> None:
-    """Raises ValueError unless the sections are all there and those of fixed fields have these and no others."""
-    default = new()
-    for name in config:
-        if name not in default:
-            raise names.unknown("section", name, default)
-    for name in default:
-        if name not in config:
-            raise ValueError(f"section {name!r} is missing")
-    for section in FIXED_SECTIONS:
-        for field in config[section]:
-            if field not in default[section]:
-                raise names.unknown(f"field of {section}:", field, default[section])
-        missing = [k for k in default[section] if k not in config[section]]
-        if missing:
-            raise ValueError(f"{section} lacks {missing[0]!r}: set its fields one by one")
-
-
-def _check_fields(argv: Sequence[str], config: ConfigDict) -> None:
-    """Raises ValueError for the first `--config.a.b` that is no field, with the near misses of its level."""
-    for arg in argv:
-        found = re.match(r"--?(?:no)?config\.([^=]+)", arg)
-        if not found:
-            continue
-        level: Any = config
-        for key in found[1].split("."):
-            if not isinstance(level, ConfigDict) or key not in level:
-                accepted = list(level) if isinstance(level, ConfigDict) else []
-                raise ValueError(f"--config.{found[1]}: {names.unknown('field', key, accepted)}")
-            level = level[key]

@@ -16,11 +16,10 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from dml_jax import checkpoints, data, evaluation, processes
-from dml_jax import config as configs
+from dml_jax import checkpoints, command_line, data, evaluation, processes, run_folder
+from dml_jax.console import log
 from dml_jax.evaluate import define_flags as define_evaluation_flags
 from dml_jax.evaluate import restored
-from dml_jax.logging import say
 from dml_jax.training import build, score
 from dml_jax.training import state as states
 
@@ -93,7 +92,7 @@ def main() -> None:
     if options.images is not None and options["split"].present:
         raise ValueError("--split and --images are both given; one of them is accepted")
     workdir = pathlib.Path(options.workdir).expanduser().resolve()
-    run = configs.stored(str(workdir))
+    run = run_folder.read_config(str(workdir))
     config = run if options.config is None else options.config
     model = build.model(run.model)
     if options.images is None:
@@ -107,7 +106,7 @@ def main() -> None:
         called, variables = restored(str(workdir), options.step, model)
         of = config.evaluation.embeddings[0]
         embeddings, ids = embedded(config, model, variables, source, of)
-    if processes.first():
+    if processes.is_primary():
         out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
         about = {
             "workdir": str(workdir),
@@ -117,14 +116,14 @@ def main() -> None:
             "of": name,
         }
         write(out, embeddings, items(source, ids), about)
-        say(f"{called}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}")
+        log(f"{called}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}")
         if len(ids) < len(source):
-            say(f"{len(source) - len(ids)} of {len(source)} images could not be decoded")
-        say(f"written: {out / EMBEDDINGS}, {out / ITEMS}, {out / ABOUT}")
-        say(f"next: python -m dml_jax.search --index={out} IMAGE ...")
-    processes.wait("embedded")
+            log(f"{len(source) - len(ids)} of {len(source)} images could not be decoded")
+        log(f"written: {out / EMBEDDINGS}, {out / ITEMS}, {out / ABOUT}")
+        log(f"next: python -m dml_jax.search --index={out} IMAGE ...")
+    processes.barrier("embedded")
 
 
 if __name__ == "__main__":
     define_flags()
-    configs.run(main)
+    command_line.run(main)

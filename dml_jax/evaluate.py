@@ -18,12 +18,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from dml_jax import checkpoints, evaluation, processes
-from dml_jax import config as configs
+from dml_jax import checkpoints, command_line, evaluation, processes, run_folder
+from dml_jax.console import log
 from dml_jax.evaluation import clustering
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.mesh import data_mesh
-from dml_jax.logging import say
 from dml_jax.training import build, score, tasks
 from dml_jax.training import state as states
 
@@ -34,7 +33,7 @@ CLASSES = 30
 
 def define_flags() -> None:
     """The options of this command."""
-    configs.define_flags()
+    command_line.define_flags()
     processes.define_flags()
     flags.DEFINE_string("step", "best", "best, last, or the number of a checkpoint.")
     flags.DEFINE_string("split", "test", "What is evaluated.")
@@ -83,7 +82,7 @@ def evaluate(
     evaluation.check_map(config.evaluation.map)
     evaluation.check_steps(config.evaluation.after)
     task = tasks.task(config, split, model)
-    run = configs.stored(workdir)
+    run = run_folder.read_config(workdir)
     fitted = any(name in evaluation.FITTED for name in config.evaluation.after)
     trained_on = build.source(run, "train") if fitted else None
     called, variables = restored(workdir, step, model)
@@ -108,7 +107,7 @@ def evaluate(
             backend=config.evaluation.backend,
         )
     files = []
-    if processes.first():
+    if processes.is_primary():
         folder = pathlib.Path(workdir) / "evaluation" / name
         for table, of in ((rows, "metrics"), (by_class, "each_class"), (steps, "after_training")):
             files += write(table, folder, of) if table else []
@@ -124,7 +123,7 @@ def evaluate(
                 seed=config.seed,
                 steps=steps,
             )
-    processes.wait("evaluated")
+    processes.barrier("evaluated")
     return rows, by_class, steps, files
 
 
@@ -155,7 +154,7 @@ def shown(config: Any, task: tasks.Task, found: dict[str, Any]) -> evaluation.Se
 def main() -> None:
     processes.connect()
     options = flags.FLAGS
-    run = configs.stored(options.workdir)
+    run = run_folder.read_config(options.workdir)
     config = run if options.config is None else options.config
     model = build.model(run.model)
     name = f"{config.data.name}_{options.split}_{options.step}"
@@ -163,23 +162,23 @@ def main() -> None:
         rows, by_class, steps, files = evaluate(
             config, model, options.workdir, options.step, options.split, name
         )
-    if not processes.first():
+    if not processes.is_primary():
         return
     metrics = tuple(config.evaluation.metrics)
-    say(f"{config.data.name}, {options.split}")
-    say(evaluation.format_table(rows, metrics))
+    log(f"{config.data.name}, {options.split}")
+    log(evaluation.format_table(rows, metrics))
     if by_class:
         some = dict(list(by_class.items())[:CLASSES])
         ranked = [metric for metric in metrics if metric in next(iter(some.values()))]
-        say(f"\neach class:\n{evaluation.format_table(some, ranked)}")
+        log(f"\neach class:\n{evaluation.format_table(some, ranked)}")
         if len(by_class) > len(some):
-            say(f"and {len(by_class) - len(some)} more in each_class.csv")
+            log(f"and {len(by_class) - len(some)} more in each_class.csv")
     if steps:
         recalls = [metric for metric in next(iter(steps.values())) if "recall" in metric]
-        say(f"\nafter training, with bytes per image:\n{evaluation.format_table(steps, recalls)}")
-    say(f"written: {', '.join(map(str, files))}")
+        log(f"\nafter training, with bytes per image:\n{evaluation.format_table(steps, recalls)}")
+    log(f"written: {', '.join(map(str, files))}")
 
 
 if __name__ == "__main__":
     define_flags()
-    configs.run(main)
+    command_line.run(main)

@@ -11,11 +11,10 @@ from typing import Any
 import jax
 from absl import flags
 
-from dml_jax import config as configs
-from dml_jax import data, evaluation
+from dml_jax import command_line, data, evaluation
+from dml_jax.console import log
 from dml_jax.evaluate import evaluate, write
 from dml_jax.evaluation.embed import Embedded
-from dml_jax.logging import say
 from dml_jax.training import build, score, tasks
 from dml_jax.training import state as states
 from dml_jax.training.loop import train
@@ -48,7 +47,7 @@ def quickstart(config: Any, workdir: pathlib.Path) -> dict[str, dict[str, float]
     rows["trained network"] = next(iter(trained.values()))
     source = task.sources["queries"]
     write(rows, workdir / "evaluation" / "quickstart")
-    say(
+    log(
         f"\n{len(source)} images of {len(source.class_names)} letters that were not trained on:\n\n"
         f"{evaluation.format_table(rows, tuple(config.evaluation.metrics))}\n\n"
         f"{time.monotonic() - start:.0f} s. Written to {workdir}:\n"
@@ -75,5 +74,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    configs.define_flags(config=str(CONFIG))
-    configs.run(main)
+    command_line.define_flags(config=str(CONFIG))
+    command_line.run(main)

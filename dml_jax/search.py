@@ -16,19 +16,18 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from dml_jax import config as configs
-from dml_jax import data, evaluation
+from dml_jax import command_line, data, evaluation, run_folder
+from dml_jax.console import log
 from dml_jax.embed import ABOUT, EMBEDDINGS, ITEMS, embedded, for_files
 from dml_jax.evaluate import restored
 from dml_jax.evaluation import page as pages
-from dml_jax.logging import say
 from dml_jax.training import build
 from dml_jax.training import state as states
 
-# What the command line holds, for `config.run`.
+# What the command line holds, for `command_line.run`.
 ACCEPTS: dict[str, Any] = {
     "required": {"index": "a folder that python -m dml_jax.embed wrote"},
-    "takes": True,
+    "positional": True,
 }
 
 
@@ -138,7 +137,7 @@ def search(options: Any, paths: Sequence[str]) -> None:
     stored = read(options.index)
     about: Mapping[str, Any] = stored.about
     workdir = options.workdir or about["workdir"]
-    run = configs.stored(workdir)
+    run = run_folder.read_config(workdir)
     model = build.model(run.model)
     source = data.files(paths, channels=model.channels)
     config = for_files(run, model, len(source))
@@ -152,10 +151,10 @@ def search(options: Any, paths: Sequence[str]) -> None:
         far, found = evaluation.neighbours(
             queries, stored.embeddings, options.k, distance="cosine", backend=options.backend
         )
-    say(answers(stored, 1 - far, found, paths))
+    log(answers(stored, 1 - far, found, paths))
     if options.html:
         page = write_results(options.html, stored, 1 - far, found, source, model.channels)
-        say(f"\nwritten: {page}")
+        log(f"\nwritten: {page}")
 
 
 def main(*paths: str) -> None:
@@ -168,4 +167,4 @@ def main(*paths: str) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    configs.run(main, **ACCEPTS)
+    command_line.run(main, **ACCEPTS)

@@ -6,27 +6,27 @@ The same command goes on with a run that was killed. With several processes ever
 
 from absl import flags
 
-from dml_jax import config as configs
-from dml_jax import processes
-from dml_jax.logging import say
+from dml_jax import command_line, processes
+from dml_jax.console import log
+from dml_jax.errors import UserError
 
 
 def define_flags() -> None:
-    """The options of this command."""
-    configs.define_flags()
+    """Defines the options of this command."""
+    command_line.define_flags()
     processes.define_flags()
 
 
 def main() -> None:
     if flags.FLAGS.config is None:
-        raise ValueError("--config is missing: a file such as configs/quickstart.py")
+        raise UserError("--config is missing: a file such as configs/quickstart.py")
     processes.connect()
     # After the connection: what it imports looks for devices.
     from dml_jax.training.loop import train
 
     train(flags.FLAGS.config, flags.FLAGS.workdir)
-    if processes.first():
-        say(
+    if processes.is_primary():
+        log(
             f"done. In {flags.FLAGS.workdir}: config.json, metrics.csv, curves.png, tensorboard/, checkpoints/. "
             f"Next: python -m dml_jax.evaluate --workdir={flags.FLAGS.workdir}"
         )
@@ -34,4 +34,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    configs.run(main)
+    command_line.run(main)

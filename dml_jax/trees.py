@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 
 def flatten(tree: Mapping[str, Any], separator: str = "/", prefix: str = "") -> dict[str, Any]:
     """Returns the leaves of a nested mapping by path.
@@ -43,3 +45,24 @@ def unflatten(flat: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
             branch = branch.setdefault(parent, {})
         branch[last] = leaf
     return tree
+
+
+def path_of(keys: tuple[Any, ...]) -> str:
+    """Returns the path of a leaf of any pytree, such as `model/backbone/conv/kernel`.
+
+    Args:
+      keys: what `jax.tree_util` calls the leaf's key path.
+    """
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of any pytree by path, in the order of `jax.tree.leaves`.
+
+    Args:
+      tree: the pytree; unlike in `flatten` it may hold tuples and other nodes than mappings.
+
+    >>> leaves_by_path({"a": ({"b": 1}, 2)})
+    {'a/0/b': 1, 'a/1': 2}
+    """
+    return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}

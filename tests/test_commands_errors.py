@@ -17,7 +17,7 @@ from tests.training.commands import CONFIG, ROOT, environment, pictures
 DRIVER = """
 import importlib, json, os, sys
 import dml_jax.train, dml_jax.evaluate, dml_jax.embed, dml_jax.search, dml_jax.training.loop
-from dml_jax import config
+from dml_jax import command_line
 for name, (module, *arguments) in json.load(open(sys.argv[1])).items():
     child = os.fork()
     if child == 0:
@@ -29,7 +29,7 @@ for name, (module, *arguments) in json.load(open(sys.argv[1])).items():
         status = 0
         try:
             sys.argv = [module, *arguments]
-            config.run(command.main, **getattr(command, "ACCEPTS", {}))
+            command_line.run(command.main, **getattr(command, "ACCEPTS", {}))
         except SystemExit as stop:
             status = stop.code
         except BaseException:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dml_jax import config as configs
-from dml_jax import data
+from dml_jax import data, run_folder
 from dml_jax.training import build, optim
 from dml_jax.training import state as states
 from dml_jax.training.step import make_train_step
@@ -112,13 +112,13 @@ def test_what_may_change():
     new = configs.new()
     new.train.epochs = 99
     new.data.threads = 7
-    configs.check_same(old, configs.to_dict(new), "run")
+    run_folder.check_same(old, configs.to_dict(new), "run")
     new.seed = 1
     new.optim.head.lr = 0.5
     with pytest.raises(
         ValueError, match=r"optim.head.lr \(0.001 there, 0.5 given\); seed"
     ) as error:
-        configs.check_same(old, configs.to_dict(new), "run")
+        run_folder.check_same(old, configs.to_dict(new), "run")
     assert "epochs" not in str(error.value).split("Its own")[0]
 
 
@@ -133,11 +133,11 @@ def test_a_run_of_another_version(tmp_path):
     del older["train"]["views"], older["data"]["on_error"]
     path = tmp_path / "config.json"
     path.write_text(json.dumps(older))
-    assert configs.to_dict(configs.stored(str(tmp_path))) == whole
-    configs.check_same(older, whole, "run")
+    assert configs.to_dict(run_folder.read_config(str(tmp_path))) == whole
+    run_folder.check_same(older, whole, "run")
     config.train.views = 2
     with pytest.raises(ValueError, match=r"train.views \(1 there, 2 given\)"):
-        configs.check_same(older, configs.to_dict(config), "run")
+        run_folder.check_same(older, configs.to_dict(config), "run")
 
     for gone, message in [
         ({**whole, "train": {**whole["train"], "view": 2}}, "unknown field of train: 'view'; did"),
@@ -145,10 +145,10 @@ def test_a_run_of_another_version(tmp_path):
     ]:
         path.write_text(json.dumps(gone))
         with pytest.raises(ValueError, match=message) as error:
-            configs.stored(str(tmp_path))
+            run_folder.read_config(str(tmp_path))
         assert str(path) in str(error.value) and "\n" not in str(error.value)
         with pytest.raises(ValueError, match=f"config stored in run: {message}"):
-            configs.check_same(gone, whole, "run")
+            run_folder.check_same(gone, whole, "run")
 
 
 def test_splits_of_the_training_classes():

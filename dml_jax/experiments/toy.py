@@ -24,10 +24,9 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dml_jax import config as configs
-from dml_jax import distances, evaluation, losses, miners
+from dml_jax import command_line, distances, evaluation, losses, miners
+from dml_jax.console import log
 from dml_jax.evaluation.curves import COLOURS
-from dml_jax.logging import say
 from dml_jax.miners.batch import Mask, Sims
 from dml_jax.miners.revisiting import Keys
 from dml_jax.selection import Selection
@@ -165,7 +164,7 @@ def toy(
     panels = {name: shown[name] for name in ("base", "regularised")}
     first = {name: spectra[name][0] for name in panels}
     draw(points(TRAIN, 0), points(TEST, 0), panels, first, workdir / "toy.png")
-    say(f"written: {workdir / 'toy.png'}, {workdir / 'spectra.csv'}")
+    log(f"written: {workdir / 'toy.png'}, {workdir / 'spectra.csv'}")
     return spectra
 
 
@@ -184,11 +183,11 @@ def _report(
             "flatter": math.nan if name in ("base", "distance") else flatter,
             "recall_at_1": float(np.mean(recalls[name])),
         }
-    say(
+    log(
         f"Singular values over their sum, means of {len(rows)} seeds; in what share of them the spectrum\n"
         "is flatter than that of 'base' ('distance' for 'rho_distance'); recall on the test classes"
     )
-    say(evaluation.format_table(table, list(table["base"])))
+    log(evaluation.format_table(table, list(table["base"])))
     with path.open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["rule", "seed", "first", "second", "recall_at_1"])
@@ -252,4 +251,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "The folder of the results.")
     flags.DEFINE_integer("seeds", 10, "Networks by each rule.", lower_bound=1)
     flags.DEFINE_float("p_switch", 0.001, "Of rule 'regularised'.", 0.0, 1.0)
-    configs.run(main)
+    command_line.run(main)

@@ -1,8 +1,6 @@
 """The training loop: epochs of steps, validation, early stopping, checkpoints; it can be killed at any moment."""
 
-import json
 import math
-import os
 import pathlib
 import signal
 import time
@@ -15,14 +13,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dml_jax import config as configs
-from dml_jax import data, evaluation
+from dml_jax import data, evaluation, run_folder
 from dml_jax.checkpoints import Checkpoints
+from dml_jax.console import Progress, log
 from dml_jax.evaluation.embed import Embedded
-from dml_jax.logging import Progress, Reports, say
 from dml_jax.training import build, optim, score, tasks
 from dml_jax.training import state as states
 from dml_jax.training.planning import Plans
 from dml_jax.training.step import make_train_step
+from dml_jax.training.trackers import Trackers
 
 
 class Terminated(Exception):
@@ -58,15 +57,6 @@ class Signal:
             signal.signal(signal.SIGTERM, self.before)
 
 
-def write_config(workdir: str, config: Any) -> None:
-    """`config.json` in the folder of the run."""
-    path = pathlib.Path(workdir) / "config.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(configs.to_dict(config), indent=2) + "\n")
-    os.replace(beside, path)
-
-
 def train(config: Any, workdir: str) -> dict[str, float]:
     """Trains what the config says, from the last checkpoint of `workdir` where there is one.
 
@@ -84,7 +74,7 @@ def train(config: Any, workdir: str) -> dict[str, float]:
 def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     # ---- What is trained, on what.
     quiet = jax.process_index() > 0
-    tell = (lambda message: None) if quiet else say
+    tell = (lambda message: None) if quiet else log
     size, epochs, monitor = config.train.batch_size, config.train.epochs, config.train.monitor
     splits = tuple(config.evaluation.splits)
     tasks.check_reported(config)
@@ -119,7 +109,7 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     if meta is None:
         host = init()
     else:
-        configs.check_same(meta["config"], configs.to_dict(config), workdir)
+        run_folder.check_same(meta["config"], configs.to_dict(config), workdir)
         host = plans.restore(checkpoints.restore({**jax.eval_shape(init), **plans.kept()}))
         progress = meta["progress"]
         tell(f"going on from {checkpoints.latest()}")
@@ -131,8 +121,12 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
 
     # ---- Reports, and what ends or interrupts the loop.
     if not quiet:
-        write_config(workdir, config)
-    reports = None if quiet else Reports(workdir, done, configs.to_dict(config), config.train.wandb)
+        run_folder.write_config(workdir, configs.to_dict(config))
+    reports = (
+        None
+        if quiet
+        else Trackers(pathlib.Path(workdir), done, configs.to_dict(config), config.train.wandb)
+    )
     bar = Progress(
         epochs * epoch_steps * size,
         done * size,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dml_jax import config as configs
-from dml_jax import evaluate
+from dml_jax import evaluate, run_folder
 from dml_jax.training import build, loop
 from tests.training.commands import CONFIG, ROOT, logged, losses, pictures, rows, run, train_command
 
@@ -80,7 +80,7 @@ def refuse(event, arguments):
         assert not set(arguments[1] or "") & set("wax+"), arguments
 if os.environ["JAX_PROCESS_ID"] == "1":
     sys.addaudithook(refuse)
-from dml_jax import config, embed, evaluate, processes
+from dml_jax import command_line, embed, evaluate, processes
 embed.define_flags()
 sys.argv = ["evaluate", f"--workdir={workdir}", "--step=last", *options]
 def both():
@@ -88,7 +88,7 @@ def both():
     processes.connect = lambda: None
     embed.main()
     print("ended", os.environ["JAX_PROCESS_ID"])
-config.run(both)
+command_line.run(both)
 """
 
 
@@ -98,7 +98,7 @@ def test_two_processes_evaluate(one, tmp_path):
     options = [f"--config={ROOT / 'configs' / 'run.py'}:{workdir}"]
     options += ["--config.evaluation.after=('int8',)", "--config.evaluation.average=each_class"]
     options += ["--config.evaluation.embeddings=('embedding','features')"]
-    config = configs.stored(str(workdir))
+    config = run_folder.read_config(str(workdir))
     config.evaluation.update(
         after=("int8",), average="each_class", embeddings=("embedding", "features")
     )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dml_jax import config as configs
-from dml_jax import evaluation
+from dml_jax import evaluation, run_folder
 from dml_jax.data import base
 from dml_jax.training import build, loop, score, tasks
 from tests.training.commands import CONFIG, pictures
@@ -280,11 +280,11 @@ def test_training_monitors_another_embedding(path, tmp_path):
     found = loop.train(config, str(tmp_path))
     assert 0 < found["test/features/map_at_r"] < 1
     # A folder that holds the run goes on, and a stored config from before a field was there means its default.
-    stored = configs.stored(str(tmp_path))
+    stored = run_folder.read_config(str(tmp_path))
     assert configs.to_dict(stored) == configs.to_dict(config)
     old = configs.to_dict(configs.new())
     del old["evaluation"]["gallery"], old["evaluation"]["k"]
-    configs.check_same(old, configs.to_dict(configs.new()), "run")
+    run_folder.check_same(old, configs.to_dict(configs.new()), "run")
     assert configs.from_dict(old).evaluation.gallery.test == ""
 
 

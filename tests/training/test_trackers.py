@@ -4,9 +4,10 @@ import csv
 import io
 
 import pytest
+from dml_jax.console import Progress
+from dml_jax.training.metrics_table import MetricsTable
+from dml_jax.training.trackers import Trackers
 from tensorboardX.proto.event_pb2 import Event
-
-from dml_jax.logging import CsvTable, Progress, Reports
 
 
 def read(path):
@@ -15,7 +16,7 @@ def read(path):
 
 
 def test_rows_and_new_columns(tmp_path):
-    table = CsvTable(tmp_path / "m.csv")
+    table = MetricsTable(tmp_path / "m.csv")
     table.write({"step": 1, "loss": 0.5})
     table.write({"step": 1, "val/map": 0.25})
     table.write({"step": 2, "loss": 0.125})
@@ -28,13 +29,13 @@ def test_rows_and_new_columns(tmp_path):
 
 def test_going_on_drops_what_will_come_again(tmp_path):
     path = tmp_path / "m.csv"
-    table = CsvTable(path)
+    table = MetricsTable(path)
     for step in (1, 2, 3):
         table.write({"step": step, "loss": step / 8})
         table.write({"step": step, "val/map": step / 4})
     with path.open("a") as file:
         file.write("4,0.")  # killed while it wrote
-    CsvTable(path, step=2).write({"step": 3, "loss": 1.0})
+    MetricsTable(path, step=2).write({"step": 3, "loss": 1.0})
     assert [(r["step"], r["loss"], r["val/map"]) for r in read(path)] == [
         ("1", "0.125", ""),
         ("1", "", "0.25"),
@@ -88,7 +89,7 @@ def test_lines_elsewhere(capsys, show):
 
 
 def test_tensorboard_and_csv(tmp_path):
-    reports = Reports(str(tmp_path), 0, {})
+    reports = Trackers(tmp_path, 0, {})
     reports.write({"step": 3, "epoch": 1, "loss": 0.5})
     reports.close()
     assert read(tmp_path / "metrics.csv") == [{"step": "3", "epoch": "1", "loss": "0.5"}]
@@ -101,4 +102,4 @@ def test_wandb_is_optional(tmp_path):
         import wandb  # noqa: F401
     except ImportError:
         with pytest.raises(ValueError, match=r"pip install 'dml_jax\[wandb\]'"):
-            Reports(str(tmp_path), 0, {}, "project")
+            Trackers(tmp_path, 0, {}, "project")

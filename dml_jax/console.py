@@ -1,0 +1,89 @@
+"""What a command prints on the terminal: lines, and the progress of training."""
+
+import collections
+import sys
+import time
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+def log(message: str) -> None:
+    """Prints a line, above the progress bar where there is one."""
+    tqdm.write(message, file=sys.stdout)
+    sys.stdout.flush()
+
+
+class Progress:
+    """Shows loss, images per second and the time left: a bar on a terminal, elsewhere a line every few seconds.
+
+    Args:
+      total: images of the whole run.
+      done: images that were trained before this start.
+      show: False to show nothing.
+      seconds: between two lines.
+      stream: where the bar is drawn; standard error by default.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        *,
+        show: bool = True,
+        seconds: float = 15.0,
+        stream: TextIO | None = None,
+    ) -> None:
+        stream = sys.stderr if stream is None else stream
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit=" images",
+            unit_scale=True,
+            dynamic_ncols=True,
+            file=stream,
+            disable=not (show and stream.isatty()),
+        )
+        self._prints_lines = show and not stream.isatty()
+        self._seconds = seconds
+        self._total, self._done = total, done
+        self._last_line = time.monotonic()
+        self._recent: collections.deque[tuple[float, int]] = collections.deque(maxlen=20)
+
+    def update(self, images: int, epoch: int, step: int, loss: float) -> None:
+        """Takes note of a step.
+
+        Args:
+          images: how many it trained.
+          epoch: counted from 1.
+          step: of the run.
+          loss: its loss.
+        """
+        self._done += images
+        now = time.monotonic()
+        self._recent.append((now, self._done))
+        self._bar.set_postfix_str(f"epoch {epoch}, loss {loss:.4f}", refresh=False)
+        self._bar.update(images)
+        rate = self.rate()
+        if self._prints_lines and rate and now - self._last_line >= self._seconds:
+            left = (self._total - self._done) / rate
+            log(
+                f"epoch {epoch}  step {step}  loss {loss:.4f}  {rate:.0f} images/s  "
+                f"{int(left // 60)}:{int(left % 60):02d} left"
+            )
+            self._last_line = now
+
+    def rate(self) -> float:
+        """Returns images per second over the last twenty steps since a pause; 0 before the second of them."""
+        if len(self._recent) < 2:
+            return 0.0
+        (start, before), (now, done) = self._recent[0], self._recent[-1]
+        return (done - before) / (now - start)
+
+    def pause(self) -> None:
+        """Forgets the times of the last steps: something other than training comes in between."""
+        self._recent.clear()
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()

@@ -1,0 +1,114 @@
+"""The folder of a run: its configuration, and what may change in it when the run goes on.
+
+WORKDIR/config.json      the whole configuration
+WORKDIR/metrics.csv      loss, norms and validation by step; tensorboard/ and curves.png show the same
+WORKDIR/checkpoints/     the last state, and the best model by validation (`dml_jax.checkpoints`)
+WORKDIR/evaluation/      what `python -m dml_jax.evaluate` writes
+WORKDIR/embeddings/      what `python -m dml_jax.embed` writes
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dml_jax import config as configs
+from dml_jax import trees
+from dml_jax.errors import UserError
+
+# A run that goes on may change these: they do not decide what is computed, or they only say for how long.
+MAY_CHANGE = (
+    r"data\.(path|threads|workers|prefetch)",
+    r"model\.weights",
+    r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|wandb)",
+    r"evaluation\.(after|batch_size|backend|block|kmeans|map)",
+)
+
+
+def create(workdir: str) -> pathlib.Path:
+    """Makes the folder of a run where it is missing, and returns its path.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    path = pathlib.Path(workdir).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be made: {error.strerror}; a folder that can be written is accepted"
+        ) from None
+    return path
+
+
+def write_config(workdir: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
+    """Writes `config.json`.
+
+    Args:
+      workdir: the folder of the run.
+      config: what `config.to_dict` returned.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
+    """Returns the configuration of a run.
+
+    Args:
+      workdir: the folder of the run.
+
+    Raises:
+      UserError: the folder holds no configuration, a damaged one, or one with fields that do not exist any more.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.is_file():
+        raise UserError(f"there is no {path}; a folder that training wrote is accepted")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"config {path} is damaged: {error}") from None
+    try:
+        return configs.from_dict(stored)
+    except UserError as error:
+        raise UserError(f"config {path}: {error}") from None
+
+
+def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:
+    """Checks that a run goes on with the configuration that it began with, but for the fields of `MAY_CHANGE`.
+
+    A field that came after the run was stored had its default there.
+
+    Args:
+      stored: the configuration of the run, as `config.to_dict` returned it.
+      given: the configuration that it is to go on with, likewise.
+      workdir: the folder of the run.
+
+    Raises:
+      UserError: fields that differ, or that do not exist any more.
+    """
+    try:
+        whole = configs.to_dict(configs.from_dict(stored))
+    except UserError as error:
+        raise UserError(f"config stored in {workdir}: {error}") from None
+    there, here = trees.flatten(whole, "."), trees.flatten(given, ".")
+    differ = [
+        f"{k} ({_show(there, k)} there, {_show(here, k)} given)"
+        for k in sorted({*there, *here})
+        if _show(there, k) != _show(here, k) and not any(re.fullmatch(p, k) for p in MAY_CHANGE)
+    ]
+    if differ:
+        raise UserError(
+            f"{workdir} holds a run of another config: {'; '.join(differ)}. Its own config, or another "
+            "--workdir, is accepted"
+        )
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "absent"
