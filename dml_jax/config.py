@@ -229,9 +229,6 @@ def optim(**groups: Mapping[str, Any]) -> ConfigDict:
     >>> optim(loss={"lr": 0.5}).loss.lr
     0.5
     """
-    default = dict(
-        name="adam", lr=1e-3, weight_decay=0.0, schedule=dict(name="constant"), warmup_steps=0
-    )
     patterns = {
         "backbone": "model/backbone/.*",
         "head": "model/head/.*",
@@ -240,8 +237,20 @@ def optim(**groups: Mapping[str, Any]) -> ConfigDict:
     unknown = [g for g in groups if g not in patterns]
     if unknown:
         raise names.unknown("group of optim:", unknown[0], patterns)
+    # A schedule of each group's own: a field of one that is set does not change the others.
     return ConfigDict(
-        {g: {"match": m, **default, **groups.get(g, {})} for g, m in patterns.items()}
+        {
+            group: {
+                "match": pattern,
+                "name": "adam",
+                "lr": 1e-3,
+                "weight_decay": 0.0,
+                "schedule": {"name": "constant"},
+                "warmup_steps": 0,
+                **groups.get(group, {}),
+            }
+            for group, pattern in patterns.items()
+        }
     )
 
 

@@ -1,58 +1,190 @@
 """Optimizers with a group of parameters each: backbone, head and loss have their own rate, schedule and decay.
 
-Every optimizer follows the definition and the defaults of its PyTorch namesake, so that published settings carry
-over. The groups are put together by `optax.partition` (formerly `optax.multi_transform`).
+Every optimizer follows the definition and the defaults of its PyTorch namesake, so that published settings carry over.
+The groups are put together by `optax.partition` (formerly `optax.multi_transform`).
+
+An optimizer is a function of its hyper-parameters that returns an `optax.GradientTransformation` without the learning
+rate, which is applied after it. A schedule is a function of its hyper-parameters that returns a function of the step
+and the `RunLength`: the factor that the rate of the group is multiplied with. Those of one's own are named
+"package.module:name" in a config:
+
+    def halving(every: int = 1000):
+        return lambda step, length: 0.5 ** (step // every)
+
+"optax:scale_by_lion" and its likes are optimizers in this sense, too.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 
-from dml_jax import names
+from dml_jax import names, trees
+from dml_jax.config import plain
+from dml_jax.errors import UserError
+from dml_jax.parameters import (
+    Fraction,
+    Interval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    bind,
+    check,
+    checked,
+)
 
-Schedule = Callable[[Any], Any]
+Decay = Annotated[float, Interval(0, 1, closed_low=True)]
 
 
-def path(keys: tuple[Any, ...]) -> str:
-    """The name of a leaf: its keys with slashes between them, as `model/backbone/conv/kernel`."""
-    return jax.tree_util.keystr(keys, simple=True, separator="/")
+class RunLength(NamedTuple):
+    """How long a training is, for schedules that depend on it.
+
+    Attributes:
+      total_steps: the steps of the whole training.
+      epoch_steps: the steps of an epoch.
+    """
+
+    total_steps: int
+    epoch_steps: int
 
 
+Schedule = Callable[[ArrayLike, RunLength], ArrayLike]
+
+
+@checked("optimizer")
 def adam(
-    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegativeFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.0,
 ) -> optax.GradientTransformation:
-    """`torch.optim.Adam`: weight decay is coupled, an L2 term in the gradient that the moments see."""
+    """Makes Adam as `torch.optim.Adam` has it (Kingma and Ba, ICLR 2015), without the learning rate.
+
+        g <- g + weight_decay p;  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
+        step = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+
+    Weight decay is coupled: an L2 term in the gradient that the moments see.
+
+    Args:
+      b1: decay of the mean of gradients, at least 0 and below 1; the default is the paper's.
+      b2: decay of the mean of squared gradients, likewise.
+      eps: added to the root, from 0 on; the default is the paper's.
+      weight_decay: factor of the parameters in the gradient, from 0 on; torch's default is none.
+
+    Raises:
+      UserError: a value out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> optimizer = adam()
+      >>> step, _ = optimizer.update(jnp.array([2.0, -3.0]), optimizer.init(jnp.zeros(2)), jnp.zeros(2))
+      >>> step.round(3).tolist()
+      [1.0, -1.0]
+    """
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     )
 
 
+@checked("optimizer")
 def adamw(
-    *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
+    b1: Decay = 0.9,
+    b2: Decay = 0.999,
+    eps: NonNegativeFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.01,
 ) -> optax.GradientTransformation:
-    """`torch.optim.AdamW`: weight decay is decoupled, lr * weight_decay * parameter beside the Adam step."""
+    """Makes AdamW as `torch.optim.AdamW` has it (Loshchilov and Hutter, ICLR 2019), without the learning rate.
+
+        step = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay p
+
+    Weight decay is decoupled: learning rate times weight_decay times the parameter, beside the step of Adam.
+
+    Args:
+      b1: decay of the mean of gradients, at least 0 and below 1; the default is torch's.
+      b2: decay of the mean of squared gradients, likewise.
+      eps: added to the root, from 0 on; the default is torch's.
+      weight_decay: factor of the parameters beside the step, from 0 on; the default is torch's.
+
+    Raises:
+      UserError: a value out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> optimizer, p = adamw(weight_decay=0.5), jnp.array([4.0])
+      >>> step, _ = optimizer.update(jnp.array([2.0]), optimizer.init(p), p)
+      >>> step.round(3).tolist()
+      [3.0]
+    """
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps), optax.add_decayed_weights(weight_decay)
     )
 
 
+@checked("optimizer")
 def sgd(
-    *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+    momentum: Decay = 0.0, nesterov: bool = False, weight_decay: NonNegativeFloat = 0.0
 ) -> optax.GradientTransformation:
-    """`torch.optim.SGD` without dampening: the buffer holds gradients, the rate is applied after it."""
+    """Makes stochastic gradient descent as `torch.optim.SGD` has it without dampening, without the learning rate.
+
+        g <- g + weight_decay p;  buffer <- momentum buffer + g
+        step = g + momentum buffer  with nesterov, else  buffer
+
+    The buffer holds gradients and the rate is applied after it: a new rate takes hold of the old momentum, too.
+
+    Args:
+      momentum: decay of the buffer, at least 0 and below 1; torch's default is none.
+      nesterov: True to look ahead.
+      weight_decay: factor of the parameters in the gradient, from 0 on; torch's default is none.
+
+    Raises:
+      UserError: a value out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> optimizer, p = sgd(momentum=0.5), jnp.zeros(1)
+      >>> step, state = optimizer.update(jnp.array([2.0]), optimizer.init(p), p)
+      >>> optimizer.update(jnp.array([1.0]), state, p)[0].tolist()
+      [2.0]
+    """
     trace = optax.trace(momentum, nesterov=nesterov) if momentum else optax.identity()
     return optax.chain(optax.add_decayed_weights(weight_decay), trace)
 
 
+@checked("optimizer")
 def rmsprop(
-    *, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0, weight_decay: float = 0.0
+    alpha: Decay = 0.99,
+    eps: NonNegativeFloat = 1e-8,
+    momentum: Decay = 0.0,
+    weight_decay: NonNegativeFloat = 0.0,
 ) -> optax.GradientTransformation:
-    """`torch.optim.RMSprop`, not centred: eps outside the root, the rate after the momentum buffer."""
+    """Makes RMSprop as `torch.optim.RMSprop` has it, not centred, without the learning rate.
+
+        g <- g + weight_decay p;  v <- alpha v + (1 - alpha) g^2
+        buffer <- momentum buffer + g / (sqrt(v) + eps);  step = buffer
+
+    eps stands outside of the root, and the rate is applied after the buffer.
+
+    Args:
+      alpha: decay of the mean of squared gradients, at least 0 and below 1; the default is torch's.
+      eps: added to the root, from 0 on; the default is torch's.
+      momentum: decay of the buffer, at least 0 and below 1; torch's default is none.
+      weight_decay: factor of the parameters in the gradient, from 0 on; torch's default is none.
+
+    Raises:
+      UserError: a value out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> optimizer, p = rmsprop(alpha=0.75), jnp.zeros(1)
+      >>> optimizer.update(jnp.array([3.0]), optimizer.init(p), p)[0].round(3).tolist()
+      [2.0]
+    """
     trace = optax.trace(momentum) if momentum else optax.identity()
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
@@ -61,30 +193,61 @@ def rmsprop(
     )
 
 
-def constant(lr: float, *, total_steps: int, epoch_steps: int) -> Schedule:
-    """The same rate throughout."""
-    del total_steps, epoch_steps
-    return optax.constant_schedule(lr)
+@checked("schedule")
+def constant() -> Schedule:
+    """Makes the schedule of the same rate throughout.
+
+    Example:
+      >>> constant()(3, RunLength(total_steps=4, epoch_steps=2))
+      1.0
+    """
+    return lambda step, length: 1.0
 
 
-def cosine(lr: float, *, total_steps: int, epoch_steps: int, final: float = 0.0) -> Schedule:
-    """Half a cosine from lr at the first step to lr * final after the last."""
-    del epoch_steps
-    return optax.cosine_decay_schedule(lr, max(total_steps, 1), alpha=final)
+@checked("schedule")
+def cosine(final: Fraction = 0.0) -> Schedule:
+    """Makes half a cosine, from the full rate at the first step to `final` of it after the last.
+
+        final + (1 - final) (1 + cos(pi step / total_steps)) / 2
+
+    It is SGDR's (Loshchilov and Hutter, ICLR 2017) without restarts, by steps and not by epochs.
+
+    Args:
+      final: the factor after the last step, from 0 to 1; the paper's is 0.
+
+    Raises:
+      UserError: a value out of range.
+
+    Example:
+      >>> [round(float(cosine()(step, RunLength(4, 2))), 3) for step in (0, 2, 4)]
+      [1.0, 0.5, 0.0]
+    """
+    return lambda step, length: optax.cosine_decay_schedule(
+        1.0, max(length.total_steps, 1), alpha=final
+    )(step)
 
 
-def step(
-    lr: float,
-    *,
-    total_steps: int,
-    epoch_steps: int,
-    milestones: tuple[int, ...] = (),
-    gamma: float = 0.1,
-) -> Schedule:
-    """lr * gamma^(milestones passed), milestones in epochs, as `torch.optim.lr_scheduler.MultiStepLR`."""
-    del total_steps
-    bounds = np.asarray([m * epoch_steps for m in milestones], np.int32)
-    return lambda count: lr * gamma ** jnp.sum(count >= bounds)
+@checked("schedule")
+def step(milestones: tuple[NonNegativeInt, ...] = (), gamma: NonNegativeFloat = 0.1) -> Schedule:
+    """Makes the schedule of `torch.optim.lr_scheduler.MultiStepLR`: gamma ^ (milestones passed).
+
+    Args:
+      milestones: the epochs from whose beginning on the rate is multiplied once more; none by default.
+      gamma: the factor at each of them, from 0 on; the default is torch's.
+
+    Raises:
+      UserError: a value out of range.
+
+    Example:
+      >>> [round(float(step(milestones=(1, 2))(n, RunLength(6, 2))), 3) for n in (0, 2, 4)]
+      [1.0, 0.1, 0.01]
+    """
+
+    def factor(count: ArrayLike, length: RunLength) -> ArrayLike:
+        bounds = np.asarray([m * length.epoch_steps for m in milestones], np.int32)
+        return gamma ** jnp.sum(jnp.asarray(count) >= bounds)
+
+    return factor
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -98,94 +261,238 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "cosine": cosine,
     "step": step,
 }
-_OF_GROUP = ("match", "name", "lr", "schedule", "warmup_steps", "freeze")
 
 
-def schedule(
-    spec: Mapping[str, Any], lr: float, warmup_steps: int, *, total_steps: int, epoch_steps: int
-) -> Schedule:
-    """The rate at step 0, 1, ...: a schedule by name times min(1, (step + 1) / warmup_steps)."""
-    spec = dict(spec)
-    fn = names.resolve("schedule", SCHEDULES, spec.pop("name", "constant"))
-    accepted = names.keywords(fn, without=("total_steps", "epoch_steps"))
-    names.check_hyper(f"schedule {fn.__name__!r}", accepted, spec)
-    base = fn(lr, total_steps=total_steps, epoch_steps=epoch_steps, **spec)
-    if not warmup_steps:
-        return base
-    return lambda count: base(count) * jnp.minimum(1.0, (count + 1) / warmup_steps)
+def get(name: str, **hyper: Any) -> optax.GradientTransformation:
+    """Returns the optimizer of that name, without the learning rate.
+
+    Args:
+      name: a key of `OPTIMIZERS`, or "package.module:name" for one of one's own.
+      **hyper: its hyper-parameters.
+
+    Raises:
+      UserError: an unknown name, or hyper-parameters that it does not take.
+
+    Example:
+      >>> optimizer = get("sgd", momentum=0.9)
+    """
+    made = _make("optimizer", OPTIMIZERS, name, hyper)
+    if not isinstance(made, optax.GradientTransformation):
+        raise UserError(
+            f"optimizer {name!r} made {made!r}; an optax.GradientTransformation is accepted"
+        )
+    return made
 
 
-def group(
-    name: str, spec: Mapping[str, Any], *, total_steps: int, epoch_steps: int
-) -> optax.GradientTransformation:
-    """One group's transformation.
+def get_schedule(name: str, **hyper: Any) -> Schedule:
+    """Returns the schedule of that name.
+
+    Args:
+      name: a key of `SCHEDULES`, or "package.module:name" for one of one's own.
+      **hyper: its hyper-parameters.
+
+    Raises:
+      UserError: an unknown name, or hyper-parameters that it does not take.
+
+    Example:
+      >>> schedule = get_schedule("cosine", final=0.1)
+    """
+    made = _make("schedule", SCHEDULES, name, hyper)
+    if not callable(made):
+        raise UserError(
+            f"schedule {name!r} made {made!r}; a function of the step and the length is accepted"
+        )
+    schedule: Schedule = made
+    return schedule
+
+
+def _make(kind: str, table: Mapping[str, Any], name: str, hyper: Mapping[str, Any]) -> Any:
+    factory = names.resolve(kind, table, name)
+    if not callable(factory):
+        raise UserError(f"{kind} {name!r} is {factory!r}; a function that makes one is accepted")
+    # Functions of one's own need no check of theirs.
+    bind(f"{kind} {name!r}", inspect.signature(factory), (), hyper)
+    return factory(**hyper)
+
+
+def available() -> tuple[str, ...]:
+    """Returns the names of the optimizers."""
+    return tuple(OPTIMIZERS)
+
+
+def available_schedules() -> tuple[str, ...]:
+    """Returns the names of the schedules."""
+    return tuple(SCHEDULES)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of parameters, and how they are optimized.
+
+    Attributes:
+      pattern: a regular expression that matches the paths of its parameters, such as 'model/head/.*'.
+      lr: the learning rate; 0 where the group is frozen.
+      optimizer: without the learning rate.
+      schedule: the factor of the rate.
+      warmup_steps: steps over which the rate rises to that of the schedule.
+    """
+
+    pattern: str
+    lr: float
+    optimizer: optax.GradientTransformation
+    schedule: Schedule
+    warmup_steps: int = 0
+
+    def rate(self, step: ArrayLike, length: RunLength) -> ArrayLike:
+        """Returns the rate at a step: lr times the schedule's factor times min(1, (step + 1) / warmup_steps)."""
+        rate = self.lr * self.schedule(step, length)
+        if self.warmup_steps:
+            rate = rate * jnp.minimum(1.0, (step + 1) / self.warmup_steps)
+        return rate
+
+    def transformation(self, length: RunLength) -> optax.GradientTransformation:
+        """Returns the optimizer with its rates in a training of that length."""
+        if not self.lr:
+            return optax.set_to_zero()
+        rates = optax.scale_by_learning_rate(lambda step: self.rate(step, length))
+        return optax.chain(self.optimizer, rates)
+
+
+_GROUP_FIELDS = ("match", "name", "lr", "schedule", "warmup_steps", "freeze")
+
+
+def group(name: str, spec: Mapping[str, Any]) -> Group:
+    """Returns a group of the section `optim`.
 
     Args:
       name: what the group is called in errors.
-      spec: `name` of the optimizer, `lr`, its hyper-parameters (`weight_decay`, `momentum`, ...), and where
-        wanted `schedule` (its `name` and hyper-parameters), `warmup_steps` and `freeze`. lr=0 freezes, too.
+      spec: `match` (the group's pattern), `name` of the optimizer, `lr`, the optimizer's hyper-parameters
+        (`weight_decay`, `momentum`, ...), and where wanted `schedule` (its `name` and hyper-parameters),
+        `warmup_steps` and `freeze`. lr=0 freezes, too.
 
     Raises:
-      ValueError: an unknown name or hyper-parameter, a negative or missing rate.
+      UserError: an unknown name or hyper-parameter, a negative or missing rate, a group without a pattern.
     """
-    kind = names.resolve("optimizer", OPTIMIZERS, spec.get("name", ""))
-    hyper = {k: v for k, v in spec.items() if k not in _OF_GROUP}
-    accepted = names.keywords(kind)
-    for field in hyper:
-        if field not in accepted:
-            raise names.unknown(f"field of optim.{name}:", field, [*accepted, *_OF_GROUP])
-    lr = spec.get("lr")
-    if lr is None or lr < 0:
-        raise ValueError(f"optim.{name}.lr={lr}; a rate from 0 on is accepted")
-    if lr == 0 or spec.get("freeze", False):
-        return optax.set_to_zero()
-    rate = schedule(
-        spec.get("schedule") or {},
-        lr,
-        spec.get("warmup_steps", 0),
-        total_steps=total_steps,
-        epoch_steps=epoch_steps,
-    )
-    return optax.chain(kind(**hyper), optax.scale_by_learning_rate(rate))
+    spec = plain(spec)
+    field = lambda key, annotation, value: check(f"optim.{name}.{key}", annotation, value)
+    if not spec.get("match"):
+        raise UserError(f"optim.{name} has no match: a pattern such as 'model/head/.*' is accepted")
+    lr = field("lr", NonNegativeFloat, spec.get("lr"))
+    frozen = field("freeze", bool, spec.get("freeze", False))
+    schedule = {"name": "constant", **(spec.get("schedule") or {})}
+    try:
+        return Group(
+            pattern=field("match", str, spec["match"]),
+            lr=0.0 if frozen else lr,
+            optimizer=get(
+                spec.get("name", ""), **{k: v for k, v in spec.items() if k not in _GROUP_FIELDS}
+            ),
+            schedule=get_schedule(**schedule),
+            warmup_steps=field("warmup_steps", NonNegativeInt, spec.get("warmup_steps", 0)),
+        )
+    except UserError as error:
+        raise UserError(f"optim.{name}: {error}") from error
 
 
-def labels(params: Any, patterns: Mapping[str, str]) -> Any:
-    """The group of every leaf: the one whose pattern matches the whole of its `path`.
+def groups_of(section: Mapping[str, Mapping[str, Any]]) -> dict[str, Group]:
+    """Returns the groups of the section `optim` by name.
+
+    Args:
+      section: what `group` takes, by the name of the group.
 
     Raises:
-      ValueError: a leaf that no pattern matches, or more than one.
+      UserError: a group that `group` does not take.
+    """
+    return {name: group(name, spec) for name, spec in plain(section).items()}
+
+
+def partition(groups: Mapping[str, Group], length: RunLength) -> optax.GradientTransformation:
+    """Returns the optimizer of all parameters `{"model": {"backbone", "head"}, "loss"}`.
+
+    Args:
+      groups: by name.
+      length: of the training, for schedules.
+
+    Raises:
+      UserError: from `init`: a parameter that is in no group, or in more than one.
+    """
+    transformations = {name: group.transformation(length) for name, group in groups.items()}
+    patterns = {name: group.pattern for name, group in groups.items()}
+    return optax.partition(transformations, lambda params: group_labels(params, patterns))
+
+
+def build(
+    section: Mapping[str, Mapping[str, Any]], *, total_steps: int, epoch_steps: int
+) -> optax.GradientTransformation:
+    """Returns the optimizer of a section `optim`; `groups_of` and `partition` in one.
+
+    Args:
+      section: the groups by name, what `group` takes.
+      total_steps: the steps of the whole training, for schedules.
+      epoch_steps: the steps of an epoch, for milestones.
+
+    Raises:
+      UserError: what the groups do not take.
+    """
+    return partition(groups_of(section), RunLength(total_steps, epoch_steps))
+
+
+def group_labels(params: Any, patterns: Mapping[str, str]) -> Any:
+    """Returns a tree with the group of every parameter: the one whose pattern matches the whole of its path.
+
+    Args:
+      params: a pytree.
+      patterns: regular expressions by group.
+
+    Raises:
+      UserError: a parameter that no pattern matches, or more than one.
+
+    Example:
+      >>> group_labels({"loss": {"weights": 0}}, {"model": "model/.*", "loss": "loss/.*"})
+      {'loss': {'weights': 'loss'}}
     """
 
-    def of(keys: tuple[Any, ...], _: Any) -> str:
-        leaf = path(keys)
+    def label(keys: tuple[Any, ...], _: Any) -> str:
+        leaf = trees.path_of(keys)
         found = [name for name, pattern in patterns.items() if re.fullmatch(pattern, leaf)]
         if len(found) != 1:
-            raise ValueError(
+            raise UserError(
                 f"parameter {leaf} is matched by {len(found)} groups of optim"
                 f"{' (' + ', '.join(found) + ')' if found else ''}; exactly one is accepted, "
                 f"their patterns are {', '.join(map(repr, patterns.values()))}"
             )
         return found[0]
 
-    return jax.tree_util.tree_map_with_path(of, params)
+    return jax.tree_util.tree_map_with_path(label, params)
 
 
-def build(
-    groups: Mapping[str, Mapping[str, Any]], *, total_steps: int, epoch_steps: int
-) -> optax.GradientTransformation:
-    """The optimizer of all parameters `{"model": {"backbone", "head"}, "loss"}`.
+def check_length(groups: Mapping[str, Group], before: RunLength, now: RunLength) -> None:
+    """Checks that a run that goes on with another length keeps the rates that it began with.
+
+    A rate that depends on the length (a cosine's) would jump where the run goes on, and the result would be that of
+    neither length.
 
     Args:
-      groups: by name, what `group` takes and `match`, the regular expression for the paths of its leaves.
-      total_steps: the steps of the whole training, for schedules.
-      epoch_steps: the steps of an epoch, for milestones.
+      groups: by name.
+      before: the length of the run so far.
+      now: the length with which it is to go on.
+
+    Raises:
+      UserError: a group whose rates differ.
     """
-    transforms = {
-        name: group(name, spec, total_steps=total_steps, epoch_steps=epoch_steps)
-        for name, spec in groups.items()
-    }
-    missing = [name for name, spec in groups.items() if not spec.get("match")]
-    if missing:
-        raise ValueError(f"optim.{missing[0]} has no match: a pattern such as 'model/head/.*'")
-    patterns = {name: spec["match"] for name, spec in groups.items()}
-    return optax.partition(transforms, lambda params: labels(params, patterns))
+    common = min(before.total_steps, now.total_steps)
+    steps = np.unique(np.linspace(0, common, 257).astype(np.int32))
+    for name, group in groups.items():
+        there, here = _rates(group, before, steps), _rates(group, now, steps)
+        difference = np.abs(there - here)
+        if difference.max(initial=0) > 1e-6 * np.abs(there).max(initial=0):
+            worst = int(difference.argmax())
+            raise UserError(
+                f"the schedule of optim.{name} depends on train.epochs: in {now.total_steps} steps the rate at step "
+                f"{steps[worst]} is {here[worst]:.3g}, and in the {before.total_steps} that this run began with it is "
+                f"{there[worst]:.3g}; accepted: the number of epochs that it began with, or another --workdir"
+            )
+
+
+def _rates(group: Group, length: RunLength, steps: np.ndarray) -> np.ndarray:
+    return np.asarray(jax.vmap(lambda step: jnp.float32(group.rate(step, length)))(steps))

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
+from dml_jax import UserError
 from dml_jax.training import optim
 
 GROUPS = {
@@ -20,7 +22,8 @@ PARAMS = {
 
 
 def run(spec, grads, start=1.0, *, total_steps=10, epoch_steps=2):
-    tx = optim.group("x", spec, total_steps=total_steps, epoch_steps=epoch_steps)
+    group = optim.group("x", {"match": ".*", **spec})
+    tx = group.transformation(optim.RunLength(total_steps, epoch_steps))
     p = jnp.float32(start)
     state = tx.init(p)
     out = []
@@ -85,20 +88,87 @@ def test_rmsprop():
 
 
 def test_schedules():
-    rate = lambda spec, warmup=0: [
-        float(f(jnp.int32(i)))
-        for f in [optim.schedule(spec, 2.0, warmup, total_steps=4, epoch_steps=2)]
-        for i in range(5)
-    ]
+    def rate(spec, warmup=0):
+        spec = {"match": ".*", "name": "sgd", "lr": 2.0, "schedule": spec, "warmup_steps": warmup}
+        group = optim.group("x", spec)
+        return [float(group.rate(jnp.int32(i), optim.RunLength(4, 2))) for i in range(5)]
+
     assert rate({"name": "constant"}) == [2] * 5
     assert rate({"name": "cosine"}) == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0])
     step = {"name": "step", "milestones": (1, 2), "gamma": 0.5}
     assert rate(step) == pytest.approx([2, 2, 1, 1, 0.5])
     assert rate(step, 4) == pytest.approx([0.5, 1, 0.75, 1, 0.5])
+    assert rate({"name": "cosine", "final": 1.0}) == [2] * 5
 
 
-def test_groups():
-    tx = optim.build(GROUPS, total_steps=1, epoch_steps=1)
+def test_names():
+    assert set(optim.available()) == {"adam", "adamw", "rmsprop", "sgd"}
+    assert set(optim.available_schedules()) == {"constant", "cosine", "step"}
+
+
+def test_optimizers_and_schedules_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "my_optim.py").write_text(
+        "import optax\n"
+        "def plain(scale=1.0):\n    return optax.scale(scale)\n"
+        "def halving(every: int = 2):\n    return lambda step, length: 0.5 ** (step // every)\n"
+        "def nothing():\n    return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = {"name": "my_optim:plain", "lr": 0.5, "scale": 3.0}
+    spec["schedule"] = {"name": "my_optim:halving", "every": 1}
+    # Steps of .5 * 3 * 2, then half as long.
+    assert run(spec, [2, 2]) == pytest.approx([1 - 3, 1 - 3 - 1.5])
+    # What optax has without a rate of its own.
+    assert run({"name": "optax:scale_by_sign", "lr": 0.5}, [2, -3]) == pytest.approx([0.5, 1])
+    for change, message in (
+        ({"scal": 1}, "optim.x: unknown hyper-parameter of optimizer 'my_optim:plain': 'scal'"),
+        ({"name": "my_optim:plan"}, "unknown optimizer of module my_optim: 'plan'; did you mean"),
+        ({"name": "my_optim:nothing", "scale": 1}, "unknown hyper-parameter"),
+        (
+            {"schedule": {"name": "my_optim:nothing"}},
+            "optim.x: schedule 'my_optim:nothing' made None",
+        ),
+        ({"name": "optax:adam"}, "optimizer 'optax:adam' needs a value for 'learning_rate'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run({"name": "my_optim:plain", "lr": 1.0, **change}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("constant", False),
+        ("step", False),
+        ("cosine", True),
+        ("test_optim_length:linear", True),
+        ("test_optim_length:inverse", False),
+    ],
+)
+def test_another_length(tmp_path, monkeypatch, name, refused):
+    """A run may be made longer or shorter where the rates of the steps they share stay as they are."""
+    (tmp_path / "test_optim_length.py").write_text(
+        "def linear():\n    return lambda step, length: 1 - step / length.total_steps\n"
+        "def inverse():\n    return lambda step, length: 1 / (1 + step)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    schedule = {"name": name, "milestones": (1, 3)} if name == "step" else {"name": name}
+    groups = optim.groups_of({**GROUPS, "head": {**GROUPS["head"], "schedule": schedule}})
+    for before, now in ((1000, 2000), (2000, 1000)):
+        args = groups, optim.RunLength(before, 100), optim.RunLength(now, 100)
+        if refused:
+            with pytest.raises(UserError, match="schedule of optim.head depends on train.epochs"):
+                optim.check_length(*args)
+        else:
+            optim.check_length(*args)
+    # A frozen group has no rates.
+    frozen = {"name": "sgd", "lr": 0.1, "freeze": True, "schedule": {"name": "cosine"}}
+    groups = optim.groups_of({"x": {"match": ".*", **frozen}})
+    optim.check_length(groups, optim.RunLength(10, 1), optim.RunLength(20, 1))
+
+
+@pytest.mark.parametrize("kind", [dict, ConfigDict])
+def test_groups(kind):
+    tx = optim.build(kind(GROUPS), total_steps=1, epoch_steps=1)
     updates, _ = tx.update(jax.tree.map(np.ones_like, PARAMS), tx.init(PARAMS), PARAMS)
     assert updates["model"]["backbone"] == {"a": pytest.approx(-0.1), "b": pytest.approx(-0.1)}
     assert updates["loss"]["weights"] == pytest.approx(-1)
@@ -123,7 +193,17 @@ def test_frozen_group_does_not_move(change):
         ),
         ({**GROUPS, "loss": {**GROUPS["loss"], "name": "adm"}}, "unknown optimizer 'adm'.*'adam'"),
         ({**GROUPS, "loss": {**GROUPS["loss"], "wight_decay": 1}}, "optim.loss.*'weight_decay'"),
-        ({**GROUPS, "loss": {**GROUPS["loss"], "lr": -1}}, "optim.loss.lr=-1"),
+        ({**GROUPS, "loss": {**GROUPS["loss"], "lr": None}}, "optim.loss.lr is None"),
+        ({**GROUPS, "loss": {"name": "sgd", "lr": 1.0}}, "optim.loss has no match"),
+        (
+            {**GROUPS, "loss": {**GROUPS["loss"], "momentum": 1.5}},
+            "optim.loss: momentum of .* is 1.5",
+        ),
+        ({**GROUPS, "loss": {**GROUPS["loss"], "warmup_steps": 0.5}}, "optim.loss.warmup_steps is"),
+        (
+            {**GROUPS, "loss": {**GROUPS["loss"], "lr": -1}},
+            "optim.loss.lr is -1; accepted: a number of at least 0",
+        ),
         (
             {**GROUPS, "loss": {**GROUPS["loss"], "schedule": {"name": "cos"}}},
             "unknown schedule 'cos'.*'cosine'",
@@ -131,5 +211,5 @@ def test_frozen_group_does_not_move(change):
     ],
 )
 def test_bad_groups(groups, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         optim.build(groups, total_steps=1, epoch_steps=1).init(PARAMS)
