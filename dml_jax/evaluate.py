@@ -18,11 +18,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from dml_jax import checkpoints, command_line, evaluation, processes, run_folder
+from dml_jax import checkpoints, command_line, evaluation, processes, report, run_folder
 from dml_jax.console import log
-from dml_jax.evaluation import clustering
 from dml_jax.evaluation.embed import Embedded
-from dml_jax.evaluation.mesh import data_mesh
+from dml_jax.evaluation.vectors import normalize_rows
+from dml_jax.mesh import data_mesh
 from dml_jax.training import build, score, tasks
 from dml_jax.training import state as states
 
@@ -79,7 +79,7 @@ def evaluate(
       name: of the folder of the files, in `workdir/evaluation`.
     """
     # What cannot be done is said before the work.
-    evaluation.check_map(config.evaluation.map)
+    report.check_map(config.evaluation.map)
     evaluation.check_steps(config.evaluation.after)
     task = tasks.task(config, split, model)
     run = run_folder.read_config(workdir)
@@ -113,7 +113,7 @@ def evaluate(
             files += write(table, folder, of) if table else []
         # What the pictures show is searched for on this process's devices alone.
         with jax.set_mesh(states.make_mesh(config.train.devices, alone=True)):
-            files += evaluation.write_report(
+            files += report.write_report(
                 shown(config, task, found),
                 rows,
                 folder,
@@ -127,18 +127,18 @@ def evaluate(
     return rows, by_class, steps, files
 
 
-def shown(config: Any, task: tasks.Task, found: dict[str, Any]) -> evaluation.Set:
+def shown(config: Any, task: tasks.Task, found: dict[str, Any]) -> report.ReportData:
     """What a report is about: all images of a task, the queries first, in the first of its embeddings."""
     first = task.embeddings[0]
     vectors = [evaluation.combined(embeddings, first) for embeddings, _, _ in found.values()]
     joined = np.concatenate(vectors)
     if config.evaluation.normalize:
-        joined = clustering.normalized(joined)
+        joined = normalize_rows(joined)
     # Of each image, where it comes from.
     places = [(part, int(i)) for part, (_, _, ids) in found.items() for i in ids]
     labels = np.concatenate([task.classes[part][ids] for part, (_, _, ids) in found.items()])
     searched = [p for p in found if p != "queries" or "gallery" not in found]
-    return evaluation.Set(
+    return report.ReportData(
         joined.astype(np.float32),
         labels,
         image=lambda i: task.sources[places[i][0]][places[i][1]]["image"],
@@ -166,16 +166,16 @@ def main() -> None:
         return
     metrics = tuple(config.evaluation.metrics)
     log(f"{config.data.name}, {options.split}")
-    log(evaluation.format_table(rows, metrics))
+    log(report.format_table(rows, metrics))
     if by_class:
         some = dict(list(by_class.items())[:CLASSES])
         ranked = [metric for metric in metrics if metric in next(iter(some.values()))]
-        log(f"\neach class:\n{evaluation.format_table(some, ranked)}")
+        log(f"\neach class:\n{report.format_table(some, ranked)}")
         if len(by_class) > len(some):
             log(f"and {len(by_class) - len(some)} more in each_class.csv")
     if steps:
         recalls = [metric for metric in next(iter(steps.values())) if "recall" in metric]
-        log(f"\nafter training, with bytes per image:\n{evaluation.format_table(steps, recalls)}")
+        log(f"\nafter training, with bytes per image:\n{report.format_table(steps, recalls)}")
     log(f"written: {', '.join(map(str, files))}")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from dml_jax import command_line, data, evaluation
+from dml_jax import command_line, data, evaluation, report
 from dml_jax.console import log
 from dml_jax.evaluate import evaluate, write
 from dml_jax.evaluation.embed import Embedded
@@ -49,7 +49,7 @@ def quickstart(config: Any, workdir: pathlib.Path) -> dict[str, dict[str, float]
     write(rows, workdir / "evaluation" / "quickstart")
     log(
         f"\n{len(source)} images of {len(source.class_names)} letters that were not trained on:\n\n"
-        f"{evaluation.format_table(rows, tuple(config.evaluation.metrics))}\n\n"
+        f"{report.format_table(rows, tuple(config.evaluation.metrics))}\n\n"
         f"{time.monotonic() - start:.0f} s. Written to {workdir}:\n"
         "  config.json                  the whole configuration\n"
         "  metrics.csv, tensorboard/    loss, norms and validation by step\n"

@@ -20,7 +20,7 @@ from dml_jax import command_line, data, evaluation, run_folder
 from dml_jax.console import log
 from dml_jax.embed import ABOUT, EMBEDDINGS, ITEMS, embedded, for_files
 from dml_jax.evaluate import restored
-from dml_jax.evaluation import page as pages
+from dml_jax.report import page as pages
 from dml_jax.training import build
 from dml_jax.training import state as states
 

@@ -1,17 +1,7 @@
-"""Evaluation: embeddings of a split, neighbours, metrics of retrieval, clustering and verification, and pictures and
-tables of them."""
+"""Evaluation: embeddings of a split, neighbours, metrics of retrieval, clustering and verification, and steps after
+training. Reports of what it finds are in `dml_jax.report`."""
 
-from dml_jax.evaluation.after import (
-    alpha_query_expansion,
-    binary,
-    database_augmentation,
-    int8,
-    rescored,
-    signs,
-    whitening,
-)
 from dml_jax.evaluation.clustering import kmeans
-from dml_jax.evaluation.curves import training_curves
 from dml_jax.evaluation.embed import embed, pixels
 from dml_jax.evaluation.evaluate import (
     DEFAULT_METRICS,
@@ -19,11 +9,7 @@ from dml_jax.evaluation.evaluate import (
     evaluate_each,
     evaluate_embeddings,
 )
-from dml_jax.evaluation.gallery import retrieval_gallery
-from dml_jax.evaluation.maps import check_map, embedding_map, principal_axes
-from dml_jax.evaluation.metrics import Metric, available, get
-from dml_jax.evaluation.neighbours import neighbours, search_recall
-from dml_jax.evaluation.ranking import (
+from dml_jax.evaluation.metrics.ranking import (
     Ranks,
     map_at_r,
     mean_average_precision,
@@ -35,12 +21,27 @@ from dml_jax.evaluation.ranking import (
     r_precision,
     recall_at_k,
 )
-from dml_jax.evaluation.report import Set, write_report
-from dml_jax.evaluation.reranking import k_reciprocal
-from dml_jax.evaluation.spread import class_distances, rho_spectrum, singular_values
-from dml_jax.evaluation.storage import FITTED, after_training, check_steps
-from dml_jax.evaluation.summary import distance_histograms
-from dml_jax.evaluation.table import format_table
+from dml_jax.evaluation.metrics.table import Metric, available, get
+from dml_jax.evaluation.postprocess import (
+    FITTED,
+    after_training,
+    alpha_query_expansion,
+    binary,
+    check_steps,
+    database_augmentation,
+    int8,
+    k_reciprocal,
+    rescored,
+    signs,
+    whitening,
+)
+from dml_jax.evaluation.search.neighbours import neighbours, search_recall
+from dml_jax.evaluation.spectrum import (
+    class_distances,
+    principal_axes,
+    rho_spectrum,
+    singular_values,
+)
 from dml_jax.evaluation.verification import Roc, roc_curve
 
 __all__ = [
@@ -49,22 +50,17 @@ __all__ = [
     "Metric",
     "Ranks",
     "Roc",
-    "Set",
     "after_training",
     "alpha_query_expansion",
     "available",
     "binary",
-    "check_map",
     "check_steps",
     "class_distances",
     "combined",
     "database_augmentation",
-    "distance_histograms",
     "embed",
-    "embedding_map",
     "evaluate_each",
     "evaluate_embeddings",
-    "format_table",
     "get",
     "int8",
     "k_reciprocal",
@@ -82,13 +78,10 @@ __all__ = [
     "r_precision",
     "recall_at_k",
     "rescored",
-    "retrieval_gallery",
     "rho_spectrum",
     "roc_curve",
     "search_recall",
     "signs",
     "singular_values",
-    "training_curves",
     "whitening",
-    "write_report",
 ]

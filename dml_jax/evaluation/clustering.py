@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from scipy.special import gammaln
 
 from dml_jax import names
+from dml_jax.evaluation.vectors import normalize_rows
 
 ITERATIONS = 20
 SEED = 1234
@@ -54,16 +55,10 @@ def cosine_kmeans(
     The clusters of `c_nmi` and `c_f1`. The ICML 2020 code overwrites these centroids with those of the raw
     embeddings, so that its `c_nmi` needs `nmi` or `f1` beside it.
     """
-    unit = normalized(embeddings).astype(np.float32)
-    centroids = normalized(kmeans(unit, clusters, backend=backend)[1]).astype(np.float32)
+    unit = normalize_rows(embeddings).astype(np.float32)
+    centroids = normalize_rows(kmeans(unit, clusters, backend=backend)[1]).astype(np.float32)
     parts = [unit[i : i + BLOCK] @ centroids.T for i in range(0, len(unit), BLOCK)]
     return np.concatenate([np.argmax(part, axis=1) for part in parts])
-
-
-def normalized(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Each row over its Euclidean norm in float64; zero stays zero."""
-    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    return vectors / np.where(norms == 0, 1, norms)[:, None]
 
 
 def initial_centroids(size: int, clusters: int, seed: int = SEED) -> Int[np.ndarray, " clusters"]:

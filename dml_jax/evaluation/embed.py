@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from dml_jax.evaluation.mesh import data_mesh
+from dml_jax.mesh import data_mesh
 
 # (embeddings, or a dict of several; labels; ids)
 Embedded = tuple[Any, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]

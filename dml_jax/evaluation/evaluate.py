@@ -8,12 +8,9 @@ from jaxtyping import Float, Int
 
 from dml_jax import names, relations
 from dml_jax.evaluation import clustering
-from dml_jax.evaluation import metrics as table
-from dml_jax.evaluation.candidates import APPROXIMATE, SEARCHES
-from dml_jax.evaluation.gathered import gather
-from dml_jax.evaluation.index import DISTANCES, check_block
-from dml_jax.evaluation.metrics import Metric
-from dml_jax.evaluation.values import (
+from dml_jax.evaluation.metrics import table as table
+from dml_jax.evaluation.metrics.inputs import gather
+from dml_jax.evaluation.metrics.scoring import (
     LARGEST_R,
     approximate_recall,
     averaged,
@@ -21,6 +18,10 @@ from dml_jax.evaluation.values import (
     pair_values,
     rank_values,
 )
+from dml_jax.evaluation.metrics.table import Metric
+from dml_jax.evaluation.search.candidates import APPROXIMATE, SEARCHES
+from dml_jax.evaluation.search.index import DISTANCES, check_block
+from dml_jax.evaluation.vectors import normalize_rows
 
 DEFAULT_METRICS = (
     "precision_at_1",
@@ -214,8 +215,8 @@ def combined(
     weights = parts(name, tuple(embeddings))
     if name in weights:
         return embeddings[name]
-    scaled = [w * clustering.normalized(embeddings[part]) for part, w in weights.items()]
-    return clustering.normalized(np.concatenate(scaled, axis=1)).astype(np.float32)
+    scaled = [w * normalize_rows(embeddings[part]) for part, w in weights.items()]
+    return normalize_rows(np.concatenate(scaled, axis=1)).astype(np.float32)
 
 
 def parts(name: str, known: Sequence[str]) -> dict[str, float]:

@@ -24,11 +24,11 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dml_jax import command_line, distances, evaluation, losses, miners
+from dml_jax import command_line, distances, evaluation, losses, miners, report
 from dml_jax.console import log
-from dml_jax.evaluation.curves import COLOURS
 from dml_jax.miners.batch import Mask, Sims
 from dml_jax.miners.revisiting import Keys
+from dml_jax.report.curves import COLOURS
 from dml_jax.selection import Selection
 
 Place = tuple[float, float]
@@ -187,7 +187,7 @@ def _report(
         f"Singular values over their sum, means of {len(rows)} seeds; in what share of them the spectrum\n"
         "is flatter than that of 'base' ('distance' for 'rho_distance'); recall on the test classes"
     )
-    log(evaluation.format_table(table, list(table["base"])))
+    log(report.format_table(table, list(table["base"])))
     with path.open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["rule", "seed", "first", "second", "recall_at_1"])

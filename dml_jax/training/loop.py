@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dml_jax import config as configs
-from dml_jax import data, evaluation, run_folder
+from dml_jax import data, evaluation, report, run_folder
 from dml_jax.checkpoints import Checkpoints
 from dml_jax.console import Progress, log
 from dml_jax.evaluation.embed import Embedded
@@ -257,7 +257,7 @@ def _train(config: Any, workdir: str, mesh: Any) -> dict[str, float]:
     if skipped:
         tell(f"{sum(skipped.values())} times an image could not be decoded: {', '.join(skipped)}")
     if reports:
-        evaluation.training_curves(reports.table.path, pathlib.Path(workdir) / "curves.png")
+        report.training_curves(reports.table.path, pathlib.Path(workdir) / "curves.png")
     return results
 
 

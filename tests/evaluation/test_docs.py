@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 
-from dml_jax.evaluation import metrics
-from dml_jax.evaluation.candidates import SEARCHES
-from dml_jax.evaluation.storage import STEPS
+from dml_jax import evaluation
+from dml_jax.evaluation.postprocess import STEPS
+from dml_jax.evaluation.search import SEARCHES
 
 TEXT = (pathlib.Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 COLUMNS = ("metric", "kind", "definition", "mean", "distance", "source")
@@ -24,13 +24,13 @@ def rows():
 
 def metric_of(name):
     number = "2" if name.startswith("rho") else "0.01" if name.endswith("=x") else "4"
-    return metrics.get(
+    return evaluation.get(
         re.sub("[kmx]$", number, name) if name[-2:] in ("_k", "@k", "@m", "=x") else name
     )
 
 
 def test_every_metric():
-    assert set(rows()) == set(metrics.available())
+    assert set(rows()) == set(evaluation.available())
     for name, row in rows().items():
         metric = metric_of(name)
         assert row["kind"] == metric.kind, name
@@ -55,7 +55,7 @@ def test_depth_of_first_hits():
     relevant = hits.sum(axis=1)
     cut = hits & (np.cumsum(hits, axis=1) == 1)
     some = 0
-    for name in metrics.available():
+    for name in evaluation.available():
         metric = metric_of(name)
         if metric.kind == "ranks":
             same = np.array_equal(metric.function(hits, relevant), metric.function(cut, relevant))

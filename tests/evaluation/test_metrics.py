@@ -24,10 +24,10 @@ from dml_jax.evaluation import (
     precision_at_k,
     r_precision,
     recall_at_k,
-    values,
 )
 from dml_jax.evaluation.clustering import ami, f1, nmi
-from dml_jax.evaluation.index import Index
+from dml_jax.evaluation.metrics import scoring
+from dml_jax.evaluation.search import Index
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "metrics.npz")
 # In the order of the golden file.
@@ -343,7 +343,7 @@ def test_long_and_short_searches_agree(monkeypatch):
     names = ("precision_at_1", "r_precision", "map_at_r", "mAP_c", "recall_at_8", "ndcg_at_20")
     found = []
     for share in (0.0, 1.0):
-        monkeypatch.setattr(values, "DEEP", share)
+        monkeypatch.setattr(scoring, "DEEP", share)
         found.append(evaluate_embeddings(embeddings, labels, metrics=names))
     assert found[0] == pytest.approx(found[1], abs=1e-12)
 
@@ -365,10 +365,10 @@ def test_first_hits_are_searched_for_in_steps(monkeypatch):
     monkeypatch.setattr(Index, "nearest", counted)
     found = [evaluate_embeddings(embeddings, labels, metrics=names)]
     depths = dict(searched)
-    assert list(depths) == [values.SHALLOW, values.SHALLOW * values.FURTHER]
-    assert depths[values.SHALLOW] == 1500 > depths[values.SHALLOW * values.FURTHER] > 0
-    monkeypatch.setattr(values, "SHALLOW", 1500)
-    monkeypatch.setattr(values, "DEEP", 1.0)
+    assert list(depths) == [scoring.SHALLOW, scoring.SHALLOW * scoring.FURTHER]
+    assert depths[scoring.SHALLOW] == 1500 > depths[scoring.SHALLOW * scoring.FURTHER] > 0
+    monkeypatch.setattr(scoring, "SHALLOW", 1500)
+    monkeypatch.setattr(scoring, "DEEP", 1.0)
     found.append(evaluate_embeddings(embeddings, labels, metrics=names))
     assert found[0] == pytest.approx(found[1], abs=1e-12)
     for name in names[1:4]:

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from dml_jax.evaluation import candidates, neighbours, search_recall
-from dml_jax.evaluation.candidates import faiss_search, jax_search
-from dml_jax.evaluation.index import Index
+from dml_jax.evaluation import neighbours, search_recall
+from dml_jax.evaluation.search import candidates
+from dml_jax.evaluation.search.candidates import faiss_search, jax_search
+from dml_jax.evaluation.search.index import Index
 
 BACKENDS = ("jax", "faiss")
 

@@ -14,11 +14,10 @@ from dml_jax.evaluation import (
     rho_spectrum,
     roc_curve,
     singular_values,
-    verification,
 )
-from dml_jax.evaluation import pairs as tiled
-from dml_jax.evaluation.pairs import Pairs
-from dml_jax.evaluation.relevance import ByClass
+from dml_jax.evaluation.metrics.relevance import ByClass
+from dml_jax.evaluation.verification import Pairs, roc
+from dml_jax.evaluation.verification import pairs as tiled
 
 
 def some(seed=0, size=70, dim=3):
@@ -159,7 +158,7 @@ def test_roc_points_lie_on_the_curve_and_the_area_within_its_bound():
     everything = Pairs.of(
         embeddings, embeddings, own, ByClass(labels, labels, own), labels, "euclidean"
     )
-    result = verification.verify(everything, (0.001, 0.3), equal=True)
+    result = roc.verify(everything, (0.001, 0.3), equal=True)
     area, off = result.area()
     exact = np.mean(np.sign(away[~same][:, None] - away[same])) / 2 + 0.5
     assert 0 < abs(area - exact) <= off and off > 0.1
@@ -296,16 +295,14 @@ def test_opis_by_hand():
     found = SimpleNamespace(utilities=(at, utility))
     # Variances at the thresholds: of (1, 0, .5, 0), (1, .5, .5, 0), (1, 1, .5, 0).
     variances = [0.171875, 0.125, 0.171875]
-    assert verification.opis(found) == pytest.approx(
-        (variances[0] + 2 * variances[1] + variances[2]) / 4
-    )
+    assert roc.opis(found) == pytest.approx((variances[0] + 2 * variances[1] + variances[2]) / 4)
     # The best class less the worst: 1 everywhere. Of two each: (.5, .75, 1) or (.75, .75, .75), less the others.
-    assert verification.epsilon_opis(found, 0.25) == pytest.approx(1)
+    assert roc.epsilon_opis(found, 0.25) == pytest.approx(1)
     # Averages 1, .5, .5, 0: of the two equal ones the lower label counts as worse.
     differences = np.array([0.75 - 0, 0.75 - 0.25, 0.75 - 0.5])
     expected = np.sum(differences**2 * [1, 2, 1]) / 4
-    assert verification.epsilon_opis(found, 0.5) == pytest.approx(expected)
-    assert np.isnan(verification.opis(SimpleNamespace(utilities=None)))
+    assert roc.epsilon_opis(found, 0.5) == pytest.approx(expected)
+    assert np.isnan(roc.opis(SimpleNamespace(utilities=None)))
     for share in ("0", "1.5"):
         with pytest.raises(ValueError, match=f"a share of {share} of the classes; accepted"):
             evaluate_embeddings(np.eye(3), np.arange(3), metrics=(f"opis@epsilon={share}",))

@@ -1,11 +1,11 @@
 """How the embeddings of a set fill their space: distances within and between classes, the spectrum."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from dml_jax.evaluation.clustering import normalized
+from dml_jax.evaluation.vectors import as_embeddings, normalize_rows
 
 MODES = ("intra", "inter", "intra_over_inter")
 BLOCK = 8192
@@ -27,7 +27,7 @@ def class_distances(
     starts = np.cumsum(sizes) - sizes
     if mode == "inter":
         return _inter(embeddings, order, starts, sizes)
-    unit = normalized(embeddings)
+    unit = normalize_rows(embeddings)
     length = np.add.reduceat(np.einsum("nd,nd->n", unit, unit)[order], starts)
     sums = np.add.reduceat(unit[order], starts, axis=0)
     pairs = sizes * (sizes - 1.0)
@@ -48,7 +48,7 @@ def _inter(
     if len(sizes) == 1:
         return float("nan")
     means = np.add.reduceat(embeddings[order], starts, axis=0, dtype=np.float64)
-    means = normalized(means / sizes[:, None])
+    means = normalize_rows(means / sizes[:, None])
     total = means.sum(axis=0)
     pairs = len(sizes) * (len(sizes) - 1.0)
     return float(1 - (total @ total - np.sum(means * means)) / pairs)
@@ -89,3 +89,36 @@ def rho_spectrum(embeddings: Float[np.ndarray, "n d"], mode: int) -> float | np.
     if not q.all():
         return float("inf")
     return float(-np.mean(np.log(q * len(q))))
+
+
+class Axes(NamedTuple):
+    """The principal axes of a set.
+
+    Attributes:
+      mean: [d].
+      directions: [d, d], an axis a column, of the largest variance first; unit length, signs such that the
+        coordinate of largest magnitude is positive.
+      variances: [d], of the set along each axis (division by n), not negative.
+    """
+
+    mean: Float[np.ndarray, " d"]
+    directions: Float[np.ndarray, "d d"]
+    variances: Float[np.ndarray, " d"]
+
+
+def principal_axes(embeddings: Float[np.ndarray, "n d"]) -> Axes:
+    """The eigenvectors of the covariance (x - mean)^T (x - mean) / n, in float64, blocks of rows at a time.
+
+    The singular values of the centred embeddings are sqrt(n variances).
+    Raises: ValueError for another shape or values that are not finite.
+    """
+    vectors = as_embeddings("embeddings", embeddings)
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    covariance = np.zeros((vectors.shape[1],) * 2)
+    for start in range(0, len(vectors), BLOCK):
+        centred = vectors[start : start + BLOCK] - mean
+        covariance += centred.T @ centred
+    values, directions = np.linalg.eigh(covariance / len(vectors))
+    directions = directions[:, ::-1]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None, :], axis=0)
+    return Axes(mean, directions * np.sign(largest), np.maximum(values[::-1], 0))

@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from dml_jax.evaluation import charts, verification
-from dml_jax.evaluation import page as pages
-from dml_jax.evaluation.gallery import retrieval_gallery
-from dml_jax.evaluation.maps import embedding_map
-from dml_jax.evaluation.neighbours import neighbours
-from dml_jax.evaluation.pairs import pairs_of
-from dml_jax.evaluation.spread import singular_values
-from dml_jax.evaluation.summary import (
+from dml_jax.evaluation.search.neighbours import neighbours
+from dml_jax.evaluation.spectrum import singular_values
+from dml_jax.evaluation.verification import roc
+from dml_jax.evaluation.verification.pairs import pairs_of
+from dml_jax.report import charts
+from dml_jax.report import page as pages
+from dml_jax.report.galleries import retrieval_gallery
+from dml_jax.report.maps import embedding_map
+from dml_jax.report.summary import (
     ClassScores,
     class_scores,
     distance_histograms,
     query_scores,
 )
-from dml_jax.evaluation.table import cell, title
+from dml_jax.report.tables import cell, title
 
 # Of a larger set, so many are drawn: queries that are scored, points of the map, anchors of distances.
 SCORED, POINTS, ANCHORS = 10_000, 2_000, 1_000
@@ -38,7 +39,7 @@ NO_CLASS = "(distractor)"
 
 
 @dataclass(frozen=True)
-class Set:
+class ReportData:
     """What a report is about; positions 0..n-1 name its items.
 
     Attributes:
@@ -110,7 +111,7 @@ class Retrieved:
 
 
 def write_report(
-    data: Set,
+    data: ReportData,
     rows: Mapping[str, Mapping[str, Any]],
     folder: str | os.PathLike,
     *,
@@ -176,7 +177,7 @@ def _drawn(rng: np.random.Generator, rows: np.ndarray, most: int) -> np.ndarray:
     return rows[np.sort(rng.permutation(len(rows))[:most])]
 
 
-def _retrieve(data: Set, rng: np.random.Generator) -> Retrieved:
+def _retrieve(data: ReportData, rng: np.random.Generator) -> Retrieved:
     queries = np.arange(len(data.labels)) if data.queries is None else data.queries
     rows = _drawn(rng, queries, SCORED)
     far, found = data.nearest(rows)
@@ -203,7 +204,7 @@ def _of_different_classes(queries: np.ndarray, labels: np.ndarray) -> np.ndarray
     return queries[np.sort(first)[:QUERIES]]
 
 
-def _write_classes(data: Set, found: ClassScores, path: Path) -> Path:
+def _write_classes(data: ReportData, found: ClassScores, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -239,7 +240,7 @@ def _figure(chart: str, caption: str) -> str:
     return f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
 
 
-def _map(data: Set, method: str, points: np.ndarray, places: np.ndarray) -> str:
+def _map(data: ReportData, method: str, points: np.ndarray, places: np.ndarray) -> str:
     count = len(data.labelled)
     about = (
         (int(i), int(data.labels[i]), f"{data.class_of(i)}: {data.name(int(i))}") for i in points
@@ -263,7 +264,7 @@ def _map(data: Set, method: str, points: np.ndarray, places: np.ndarray) -> str:
     )
 
 
-def _spread(data: Set, anchors: np.ndarray) -> str:
+def _spread(data: ReportData, anchors: np.ndarray) -> str:
     count = len(data.labelled)
     vectors, labels = data.embeddings[data.labelled], data.labels[data.labelled]
     places = np.searchsorted(data.labelled, anchors)
@@ -322,7 +323,7 @@ def _roc(
         own=anchors,
         distance=distance,
     )
-    found = verification.verify(pairs, (RATE,), equal=True)
+    found = roc.verify(pairs, (RATE,), equal=True)
     if found.empty:
         return ""
     far, tar, _ = found.curve(CURVE)
@@ -343,7 +344,7 @@ def _roc(
     )
 
 
-def _classes(data: Set, found: ClassScores) -> str:
+def _classes(data: ReportData, found: ClassScores) -> str:
     if not len(found.labels):
         return "<p>No class has two images: nothing can be retrieved.</p>"
     edges = np.linspace(0, 1, 21)
@@ -381,7 +382,7 @@ def _classes(data: Set, found: ClassScores) -> str:
 
 
 def _write_page(
-    data: Set,
+    data: ReportData,
     retrieved: Retrieved,
     heading: str,
     before: Sequence[tuple[str, str]],
@@ -443,7 +444,7 @@ def _write_page(
 
 
 def _walk(
-    data: Set, retrieved: Retrieved, scored: Mapping[int, int], start: Sequence[int]
+    data: ReportData, retrieved: Retrieved, scored: Mapping[int, int], start: Sequence[int]
 ) -> dict[int, list[tuple[int, float]]]:
     """The neighbours of the items of `start`, of these neighbours, and so on, until LISTED items have theirs."""
     listed: dict[int, list[tuple[int, float]]] = {}

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from dml_jax import relations
-from dml_jax.evaluation import clustering
-from dml_jax.evaluation.index import Index, identifiers, matrix
-from dml_jax.evaluation.relevance import ByClass, ByRelation
+from dml_jax.evaluation.metrics.relevance import ByClass, ByRelation
+from dml_jax.evaluation.search.index import Index
+from dml_jax.evaluation.vectors import as_embeddings, as_ids, normalize_rows
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ def gather(
     kind = relation.kind
 
     def prepared(name: str, vectors: np.ndarray) -> np.ndarray:
-        found = matrix(name, vectors)
-        return clustering.normalized(found).astype(np.float32) if normalize else found
+        found = as_embeddings(name, vectors)
+        return normalize_rows(found).astype(np.float32) if normalize else found
 
     def checked(name: str, values: Any, size: int) -> np.ndarray:
         if kind.rank == 1:
-            return identifiers(name, values, size)
+            return as_ids(name, values, size)
         found = np.asarray(values)
         relation.check(found, None, size, None)
         return found
@@ -140,11 +140,11 @@ def gather(
         labels, gallery_labels = np.asarray(labels), None
         relation.check(labels, None, count, size)
     if ids is not None:
-        ids = identifiers("ids", ids, count)
-        gallery_ids = identifiers("gallery_ids", gallery_ids, size)
+        ids = as_ids("ids", ids, count)
+        gallery_ids = as_ids("gallery_ids", gallery_ids, size)
     if parents is not None:
-        parents = identifiers("parents", parents, count)
-        gallery_parents = identifiers("gallery_parents", gallery_parents, size)
+        parents = as_ids("parents", parents, count)
+        gallery_parents = as_ids("gallery_parents", gallery_parents, size)
 
     classes: Any = None
     gallery_classes: Any = None

@@ -2,51 +2,16 @@
 
 import importlib.util
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from dml_jax import names
-from dml_jax.evaluation.index import matrix
+from dml_jax.evaluation.spectrum import principal_axes
+from dml_jax.evaluation.vectors import as_embeddings
 
-# Rows whose float64 copies are in memory at a time.
-BLOCK = 8192
 # With fewer points than this t-SNE has no neighbourhoods to keep.
 FEWEST = 10
-
-
-class Axes(NamedTuple):
-    """The principal axes of a set.
-
-    Attributes:
-      mean: [d].
-      directions: [d, d], an axis a column, of the largest variance first; unit length, signs such that the
-        coordinate of largest magnitude is positive.
-      variances: [d], of the set along each axis (division by n), not negative.
-    """
-
-    mean: Float[np.ndarray, " d"]
-    directions: Float[np.ndarray, "d d"]
-    variances: Float[np.ndarray, " d"]
-
-
-def principal_axes(embeddings: Float[np.ndarray, "n d"]) -> Axes:
-    """The eigenvectors of the covariance (x - mean)^T (x - mean) / n, in float64, blocks of rows at a time.
-
-    The singular values of the centred embeddings are sqrt(n variances).
-    Raises: ValueError for another shape or values that are not finite.
-    """
-    vectors = matrix("embeddings", embeddings)
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    covariance = np.zeros((vectors.shape[1],) * 2)
-    for start in range(0, len(vectors), BLOCK):
-        centred = vectors[start : start + BLOCK] - mean
-        covariance += centred.T @ centred
-    values, directions = np.linalg.eigh(covariance / len(vectors))
-    directions = directions[:, ::-1]
-    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None, :], axis=0)
-    return Axes(mean, directions * np.sign(largest), np.maximum(values[::-1], 0))
 
 
 def pca_map(embeddings: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
@@ -65,7 +30,7 @@ def tsne_map(embeddings: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.nd
     check_map("tsne")
     from sklearn.manifold import TSNE
 
-    vectors = matrix("embeddings", embeddings)
+    vectors = as_embeddings("embeddings", embeddings)
     if len(vectors) < FEWEST:
         raise ValueError(f"map 'tsne' of {len(vectors)} embeddings; accepted: {FEWEST} or more")
     start = pca_map(vectors)

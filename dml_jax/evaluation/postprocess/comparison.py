@@ -6,10 +6,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dml_jax import names
-from dml_jax.evaluation import after
-from dml_jax.evaluation.index import identifiers, matrix
-from dml_jax.evaluation.neighbours import neighbours
-from dml_jax.evaluation.reranking import k_reciprocal
+from dml_jax.evaluation.postprocess import compression, expansion
+from dml_jax.evaluation.postprocess.reranking import k_reciprocal
+from dml_jax.evaluation.postprocess.whitening import whitening
+from dml_jax.evaluation.search.neighbours import neighbours
+from dml_jax.evaluation.vectors import as_embeddings, as_ids
 
 # Neighbours that are scored, candidates of a coarse search, items that expand another.
 DEPTH, CANDIDATES, EXPANDED = 10, 100, 10
@@ -25,9 +26,9 @@ class _Search:
     """Leave-one-out searches in one set, and the set that steps are fitted to."""
 
     def __init__(self, embeddings: np.ndarray, training: np.ndarray | None, backend: str) -> None:
-        self.vectors = matrix("embeddings", embeddings)
+        self.vectors = as_embeddings("embeddings", embeddings)
         self.count, self.dim = self.vectors.shape
-        self.known = self.vectors if training is None else matrix("training", training)
+        self.known = self.vectors if training is None else as_embeddings("training", training)
         if self.known.shape[1] != self.dim:
             raise ValueError(
                 f"training has {self.known.shape[1]} dimensions; accepted: those of the embeddings, {self.dim}"
@@ -50,16 +51,16 @@ class _Search:
         return ids
 
     def among(self, queries: np.ndarray, gallery: np.ndarray, found: np.ndarray) -> np.ndarray:
-        return after.rescored(queries, gallery, found, min(DEPTH, self.most))
+        return compression.rescored(queries, gallery, found, min(DEPTH, self.most))
 
 
 def _whitening(search: _Search) -> Iterator[Found]:
-    white = after.whitening(search.known)(search.vectors)
+    white = whitening(search.known)(search.vectors)
     yield f"PCA-whitening {search.fitted}", 4 * white.shape[1], search(white, white)
 
 
 def _query_expansion(search: _Search) -> Iterator[Found]:
-    expanded = after.alpha_query_expansion(
+    expanded = expansion.alpha_query_expansion(
         search.vectors,
         search.vectors,
         min(EXPANDED, search.most),
@@ -72,7 +73,7 @@ def _query_expansion(search: _Search) -> Iterator[Found]:
 
 def _database_augmentation(search: _Search) -> Iterator[Found]:
     k = min(EXPANDED, search.most)
-    gallery = after.database_augmentation(search.vectors, k, backend=search.backend)
+    gallery = expansion.database_augmentation(search.vectors, k, backend=search.backend)
     yield "database-side augmentation", 4 * search.dim, search(search.vectors, gallery)
 
 
@@ -93,13 +94,13 @@ def _prefixes(search: _Search) -> Iterator[Found]:
 
 
 def _int8(search: _Search) -> Iterator[Found]:
-    gallery = after.int8(search.vectors, search.known).decoded()
+    gallery = compression.int8(search.vectors, search.known).decoded()
     yield f"int8 {search.fitted}", search.dim, search(gallery, gallery)
 
 
 def _binary(search: _Search) -> Iterator[Found]:
-    codes = after.binary(search.vectors)
-    bits, size = after.signs(codes, search.dim), codes.shape[1]
+    codes = compression.binary(search.vectors)
+    bits, size = compression.signs(codes, search.dim), codes.shape[1]
     candidates = search(bits, bits, CANDIDATES)
     yield "binary", size, candidates[:, :DEPTH]
     yield (
@@ -107,7 +108,7 @@ def _binary(search: _Search) -> Iterator[Found]:
         size,
         search.among(search.vectors, bits, candidates),
     )
-    decoded = after.int8(search.vectors, search.known).decoded()
+    decoded = compression.int8(search.vectors, search.known).decoded()
     found = search.among(search.vectors, decoded, candidates)
     yield f"binary, rescored with int8 {search.fitted}", size + search.dim, found
 
@@ -158,7 +159,7 @@ def after_training(
     """
     check_steps(steps)
     search = _Search(embeddings, training, backend)
-    labels = identifiers("labels", labels, search.count)
+    labels = as_ids("labels", labels, search.count)
     if search.count < 2:
         raise ValueError("one embedding has no neighbours; accepted: two or more")
     rows = {}

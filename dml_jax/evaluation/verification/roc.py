@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from dml_jax.evaluation.pairs import BUCKETS, SPAN, Pairs, Window, histograms, pairs_of
+from dml_jax.evaluation.verification.pairs import BUCKETS, SPAN, Pairs, Window, histograms, pairs_of
 
 # OPIS: the false accept rates whose thresholds end the range, and how many thresholds divide it.
 CALIBRATION = (0.01, 0.1)

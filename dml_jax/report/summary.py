@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dml_jax.evaluation.index import DISTANCES, matrix
+from dml_jax.evaluation.search.index import DISTANCES
+from dml_jax.evaluation.vectors import as_embeddings
 
 # Distances computed at a time.
 CHUNK = 1 << 22
@@ -88,7 +89,7 @@ def distance_histograms(
         raise ValueError(f"unknown distance {distance!r}; accepted: {', '.join(DISTANCES)}")
     if bins < 1:
         raise ValueError(f"bins={bins}; accepted: 1 or more")
-    vectors = matrix("embeddings", embeddings).astype(np.float64)
+    vectors = as_embeddings("embeddings", embeddings).astype(np.float64)
     labels = np.asarray(labels)
     anchors = np.arange(len(vectors)) if anchors is None else np.asarray(anchors)
     if distance == "cosine":

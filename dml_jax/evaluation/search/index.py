@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dml_jax import names
-from dml_jax.evaluation.candidates import APPROXIMATE, SEARCHES, Found, Search
+from dml_jax.evaluation.search.candidates import APPROXIMATE, SEARCHES, Found, Search
+from dml_jax.evaluation.vectors import as_embeddings, as_ids
+from dml_jax.evaluation.vectors import norms as row_norms
 
 QUERY_BLOCK = 1024
 DISTANCES = ("euclidean", "cosine")
@@ -80,10 +82,10 @@ class Index:
         names.resolve("distance", dict.fromkeys(DISTANCES), distance)
         search = names.resolve("backend", SEARCHES, backend)
         check_block(block)
-        vectors = matrix("gallery", gallery)
+        vectors = as_embeddings("gallery", gallery)
         if ids is None:
             ids = np.arange(len(vectors))
-        ids = identifiers("gallery_ids", ids, len(vectors))
+        ids = as_ids("gallery_ids", ids, len(vectors))
         order = np.argsort(ids, kind="stable")
         ids = ids[order]
         twice = ids[1:][ids[1:] == ids[:-1]]
@@ -95,7 +97,7 @@ class Index:
         vectors = vectors[first] if len(first) < len(vectors) else vectors
         centre = vectors.mean(axis=0, dtype=np.float64)
         parts = range(0, len(vectors), QUERY_BLOCK)
-        largest = max(_norms(vectors[i : i + QUERY_BLOCK] - centre).max() for i in parts)
+        largest = max(row_norms(vectors[i : i + QUERY_BLOCK] - centre).max() for i in parts)
         scale = 2.0 ** -np.frexp(largest)[1]
         centred = _centred(vectors, centre, scale)
         return cls(
@@ -107,7 +109,7 @@ class Index:
             starts=np.concatenate([[0], np.cumsum(np.bincount(of))]),
             centre=centre,
             scale=scale,
-            norms=_norms(centred),
+            norms=row_norms(centred),
             distance=distance,
             search=_when_asked(search, centred, block),
             exact=backend not in APPROXIMATE,
@@ -257,7 +259,7 @@ class Index:
             part = rows[start : start + size]
             centred = np.zeros((size, queries.shape[1]), np.float32)
             centred[: len(part)] = _centred(queries[part], self.centre, self.scale)
-            norms = _norms(centred)
+            norms = row_norms(centred)
             waiting.append((part, norms[: len(part)], self.search(centred, norms**2, count)))
             # One search runs on the devices while the host works on the one before.
             if len(waiting) == 2:
@@ -390,30 +392,6 @@ def check_block(block: int | None) -> None:
         raise ValueError(f"block={block!r}; accepted: a positive number of rows, or None")
 
 
-def matrix(name: str, embeddings: np.ndarray) -> Float[np.ndarray, "n d"]:
-    """The embeddings as float32 [n, d]; ValueError for another shape, none, or not finite."""
-    found = np.asarray(embeddings, dtype=np.float32)
-    if found.ndim != 2 or 0 in found.shape:
-        raise ValueError(
-            f"{name} have shape {found.shape}; accepted: [items, dimensions], not empty"
-        )
-    finite = np.isfinite(found).all(axis=1)
-    if not finite.all():
-        raise ValueError(f"{name}: row {np.argmin(finite)} has values that are not finite")
-    # One zero: -0.0 would make equal rows differ in their bytes.
-    return found + np.float32(0)
-
-
-def identifiers(name: str, values: np.ndarray, size: int) -> Int[np.ndarray, " n"]:
-    """The values as int64 [size]; ValueError where they are not integers or not as many."""
-    found = np.asarray(values)
-    if found.shape != (size,) or found.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} have shape {found.shape} and type {found.dtype}; accepted: {size} integers"
-        )
-    return found.astype(np.int64)
-
-
 def _when_asked(
     make: Callable[[np.ndarray, int | None], Search], vectors: np.ndarray, block: int | None
 ) -> Search:
@@ -434,10 +412,6 @@ def _rounded(count: int) -> int:
     return -(-count // STEP) * STEP
 
 
-def _norms(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-
-
 def _centred(vectors: np.ndarray, centre: np.ndarray, scale: float) -> np.ndarray:
     centred = np.empty(vectors.shape, np.float32)
     for i in range(0, len(vectors), QUERY_BLOCK):
@@ -453,7 +427,7 @@ def _prepare(vectors: np.ndarray, distance: str, *, zero: int) -> np.ndarray:
     """
     if distance == "euclidean":
         return vectors
-    norms = _norms(vectors)
+    norms = row_norms(vectors)
     extra = np.zeros((len(vectors), 2))
     extra[:, zero] = norms == 0
     unit = vectors / np.where(norms == 0, 1, norms)[:, None]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dml_jax.evaluation import format_table, retrieval_gallery, training_curves
+from dml_jax.report import format_table, retrieval_gallery, training_curves
 
 GREEN, RED = (26, 150, 65), (215, 25, 28)
 

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from dml_jax.evaluation.index import Index, identifiers, matrix
+from dml_jax.evaluation.search.index import Index
+from dml_jax.evaluation.vectors import as_embeddings, as_ids
 
 
 def neighbours(
@@ -45,7 +46,7 @@ def neighbours(
       out of the k + 1 neighbours that they find, drop the last of these instead.
     """
     index = Index.build(gallery, ids=gallery_ids, distance=distance, backend=backend, block=block)
-    queries = matrix("queries", queries)
+    queries = as_embeddings("queries", queries)
     if query_ids is None and exclude_self:
         if len(queries) > index.size:
             raise ValueError(
@@ -56,7 +57,7 @@ def neighbours(
         query_ids = query_ids[: len(queries)]
     own = None
     if query_ids is not None and exclude_self is not False:
-        own = index.places(identifiers("query_ids", query_ids, len(queries)))
+        own = index.places(as_ids("query_ids", query_ids, len(queries)))
     blocks = index.nearest(queries, k, own=own)
     distances = np.empty((len(queries), k), np.float32)
     ids = np.empty((len(queries), k), np.int64)
@@ -79,11 +80,11 @@ def search_recall(
 
     1 for exact backends. `options` and errors as in `neighbours`; query ids belong to all the queries.
     """
-    queries = matrix("queries", queries)
+    queries = as_embeddings("queries", queries)
     rng = np.random.Generator(np.random.Philox(key=seed))
     rows = np.sort(rng.permutation(len(queries))[:sample])
     if options.get("query_ids") is not None:
-        query_ids = identifiers("query_ids", options["query_ids"], len(queries))
+        query_ids = as_ids("query_ids", options["query_ids"], len(queries))
         options |= {"query_ids": query_ids[rows]}
     found, exact = (
         neighbours(queries[rows], gallery, k, backend=b, **options)[1] for b in (backend, "jax")

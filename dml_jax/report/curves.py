@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dml_jax.evaluation import metrics as known
+from dml_jax.evaluation.metrics import table as known
 
 # Okabe and Ito's colours, told apart by colour-blind readers, each with a mark of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dml_jax import evaluation
-from dml_jax.evaluation import after, reranking, storage
+from dml_jax.evaluation.postprocess import comparison, compression, expansion, reranking
 
 LABELS = np.array([0] * 11 + [1] * 2 + [2] * 8 + [3] + [4] * 5)
 COUNT = len(LABELS)
@@ -49,7 +49,7 @@ def test_whitening():
 
 @pytest.mark.parametrize("alpha", [0.0, 3.0])
 def test_alpha_query_expansion(monkeypatch, alpha):
-    monkeypatch.setattr(after, "CHUNK", 40)
+    monkeypatch.setattr(expansion, "CHUNK", 40)
     queries, gallery = clustered(seed=1)[:5], clustered()
     ids = 100 - 3 * np.arange(COUNT)
     found = evaluation.alpha_query_expansion(
@@ -106,7 +106,7 @@ def test_binary():
 
 
 def test_rescored(monkeypatch):
-    monkeypatch.setattr(after, "CHUNK", 100)
+    monkeypatch.setattr(compression, "CHUNK", 100)
     vectors, ids = clustered(), 3 * np.arange(COUNT)[::-1]
     candidates = np.random.default_rng(0).permuted(np.tile(ids, (4, 1)), axis=1)[:, :9]
     found = evaluation.rescored(vectors[:4], vectors, candidates, 5, gallery_ids=ids)
@@ -211,9 +211,9 @@ def test_k_reciprocal_with_a_gallery():
 
 
 def test_after_training(monkeypatch):
-    monkeypatch.setattr(storage, "SHORTEST", 3)
+    monkeypatch.setattr(comparison, "SHORTEST", 3)
     vectors = clustered(zero=False)
-    rows = evaluation.after_training(vectors, LABELS, tuple(sorted(storage.STEPS)))
+    rows = evaluation.after_training(vectors, LABELS, tuple(sorted(comparison.STEPS)))
     sizes = {name.rpartition(", ")[0]: row["bytes_per_image"] for name, row in rows.items()}
     assert sizes == {
         "as trained": 24,

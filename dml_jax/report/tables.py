@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dml_jax import names
-from dml_jax.evaluation import metrics as known
+from dml_jax.evaluation.metrics import table as known
 
 STYLES = ("text", "markdown")
 

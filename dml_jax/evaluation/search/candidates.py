@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from dml_jax.evaluation.mesh import data_mesh
+from dml_jax.mesh import data_mesh
 
 
 class Found(NamedTuple):

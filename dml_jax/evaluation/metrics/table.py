@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from dml_jax import names
-from dml_jax.evaluation import clustering, ranking, spread, verification
-from dml_jax.evaluation.ranking import (
+from dml_jax.evaluation import clustering, spectrum
+from dml_jax.evaluation.metrics import ranking
+from dml_jax.evaluation.metrics.ranking import (
     map_at_r,
     mean_average_precision,
     mean_inverse_negative_penalty,
@@ -30,6 +31,7 @@ from dml_jax.evaluation.ranking import (
     r_precision,
     recall_at_k,
 )
+from dml_jax.evaluation.verification import roc as verification
 
 # As a depth: all neighbours.
 ALL = np.iinfo(np.int64).max
@@ -168,7 +170,7 @@ def _revisiting_recall(name: str, k: str) -> Metric:
 
 
 def _rho(name: str, mode: str) -> Metric:
-    function = lambda embeddings, labels: spread.rho_spectrum(embeddings, int(mode))
+    function = lambda embeddings, labels: spectrum.rho_spectrum(embeddings, int(mode))
     return Metric(name, name, "space", function, better="")
 
 
@@ -223,7 +225,7 @@ def _distance(name: str) -> str:
 
 
 def _space(mode: str) -> Metric:
-    function = lambda embeddings, labels: spread.class_distances(embeddings, labels, mode)
+    function = lambda embeddings, labels: spectrum.class_distances(embeddings, labels, mode)
     return Metric(f"dists@{mode}", f"dists@{mode}", "space", function, better="")
 
 
@@ -251,6 +253,6 @@ METRICS = {
         *(_revisiting(prefix + "mAP_1000", 1000) for prefix in ("", "c_")),
         *(_revisiting(prefix + "mAP_lim", 1023) for prefix in ("", "c_")),
         *map(_revisiting_c, ("mAP_c", "c_mAP_c")),
-        *map(_space, spread.MODES),
+        *map(_space, spectrum.MODES),
     )
 }

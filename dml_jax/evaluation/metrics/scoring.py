@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from dml_jax.evaluation import clustering, verification
-from dml_jax.evaluation import metrics as table
-from dml_jax.evaluation.gathered import Data
-from dml_jax.evaluation.index import Index
-from dml_jax.evaluation.metrics import Metric
-from dml_jax.evaluation.neighbours import search_recall
-from dml_jax.evaluation.pairs import Pairs
-from dml_jax.evaluation.ranking import Ranks
+from dml_jax.evaluation import clustering
+from dml_jax.evaluation.metrics import table as table
+from dml_jax.evaluation.metrics.inputs import Data
+from dml_jax.evaluation.metrics.ranking import Ranks
+from dml_jax.evaluation.metrics.table import Metric
+from dml_jax.evaluation.search.index import Index
+from dml_jax.evaluation.search.neighbours import search_recall
+from dml_jax.evaluation.verification import roc
+from dml_jax.evaluation.verification.pairs import Pairs
 
 LARGEST_R = "max_bin_count"
 # Queries that look at this share of the gallery or more have all of their relevant items ranked at once.
@@ -156,7 +157,7 @@ def pair_values(
     items = data.gallery if in_order else data.gallery[index.order]
     pairs = Pairs.of(data.queries, items, own, relevance, data.classes, options["distance"])
     rates = sorted({rate for metric in chosen for rate in metric.rates})
-    found = verification.verify(pairs, rates, equal=any(m.name == "eer" for m in chosen))
+    found = roc.verify(pairs, rates, equal=any(m.name == "eer" for m in chosen))
     return {metric.name: metric.function(found) for metric in chosen}
 
 

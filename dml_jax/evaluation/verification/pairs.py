@@ -19,9 +19,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import names
-from dml_jax.evaluation.clustering import normalized
-from dml_jax.evaluation.index import DISTANCES, identifiers, matrix
-from dml_jax.evaluation.relevance import ByClass
+from dml_jax.evaluation.metrics.relevance import ByClass
+from dml_jax.evaluation.search.index import DISTANCES
+from dml_jax.evaluation.vectors import as_embeddings, as_ids, normalize_rows
 
 # Queries and items of a tile: its distances are float64 for a moment (32 MiB).
 TILE = 2048
@@ -116,8 +116,8 @@ class Pairs:
             and np.array_equal(own, np.arange(len(items)))
         )
         if distance == "cosine":
-            queries = normalized(queries).astype(np.float32)
-            items = queries if symmetric else normalized(items).astype(np.float32)
+            queries = normalize_rows(queries).astype(np.float32)
+            items = queries if symmetric else normalize_rows(items).astype(np.float32)
         return cls(queries, items, own, relevance, classes, distance, symmetric)
 
     @property
@@ -269,21 +269,21 @@ def pairs_of(
 ) -> Pairs:
     """The pairs whose curve `roc_curve` draws; arguments and errors as there."""
     names.resolve("distance", dict.fromkeys(DISTANCES), distance)
-    queries = matrix("embeddings", embeddings)
-    labels = identifiers("labels", labels, len(queries))
+    queries = as_embeddings("embeddings", embeddings)
+    labels = as_ids("labels", labels, len(queries))
     items, others = queries, labels
     if gallery is None or gallery_labels is None:
         if gallery is not None or gallery_labels is not None or own is not None:
             raise ValueError("a gallery needs gallery_labels, and these and own a gallery")
         own = np.arange(len(queries))
     else:
-        items = matrix("gallery", gallery)
-        others = identifiers("gallery_labels", gallery_labels, len(items))
+        items = as_embeddings("gallery", gallery)
+        others = as_ids("gallery_labels", gallery_labels, len(items))
         if items.shape[1] != queries.shape[1]:
             raise ValueError(
                 f"queries have {queries.shape[1]} dimensions, the gallery has {items.shape[1]}"
             )
-        own = np.full(len(queries), -1) if own is None else identifiers("own", own, len(queries))
+        own = np.full(len(queries), -1) if own is None else as_ids("own", own, len(queries))
     _, of = np.unique(np.concatenate([labels, others]), return_inverse=True)
     classes, of_items = of[: len(labels)], of[len(of) - len(others) :]
     relevance = ByClass(classes, of_items, own)

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dml_jax import names
-from dml_jax.evaluation.clustering import normalized
-from dml_jax.evaluation.index import DISTANCES, matrix
-from dml_jax.evaluation.neighbours import neighbours
+from dml_jax.evaluation.search.index import DISTANCES
+from dml_jax.evaluation.search.neighbours import neighbours
+from dml_jax.evaluation.vectors import as_embeddings, normalize_rows
 
 # Entries of the arrays of a block.
 CHUNK = 1 << 22
@@ -49,7 +49,7 @@ def k_reciprocal(
       an unknown distance.
     """
     names.resolve("distance", dict.fromkeys(DISTANCES), distance)
-    original = _Original.of(matrix("embeddings", embeddings), distance)
+    original = _Original.of(as_embeddings("embeddings", embeddings), distance)
     count = len(original.vectors)
     queries = np.arange(count) if queries is None else np.asarray(queries)
     gallery = np.arange(count) if gallery is None else np.sort(np.asarray(gallery))
@@ -119,7 +119,7 @@ class _Original(NamedTuple):
     @classmethod
     def of(cls, embeddings: np.ndarray, distance: str) -> "_Original":
         cosine = distance == "cosine"
-        vectors = normalized(embeddings) if cosine else embeddings.astype(np.float64)
+        vectors = normalize_rows(embeddings) if cosine else embeddings.astype(np.float64)
         count = len(vectors)
         squares = np.ones(count) if cosine else np.einsum("nd,nd->n", vectors, vectors)
         found = cls(vectors, squares, np.ones(count))

@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from dml_jax import evaluation
-from dml_jax.evaluation import charts, report, summary
-from dml_jax.evaluation import page as pages
-from tests.evaluation import browser
+from dml_jax import evaluation, report
+from dml_jax.report import charts, summary, write
+from dml_jax.report import page as pages
+from tests.report import browser
 
 # Unbalanced: one class of one, one of two, and a name that would break a page that does not escape it.
 NAMES = ("apple", "</script><b>", "pear & 'plum'", "lone", "fig")
@@ -35,9 +35,9 @@ def picture(i):
 
 
 def written(folder, **options):
-    data = evaluation.Set(clustered(), LABELS, picture, "image {}.png".format, NAMES)
+    data = report.ReportData(clustered(), LABELS, picture, "image {}.png".format, NAMES)
     rows = {"best, step 3": evaluation.evaluate_embeddings(data.embeddings, LABELS)}
-    return evaluation.write_report(data, rows, folder, heading="A <set> & more", **options)
+    return report.write_report(data, rows, folder, heading="A <set> & more", **options)
 
 
 def test_query_scores():
@@ -77,9 +77,7 @@ def test_class_scores():
 def test_distance_histograms(monkeypatch, distance, anchors):
     vectors = clustered()
     monkeypatch.setattr(summary, "CHUNK", 3 * COUNT)  # several blocks
-    found = evaluation.distance_histograms(
-        vectors, LABELS, anchors=anchors, distance=distance, bins=7
-    )
+    found = report.distance_histograms(vectors, LABELS, anchors=anchors, distance=distance, bins=7)
     pairs = {True: [], False: []}
     for i in range(COUNT) if anchors is None else anchors:
         for j in range(COUNT):
@@ -101,7 +99,7 @@ def test_distance_histograms(monkeypatch, distance, anchors):
 
 
 def test_principal_axes(monkeypatch):
-    monkeypatch.setattr("dml_jax.evaluation.maps.BLOCK", 7)
+    monkeypatch.setattr("dml_jax.evaluation.spectrum.BLOCK", 7)
     vectors = clustered().astype(np.float64)
     mean, directions, variances = evaluation.principal_axes(vectors)
     centred = vectors - vectors.mean(axis=0)
@@ -110,30 +108,30 @@ def test_principal_axes(monkeypatch):
     np.testing.assert_allclose(np.sqrt(variances * COUNT), singular, rtol=1e-6)
     np.testing.assert_allclose(np.abs(rows @ directions), np.eye(5), atol=1e-5)
     assert (directions[np.abs(directions).argmax(axis=0), np.arange(5)] > 0).all()
-    places = evaluation.embedding_map("pca", vectors)
+    places = report.embedding_map("pca", vectors)
     np.testing.assert_allclose(places, centred @ directions[:, :2], atol=1e-5)
-    np.testing.assert_array_equal(evaluation.embedding_map("pca", np.ones((4, 1))), 0)
+    np.testing.assert_array_equal(report.embedding_map("pca", np.ones((4, 1))), 0)
 
 
 def test_maps_that_cannot_be():
     with pytest.raises(ValueError, match="unknown map 'tsn'; did you mean 'tsne'"):
-        evaluation.embedding_map("tsn", clustered())
+        report.embedding_map("tsn", clustered())
     pytest.importorskip("sklearn", reason="the extra `map` is not installed")
     with pytest.raises(ValueError, match="10 or more"):
-        evaluation.embedding_map("tsne", clustered()[:9])
+        report.embedding_map("tsne", clustered()[:9])
 
 
 def test_tsne():
     pytest.importorskip("sklearn", reason="the extra `map` is not installed")
-    places = evaluation.embedding_map("tsne", clustered())
+    places = report.embedding_map("tsne", clustered())
     assert places.shape == (COUNT, 2) and np.isfinite(places).all()
-    np.testing.assert_array_equal(places, evaluation.embedding_map("tsne", clustered()))
+    np.testing.assert_array_equal(places, report.embedding_map("tsne", clustered()))
 
 
 def test_tsne_needs_a_package(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"dml_jax\[map\].*'pca'"):
-        evaluation.embedding_map("tsne", clustered())
+        report.embedding_map("tsne", clustered())
 
 
 def test_rates_chart():
@@ -217,8 +215,8 @@ def test_a_gallery_with_distractors(tmp_path):
     assert (labels[gallery] == -1).sum() > 1 and (labels[queries] == -1).any()
     queries = queries[labels[queries] >= 0]
     options = {"queries": queries, "gallery": gallery}
-    data = evaluation.Set(vectors, labels, picture, "image {}.png".format, NAMES, **options)
-    files = evaluation.write_report(data, {"x": {}}, tmp_path, heading="x", about="in <a> gallery")
+    data = report.ReportData(vectors, labels, picture, "image {}.png".format, NAMES, **options)
+    files = report.write_report(data, {"x": {}}, tmp_path, heading="x", about="in <a> gallery")
     text, page = files[-1].read_text(encoding="utf-8"), data_of(files[-1])
     assert "in &lt;a&gt; gallery. What follows" in text
     assert f"{len(queries)} queries, {len(gallery)} images searched" in text
@@ -259,8 +257,8 @@ def test_a_large_set_is_sampled(tmp_path, monkeypatch):
         "QUERIES": 2,
         "LISTED": 12,
     }.items():
-        monkeypatch.setattr(report, name, value)
-    monkeypatch.setattr(report, "NEIGHBOURS", 3)
+        monkeypatch.setattr(write, name, value)
+    monkeypatch.setattr(write, "NEIGHBOURS", 3)
     monkeypatch.setattr(pages, "CHARACTERS", 30_000)
     path = written(tmp_path)[-1]
     text, page = path.read_text(encoding="utf-8"), data_of(path)
@@ -281,16 +279,14 @@ def test_a_large_set_is_sampled(tmp_path, monkeypatch):
 
 
 def test_sets_without_classes_to_find(tmp_path):
-    data = evaluation.Set(clustered()[:4], np.arange(4), picture, str, NAMES)
-    files = evaluation.write_report(
-        data, {"all": {"map_at_r": float("nan")}}, tmp_path, heading="x"
-    )
+    data = report.ReportData(clustered()[:4], np.arange(4), picture, str, NAMES)
+    files = report.write_report(data, {"all": {"map_at_r": float("nan")}}, tmp_path, heading="x")
     assert [file.name for file in files] == ["random.png", "classes.csv", "report.html"]
     page = files[-1].read_text()
     assert "No class has two images" in page and "ROC of one threshold" not in page
-    one = evaluation.Set(clustered()[:1], LABELS[:1], picture, str, NAMES)
+    one = report.ReportData(clustered()[:1], LABELS[:1], picture, str, NAMES)
     with pytest.raises(ValueError, match="1 image has no neighbours; accepted: two or more"):
-        evaluation.write_report(one, {}, tmp_path, heading="x")
+        report.write_report(one, {}, tmp_path, heading="x")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,87 @@
+"""Embeddings in fewer bytes: a byte or a bit a dimension, and the rescoring of what a coarse search found."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Int8
+
+from dml_jax.evaluation.vectors import as_embeddings, normalize_rows, rows_of_ids
+
+# float64 numbers of a block.
+CHUNK = 1 << 22
+
+Ids = Int[np.ndarray, " n"]
+
+
+class Quantized(NamedTuple):
+    """Embeddings of one byte a dimension: codes times scale.
+
+    Attributes:
+      codes: int8 [n, d], -127..127.
+      scale: [d].
+    """
+
+    codes: Int8[np.ndarray, "n d"]
+    scale: Float[np.ndarray, " d"]
+
+    def decoded(self) -> Float[np.ndarray, "n d"]:
+        """float32, off by half of the scale at most where nothing was cut."""
+        return (self.codes * self.scale).astype(np.float32)
+
+
+def int8(
+    embeddings: Float[np.ndarray, "n d"], fitted_to: Float[np.ndarray, "m d"] | None = None
+) -> Quantized:
+    """round(x / scale), cut to -127..127; scale = max |x| / 127 of each dimension over a set (1 where it is 0).
+
+    `fitted_to` is that set, by default the embeddings themselves: none of them is cut then.
+    Raises: ValueError for another number of dimensions.
+    """
+    vectors = as_embeddings("embeddings", embeddings).astype(np.float64)
+    known = (
+        vectors if fitted_to is None else as_embeddings("fitted_to", fitted_to).astype(np.float64)
+    )
+    if known.shape[1] != vectors.shape[1]:
+        raise ValueError(
+            f"fitted_to has {known.shape[1]} dimensions; accepted: those of the embeddings, {vectors.shape[1]}"
+        )
+    scale = np.abs(known).max(axis=0) / 127
+    scale[scale == 0] = 1
+    codes = np.clip(np.rint(vectors / scale), -127, 127)
+    return Quantized(codes.astype(np.int8), scale)
+
+
+def binary(embeddings: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n bytes"]:
+    """A bit a dimension, 1 where x > 0, packed into uint8 [n, ceil(d / 8)]."""
+    return np.packbits(as_embeddings("embeddings", embeddings) > 0, axis=1)
+
+
+def signs(codes: Int[np.ndarray, "n bytes"], dim: int) -> Float[np.ndarray, "n d"]:
+    """The bits of `binary` as -1 and 1: cosine distance of these is 2 / dim times the Hamming distance."""
+    return np.unpackbits(codes, axis=1, count=dim).astype(np.float32) * 2 - 1
+
+
+def rescored(
+    queries: Float[np.ndarray, "q d"],
+    gallery: Float[np.ndarray, "n d"],
+    found: Int[np.ndarray, "q m"],
+    k: int,
+    *,
+    gallery_ids: Ids | None = None,
+) -> Int[np.ndarray, "q k"]:
+    """The first k of the candidates that a coarser search found, by cosine distance, the lower id first among equals.
+
+    Raises: ValueError for a k beyond the candidates.
+    """
+    if not 1 <= k <= found.shape[1]:
+        raise ValueError(f"k={k} of {found.shape[1]} candidates; accepted: 1 to {found.shape[1]}")
+    unit, items = normalize_rows(queries), normalize_rows(gallery)
+    places = rows_of_ids(found, gallery_ids)
+    best = np.empty((len(found), k), np.int64)
+    size = max(1, CHUNK // (found.shape[1] * unit.shape[1]))
+    for start in range(0, len(unit), size):
+        rows = slice(start, start + size)
+        far = 1 - np.einsum("qd,qmd->qm", unit[rows], items[places[rows]])
+        order = np.lexsort((found[rows], far), axis=1)[:, :k]
+        best[rows] = np.take_along_axis(found[rows], order, axis=1)
+    return best
