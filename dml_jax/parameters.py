@@ -16,7 +16,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -244,3 +244,59 @@ def _convert_tuple(args: tuple[Any, ...], value: Any) -> tuple[bool, Any]:
         return False, value
     pairs = [_convert(a, v) for a, v in zip(of, value, strict=True)]
     return all(fits for fits, _ in pairs), tuple(v for _, v in pairs)
+
+
+def keyword_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Returns the keyword-only parameters of a function: the hyper-parameters of what is made of it."""
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def check_keywords(
+    owner: str, function: Callable[..., Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Checks hyper-parameters against the keyword-only parameters of a function, and fills in its defaults.
+
+    Args:
+      owner: what they belong to, as errors call it.
+      function: its keyword-only parameters are the accepted ones.
+      given: the given ones.
+
+    Raises:
+      UserError: a name that does not exist, a required one that is missing, a value of another type or out of range.
+    """
+    bound = bind(owner, inspect.Signature(keyword_parameters(function)), (), given)
+    bound.apply_defaults()
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {
+        name: check(f"{name} of {owner}", hints.get(name, Any), value)
+        for name, value in bound.arguments.items()
+    }
+
+
+def make(
+    kind: str, table: Mapping[str, Callable[..., Any]], type_: type[T], name: str, given: Any
+) -> T:
+    """Calls the factory that a name stands for, one of the library's or the user's own, and checks what it returns.
+
+    Args:
+      kind: what is made, as errors call it.
+      table: the library's factories by name.
+      type_: the type of what is made.
+      name: a key of the table, or "package.module:name".
+      given: the hyper-parameters.
+
+    Raises:
+      UserError: a name or a hyper-parameter that does not exist; a user's object that is no such factory.
+    """
+    factory = names.resolve(kind, table, name)
+    owner = f"{kind} {name!r}"
+    accepted = f"accepted: a function that returns a {type_.__name__}"
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # no function, or one without a signature
+        raise UserError(f"{owner} is {factory!r}; {accepted}") from None
+    bind(owner, signature, (), given)
+    made = factory(**given)
+    if not isinstance(made, type_):
+        raise UserError(f"{owner} returned {made!r}; {accepted}")
+    return made

@@ -1,54 +1,92 @@
 """Samplers: from the labels of a set to the batches of an epoch, as one index array.
 
-`get(name, **hyper).plan(labels, batch_size, seed=, epoch=)` is int32 `[steps, batch]`, a pure function of its
-arguments. A sampler's `needs` says whether it also takes `parents=` or `embeddings=` of the images.
-`available()` lists the names.
+A sampler is made by a function of its own, `m_per_class(m=4)`, or by name, `get("m_per_class", m=4)`. Its
+`plan(labels, batch_size, seed=, epoch=)` is int32 `[steps, batch]`, a pure function of its arguments. A sampler's
+`needs` says whether it also takes `parents=` or `embeddings=` of the images.
 """
 
+from collections.abc import Callable
 from typing import Any
 
-from dml_jax import names
-from dml_jax.samplers.base import Rows, Sampler, StorageSampler
-from dml_jax.samplers.batchmatch import DisthistBatchmatch, FidBatchmatch
-from dml_jax.samplers.class_random import ClassRandom, FullRandom
-from dml_jax.samplers.coreset import D2Coreset, GreedyCoreset
-from dml_jax.samplers.hard_classes import HardClasses
-from dml_jax.samplers.hierarchical import Hierarchical
-from dml_jax.samplers.m_per_class import MPerClass
-from dml_jax.samplers.random import Random, Sequential
-from dml_jax.samplers.triplets import FixedSetOfTriplets
-from dml_jax.samplers.weights import TuplesToWeights
+from dml_jax import parameters
+from dml_jax.revisiting.samplers import (
+    class_random,
+    d2_coreset,
+    disthist_batchmatch,
+    fid_batchmatch,
+    full_random,
+    greedy_coreset,
+)
+from dml_jax.samplers.hard_classes import hard_classes
+from dml_jax.samplers.hierarchical import hierarchical
+from dml_jax.samplers.m_per_class import m_per_class
+from dml_jax.samplers.permutation import random, sequential
+from dml_jax.samplers.triplets import fixed_set_of_triplets
+from dml_jax.samplers.weights import tuples_to_weights
+from dml_jax.sampling import EpochSampler, PlanInputs, Rows, Sampler, StorageSampler, custom
 
-__all__ = ["MPerClass", "Random", "Rows", "Sampler", "StorageSampler", "available", "get"]
+__all__ = [
+    "TABLE",
+    "EpochSampler",
+    "PlanInputs",
+    "Rows",
+    "Sampler",
+    "StorageSampler",
+    "available",
+    "class_random",
+    "custom",
+    "d2_coreset",
+    "disthist_batchmatch",
+    "fid_batchmatch",
+    "fixed_set_of_triplets",
+    "full_random",
+    "get",
+    "greedy_coreset",
+    "hard_classes",
+    "hierarchical",
+    "m_per_class",
+    "random",
+    "sequential",
+    "tuples_to_weights",
+]
 
-_TABLE: dict[str, type[Sampler]] = {
-    "class_random": ClassRandom,
-    "d2_coreset": D2Coreset,
-    "disthist_batchmatch": DisthistBatchmatch,
-    "fid_batchmatch": FidBatchmatch,
-    "fixed_set_of_triplets": FixedSetOfTriplets,
-    "full_random": FullRandom,
-    "greedy_coreset": GreedyCoreset,
-    "hard_classes": HardClasses,
-    "hierarchical": Hierarchical,
-    "m_per_class": MPerClass,
-    "random": Random,
-    "sequential": Sequential,
-    "tuples_to_weights": TuplesToWeights,
+TABLE: dict[str, Callable[..., Sampler]] = {
+    "class_random": class_random,
+    "d2_coreset": d2_coreset,
+    "disthist_batchmatch": disthist_batchmatch,
+    "fid_batchmatch": fid_batchmatch,
+    "fixed_set_of_triplets": fixed_set_of_triplets,
+    "full_random": full_random,
+    "greedy_coreset": greedy_coreset,
+    "hard_classes": hard_classes,
+    "hierarchical": hierarchical,
+    "m_per_class": m_per_class,
+    "random": random,
+    "sequential": sequential,
+    "tuples_to_weights": tuples_to_weights,
 }
 
 
 def available() -> list[str]:
-    """The names that `get` accepts."""
-    return sorted(_TABLE)
+    """Returns the names that `get` accepts.
+
+    >>> available()[:2]
+    ['class_random', 'd2_coreset']
+    """
+    return sorted(TABLE)
 
 
 def get(name: str, **hyper: Any) -> Sampler:
-    """The sampler of that name.
+    """Returns the sampler of that name.
+
+    Args:
+      name: one of `available()`, or "package.module:name" for a factory of the user's own.
+      **hyper: the keywords of its factory.
 
     Raises:
-      ValueError: an unknown name or hyper-parameter (with the near misses), or a value out of range.
+      UserError: an unknown name or hyper-parameter (with the near misses), a value of another type or out of range.
+
+    >>> get("m_per_class", m=2) == m_per_class(m=2)
+    True
     """
-    sampler = names.resolve("sampler", _TABLE, name)
-    names.check_hyper(f"sampler {name!r}", names.keywords(sampler), hyper)
-    return sampler(**hyper)
+    return parameters.make("sampler", TABLE, Sampler, name, hyper)

@@ -1,102 +1,113 @@
 """Batches of P classes with m images of each."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Int
 
-from dml_jax.samplers.base import (
+from dml_jax.bound import Bound
+from dml_jax.errors import UserError
+from dml_jax.parameters import PositiveInt, checked
+from dml_jax.sampling import (
     Classes,
-    PerClass,
-    Task,
-    check_distinct,
-    generator,
+    EpochSampler,
+    PlanInputs,
+    Sampler,
+    check_distinct_classes,
     groups_of,
+    remark_small_classes,
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MPerClass(PerClass):
-    """Every batch holds batch_size / m classes, all different, and m images of each, side by side.
+@checked("sampler")
+def m_per_class(
+    m: PositiveInt = 4, *, length: PositiveInt | None = None, cover: bool = False
+) -> Sampler:
+    """Plans batches of batch_size / m classes, all different, with m images of each, side by side.
 
-    The m images are drawn without replacement, and with replacement where the class has fewer than m. Classes
-    are drawn afresh for every batch, so that a class with few images is seen as often as one with many, and
-    some are not seen in an epoch. This is `MPerClassSampler` of PyTorch Metric Learning with its `batch_size`
-    given; there an epoch has 100,000 images by default, here as many as the set.
+    The m images are drawn without replacement, and with replacement where the class has fewer than m. Classes are
+    drawn afresh for every batch, so that a class with few images is seen as often as one with many, and some are not
+    seen in an epoch. m = 1 gives different classes, one image of each: a batch for losses against class weights.
 
     With `cover` an epoch shows every image: the images of a class, in random order, are cut into groups of m (the
-    last one is filled up from the beginning of that order), and every group is in one batch. What is missing
-    from whole batches is filled with further groups. A class with more groups than there would be batches
-    makes the epoch as long as it needs.
+    last one is filled up from the beginning of that order), and every group is in one batch. What is missing from
+    whole batches is filled with further groups. A class with more groups than there would be batches makes the epoch
+    as long as it needs.
 
-    m = 1 gives different classes, one image of each: a batch for losses against class weights.
+    Args:
+      m: images per class in a batch; 4 by default.
+      length: images an epoch; None (the default) for the size of the set, and with `cover`.
+      cover: True where an epoch shows every image; its length is then given by the set. False by default.
 
-    Refused: m does not divide batch_size; fewer classes than a batch needs; m > 1 where no class has two images.
+    Raises:
+      UserError: `length` with `cover`. From `plan`: m does not divide batch_size; fewer classes than a batch needs;
+        m > 1 where no class has two images.
 
-    Attributes:
-      m: images per class in a batch.
-      cover: whether an epoch shows every image; its length is then given by the set.
+    Example:
+      >>> import numpy as np
+      >>> from dml_jax import samplers
+      >>> labels = np.array([0, 0, 0, 1, 1, 2, 2])
+      >>> plan = samplers.m_per_class(m=2).plan(labels, 4, seed=0, epoch=0)
+      >>> labels[plan].tolist()
+      [[0, 0, 2, 2]]
+
+    `MPerClassSampler` of PyTorch Metric Learning with its `batch_size` given. The default length differs: there an
+    epoch has 100,000 images, here as many as the set. `cover` is not there.
     """
-
-    m: int = 4
-    cover: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.cover and self.length is not None:
-            raise ValueError(
-                f"length={self.length} with cover=True, where the set gives the length; None is accepted"
-            )
-
-    def check(self, classes: Classes, batch_size: int) -> None:
-        check_distinct(classes, batch_size, self.m)
-        super().check(classes, batch_size)
-
-    def count(self, classes: Classes, batch_size: int) -> int:
-        if not self.cover:
-            return super().count(classes, batch_size)
-        groups = -(-classes.sizes // self.m)
-        return int(max(-(-groups.sum() // groups_of(batch_size, self.m)), groups.max()))
-
-    def draw(self, task: Task) -> Int[np.ndarray, "steps batch"]:
-        rng = generator(task.seed, task.epoch)
-        if self.cover:
-            return self._covered(rng, task.classes, task.steps, task.size)
-        groups, count = groups_of(task.size, self.m), len(task.classes.sizes)
-        classes = np.stack([rng.choice(count, groups, replace=False) for _ in range(task.steps)])
-        return task.classes.draw(rng, classes.ravel(), self.m).reshape(task.steps, task.size)
-
-    def _covered(
-        self, rng: np.random.Generator, classes: Classes, steps: int, size: int
-    ) -> Int[np.ndarray, "steps batch"]:
-        groups = -(-classes.sizes // self.m)
-        # A class can be in as many batches as there are: those that are not in all of them fill the last ones.
-        while missing := steps * groups_of(size, self.m) - groups.sum():
-            more = rng.permutation(np.flatnonzero(groups < steps))[:missing]
-            groups[more] += 1
-
-        order = rng.permutation(len(groups))
-        of_group = np.repeat(order, groups[order])
-        number = np.arange(len(of_group)) - np.repeat(
-            np.cumsum(groups[order]) - groups[order], groups[order]
+    if cover and length is not None:
+        raise UserError(
+            f"length={length} with cover=True, where the set gives the length; None is accepted"
         )
-        shuffled = np.lexsort([rng.random(len(classes.of_image)), classes.of_image])
-        ranks = number[:, None] * self.m + np.arange(self.m)
-        ranks %= classes.sizes[of_group][:, None]
-        images = shuffled[classes.first[of_group][:, None] + ranks]
-        # Groups of a class follow each other and are dealt to batches in turn: no batch gets two of them.
-        plan = images.reshape(-1, steps, self.m).swapaxes(0, 1).reshape(steps, size)
-        return rng.permutation(plan)
+    return EpochSampler(
+        name="m_per_class",
+        length=length,
+        draw=Bound(_draw_covering if cover else _draw, m=m),
+        refuse=Bound(check_distinct_classes, m=m),
+        count_steps=Bound(_covering_steps, m=m) if cover else None,
+        remark=Bound(_remark_covering if cover else remark_small_classes, m=m),
+    )
 
-    def notes(
-        self, labels: Int[np.ndarray, " n"], batch_size: int, *, parents: np.ndarray | None = None
-    ) -> list[str]:
-        classes = Classes.of(labels)
-        notes = super().notes(labels, batch_size)
-        if self.cover:
-            steps, shown = self.count(classes, batch_size), len(classes.of_image)
-            notes.append(
-                f"an epoch that covers the set has {steps} batches, {steps * batch_size} images, and "
-                f"{steps * batch_size - shown} of these for the second time or more"
-            )
-        return notes
+
+def _draw(inputs: PlanInputs, *, m: int) -> Int[np.ndarray, "steps batch"]:
+    rng = inputs.generator()
+    groups, count = groups_of(inputs.batch_size, m), len(inputs.classes.sizes)
+    classes = np.stack([rng.choice(count, groups, replace=False) for _ in range(inputs.steps)])
+    images = inputs.classes.draw(rng, classes.ravel(), m)
+    return images.reshape(inputs.steps, inputs.batch_size)
+
+
+def _covering_steps(classes: Classes, batch_size: int, *, m: int) -> int:
+    """Returns how many batches hold all groups of m, those of the largest class in different batches."""
+    groups = -(-classes.sizes // m)
+    return int(max(-(-groups.sum() // groups_of(batch_size, m)), groups.max()))
+
+
+def _draw_covering(inputs: PlanInputs, *, m: int) -> Int[np.ndarray, "steps batch"]:
+    rng, classes, steps = inputs.generator(), inputs.classes, inputs.steps
+    groups = -(-classes.sizes // m)
+    # A class can be in as many batches as there are: those that are not in all of them fill the last ones.
+    while missing := steps * groups_of(inputs.batch_size, m) - groups.sum():
+        more = rng.permutation(np.flatnonzero(groups < steps))[:missing]
+        groups[more] += 1
+
+    order = rng.permutation(len(groups))
+    of_group = np.repeat(order, groups[order])
+    number = np.arange(len(of_group)) - np.repeat(
+        np.cumsum(groups[order]) - groups[order], groups[order]
+    )
+    shuffled = np.lexsort([rng.random(inputs.images), classes.of_image])
+    ranks = number[:, None] * m + np.arange(m)
+    ranks %= classes.sizes[of_group][:, None]
+    images = shuffled[classes.first[of_group][:, None] + ranks]
+    # Groups of a class follow each other and are dealt to batches in turn: no batch gets two of them.
+    plan = images.reshape(-1, steps, m).swapaxes(0, 1).reshape(steps, inputs.batch_size)
+    return rng.permutation(plan)
+
+
+def _remark_covering(
+    classes: Classes, batch_size: int, parents: Int[np.ndarray, " n"] | None, *, m: int
+) -> list[str]:
+    steps, shown = _covering_steps(classes, batch_size, m=m), len(classes.of_image)
+    return [
+        *remark_small_classes(classes, batch_size, parents, m=m),
+        f"an epoch that covers the set has {steps} batches, {steps * batch_size} images, and "
+        f"{steps * batch_size - shown} of these for the second time or more",
+    ]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from dml_jax import samplers
+from tests.samplers.common import HYPER, get
 
 ROOT = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 SPLITS = pathlib.Path(os.environ.get("DML_JAX_TEST_DATA", ROOT)) / "splits"
 # images, classes
 SETS = {"sop": (59_551, 11_318), "cub": (5_864, 100), "cars": (8_054, 98)}
-PLAIN = [n for n in samplers.available() if samplers._TABLE[n].needs != "embeddings"]
+PLAIN = sorted({n.split("-")[0] for n in HYPER if get(n).needs != "embeddings"})
 
 
 def read(name):

@@ -6,8 +6,9 @@ import scipy.linalg
 import scipy.stats
 
 from dml_jax import miners, samplers
-from dml_jax.samplers.base import Classes
-from dml_jax.samplers.hard_classes import class_centres
+from dml_jax.revisiting import samplers as study
+from dml_jax.samplers.hard_classes import class_centers
+from dml_jax.sampling import Classes
 from tests.samplers.common import HYPER, batch_of, get, given, plan_of
 from tests.samplers.test_samplers import LABELS, SIZES
 
@@ -30,8 +31,8 @@ def nearest(x):
 @pytest.mark.parametrize("name", STORAGE)
 def test_steps_can_be_planned_in_any_order(name):
     sampler = get(name)
-    how = {"seed": 3, "epoch": 2, "given": given(name, LABELS)["embeddings"]}
-    rows = sampler.rows(sampler.task(LABELS, batch_of(name), **how))
+    how = {"seed": 3, "epoch": 2, **given(name, LABELS)}
+    rows = sampler.rows(sampler.inputs(LABELS, batch_of(name), **how))
     backwards = [rows(step) for step in reversed(range(sampler.steps(LABELS, batch_of(name))))]
     np.testing.assert_array_equal(backwards[::-1], plan_of(name, LABELS, seed=3, epoch=2))
 
@@ -87,20 +88,21 @@ def naive_k_centre(x, first, count):
 
 def test_greedy_is_k_centre():
     x = points(40, 4)
-    sampler = samplers.get("greedy_coreset")
+    choose = lambda seed, count: study.k_center_greedy(
+        np.random.default_rng(seed), x, count, softened=False
+    )
     for seed in range(5):
-        picks = sampler.choose(np.random.default_rng(seed), x, 12)
+        picks = choose(seed, 12)
         assert picks == naive_k_centre(x, picks[0], 12)
-    firsts = {sampler.choose(np.random.default_rng(seed), x, 1)[0] for seed in range(300)}
+    firsts = {choose(seed, 1)[0] for seed in range(300)}
     assert len(firsts) == 40
 
 
 def test_softened_greedy_picks_among_the_farthest():
     x = points(100, 4)
-    sampler = samplers.get("greedy_coreset", softened=True)
     seen = set()
     for seed in range(100):
-        picks = sampler.choose(np.random.default_rng(seed), x, 6)
+        picks = study.k_center_greedy(np.random.default_rng(seed), x, 6, softened=True)
         for k in range(1, 6):
             far = np.min([((x - x[i]) ** 2).sum(1) for i in picks[:k]], axis=0)
             place = (far > far[picks[k]]).sum()
@@ -132,9 +134,8 @@ def test_greedy_spreads():
 def test_d2_draws_by_density_and_distance():
     x = points(7, 2) * np.linspace(0.5, 2, 7)[:, None]
     power, draws = 1.5, 20_000
-    sampler = samplers.get("d2_coreset", power=power)
     rng = np.random.default_rng(0)
-    picks = np.array([sampler.choose(rng, x, 3) for _ in range(draws)])
+    picks = np.array([study.d2_sampling(rng, x, 3, power=power) for _ in range(draws)])
 
     density = scipy.stats.multivariate_normal(x.mean(0), np.cov(x.T)).pdf(x)
     squares = ((x[:, None] - x[None]) ** 2).sum(-1)
@@ -170,18 +171,16 @@ def test_fid_is_the_frechet_distance():
     x = rng.normal(size=(60, 6)) * np.arange(1, 7)
     # More rows than dimensions, so that the matrix roots of the naive form exist.
     places = rng.permuted(np.tile(np.arange(60), (4, 1)), axis=1)[:, :20]
-    costs = samplers.get("fid_batchmatch").costs(x, places)
+    costs = study.frechet_costs(x, places)
     for row, cost in zip(places, costs, strict=True):
         a, b = np.cov(x.T), np.cov(x[row].T)
         exact = ((x.mean(0) - x[row].mean(0)) ** 2).sum() + np.trace(
             a + b - 2 * scipy.linalg.sqrtm(a @ b).real
         )
         np.testing.assert_allclose(cost, exact, rtol=1e-7)
-    few = samplers.get("fid_batchmatch").costs(x, places[:, :3])  # a singular covariance
+    few = study.frechet_costs(x, places[:, :3])  # a singular covariance
     assert np.isfinite(few).all() and (few > costs).all()
-    np.testing.assert_allclose(
-        samplers.get("fid_batchmatch").costs(x, np.arange(60)[None]), 0, atol=1e-9
-    )
+    np.testing.assert_allclose(study.frechet_costs(x, np.arange(60)[None]), 0, atol=1e-9)
 
 
 def test_disthist_is_mean_deviation_and_wasserstein():
@@ -189,7 +188,7 @@ def test_disthist_is_mean_deviation_and_wasserstein():
     x = rng.normal(size=(30, 4))
     places = rng.permuted(np.tile(np.arange(30), (3, 1)), axis=1)[:, :9]
     weight, bins = 20.0, 15
-    costs = samplers.get("disthist_batchmatch", weight=weight, bins=bins).costs(x, places)
+    costs = study.histogram_costs(x, places, bins=bins, weight=weight)
     pairs = lambda x: np.array(
         [np.linalg.norm(x[i] - x[j]) for i in range(len(x)) for j in range(i)]
     )
@@ -206,15 +205,15 @@ def test_disthist_is_mean_deviation_and_wasserstein():
 
 @pytest.mark.parametrize("name", ["fid_batchmatch", "disthist_batchmatch"])
 def test_a_batch_is_the_best_of_the_candidates(name, monkeypatch):
-    sampler = samplers.get(name, big_batch=40, candidates=6, length=8 * 30)
-    seen = []
-    costs = type(sampler).costs
+    function = {"fid_batchmatch": "frechet_costs", "disthist_batchmatch": "histogram_costs"}[name]
+    costs, seen = getattr(study, function), []
 
-    def watch(self, x, places):
-        seen.append((x, places, costs(self, x, places)))
+    def watch(x, places, **hyper):
+        seen.append((x, places, costs(x, places, **hyper)))
         return seen[-1][-1]
 
-    monkeypatch.setattr(type(sampler), "costs", watch)
+    monkeypatch.setattr(study, function, watch)
+    sampler = samplers.get(name, big_batch=40, candidates=6, length=8 * 30)
     embeddings = points(26, 3)
     plan = sampler.plan(LABELS, 8, seed=0, epoch=0, embeddings=embeddings)
     assert len(seen) == len(plan) == 30
@@ -229,19 +228,16 @@ def test_a_batch_is_the_best_of_the_candidates(name, monkeypatch):
 
 def test_a_projection_keeps_distances_on_average():
     x = points(10, 50)
-    sampler = samplers.get("greedy_coreset", project=8)
-    ratios = [
-        nearest(sampler.projected(np.random.default_rng(seed), x)[:2])[0] / nearest(x[:2])[0]
-        for seed in range(400)
-    ]
-    assert sampler.projected(np.random.default_rng(0), x).shape == (10, 8)
+    project = lambda seed: study.project_randomly(np.random.default_rng(seed), x, 8)
+    ratios = [nearest(project(seed)[:2])[0] / nearest(x[:2])[0] for seed in range(400)]
+    assert project(0).shape == (10, 8)
     np.testing.assert_allclose(np.mean(ratios), 1, atol=0.1)
     assert np.std(ratios) > 0.1
 
 
-def test_class_centres():
+def test_class_centers():
     x = points(26, 4) * np.arange(1, 27)[:, None]
-    found = class_centres(x, Classes.of(LABELS))
+    found = class_centers(x, Classes.of(LABELS))
     for c, label in enumerate(sorted(SIZES)):
         mean = np.mean([row / np.linalg.norm(row) for row in x[label == LABELS]], axis=0)
         np.testing.assert_allclose(found[c], mean / np.linalg.norm(mean), rtol=1e-5)
@@ -253,7 +249,7 @@ def test_hard_classes_are_the_nearest():
     embeddings = points(classes, 4)[labels] * 3
     sampler = samplers.get("hard_classes", m=m, group=4, length=classes * 3 * 4)
     plan = sampler.plan(labels, 20, seed=0, epoch=0, embeddings=embeddings)
-    centres = class_centres(embeddings, Classes.of(labels))
+    centres = class_centers(embeddings, Classes.of(labels))
     seeds = []
     for row in labels[plan].reshape(len(plan), 10, m):
         assert (row == row[:, :1]).all()
