@@ -70,7 +70,7 @@ class Plans:
         if step:
             return self._plan
         embeddings = states.to_host(state["storage"])
-        rows = lambda: sampler.rows(sampler.task(labels, self.size, given=embeddings, **how))
+        rows = lambda: sampler.rows(sampler.inputs(labels, self.size, embeddings=embeddings, **how))
         self.close()
         if jax.process_count() == 1:
             self._plan = Ahead(rows, (self.steps, self.size), self.threads)
