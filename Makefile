@@ -1,18 +1,32 @@
-# `make quickstart` and `make test` are all that a newcomer needs; both set up .venv first.
+# `make quickstart` and `make test` are all that a newcomer needs; both set up .venv first. `make docs` builds the site
+# in an environment of its own: it reads the source and imports none of it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYVERSION := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])')
 LOCK := requirements/$(PYVERSION).txt
 STAMP := $(VENV)/.installed-$(PYVERSION)
+DOCS_VENV := .venv-docs
+DOCS_LOCK := requirements/docs.txt
+DOCS_STAMP := $(DOCS_VENV)/.installed-$(PYVERSION)
 
-.PHONY: quickstart test lint format lock clean
+.PHONY: quickstart test docs pictures lint format lock clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m dml_jax.quickstart --workdir=runs/quickstart
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Warnings are errors; then every link and resource of the built pages is followed, none of which may need a network.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict --clean
+	$(DOCS_VENV)/bin/python docs/tools/check.py site
+	@echo "Written to site/: open site/index.html"
+
+# The pictures of the catalogue of losses, which are committed: this needs the library, `make docs` does not.
+pictures: $(STAMP)
+	$(BIN)/python docs/tools/pictures.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,10 +45,19 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(DOCS_STAMP): $(DOCS_LOCK)
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --require-hashes -r $(DOCS_LOCK)
+	@touch $@
+
 lock:
 	for v in 3.11 3.12; do uv pip compile --quiet --upgrade --python-version $$v --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra test pyproject.toml \
 	  -o requirements/py$$(echo $$v | tr -d .).txt; done
+	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
+	  print(*p['project']['optional-dependencies']['docs'], sep='\n')" \
+	  | uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links - -o $(DOCS_LOCK)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) $(DOCS_VENV) site runs .pytest_cache .mypy_cache .ruff_cache build *.egg-info
