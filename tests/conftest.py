@@ -1,7 +1,10 @@
 """Eight virtual CPU devices, strict ranks and one compilation cache for all tests."""
 
+import importlib
 import os
 import pathlib
+import sys
+import textwrap
 
 CACHE = pathlib.Path(__file__).resolve().parents[1] / ".cache" / "xla"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -31,6 +34,24 @@ def x64():
     """float64 on for one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def documented_module(monkeypatch, tmp_path_factory):
+    """Writes the code in a docstring to a module my_package.my_module, and imports it."""
+
+    def make(docstring):
+        folder = tmp_path_factory.mktemp("own")
+        lines = docstring.splitlines()
+        code = "\n".join(line for line in lines if not line or line.startswith("    "))
+        (folder / "my_package").mkdir()
+        (folder / "my_package" / "my_module.py").write_text(textwrap.dedent(code))
+        monkeypatch.syspath_prepend(folder)
+        return importlib.import_module("my_package.my_module")
+
+    yield make
+    for name in ("my_package", "my_package.my_module"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

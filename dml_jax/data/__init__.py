@@ -1,34 +1,51 @@
 """Data: sources by name, augmentation, and the pipelines that turn plans into batches."""
 
 from dml_jax.data import augment
+from dml_jax.data.augment import Augmentation
 from dml_jax.data.base import (
+    ArrayReader,
     DecodeError,
+    FileReader,
     Images,
     Source,
     Subset,
+    decode,
     hierarchy,
     hold_out,
+    integer_labels,
     label_sets,
     subset,
 )
-from dml_jax.data.folder import files, files_below
+from dml_jax.data.datasets.folder import files, files_below, folder
+from dml_jax.data.datasets.glyphs import glyphs
+from dml_jax.data.datasets.grocery_store import grocery_store
+from dml_jax.data.datasets.omniglot import omniglot
 from dml_jax.data.pipeline import eval_batches, train_batches
 from dml_jax.data.sources import available, load
 
 __all__ = [
+    "ArrayReader",
+    "Augmentation",
     "DecodeError",
+    "FileReader",
     "Images",
     "Source",
     "Subset",
     "augment",
     "available",
+    "decode",
     "eval_batches",
     "files",
     "files_below",
+    "folder",
+    "glyphs",
+    "grocery_store",
     "hierarchy",
     "hold_out",
+    "integer_labels",
     "label_sets",
     "load",
+    "omniglot",
     "subset",
     "train_batches",
 ]

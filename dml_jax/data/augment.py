@@ -1,4 +1,24 @@
-"""Augmentation: pure functions of (image, generator), and `build`, which chains them from a configuration."""
+"""Augmentations of images: factories such as `random_resized_crop(size)`, and `build`, which chains them from a config.
+
+An augmentation is a function of (Pillow image, NumPy generator) that returns a Pillow image; all of its randomness
+comes from the generator, so that a training image depends on (seed, epoch, step, place) alone. One of your own is a
+class (or a function that returns such a function) in a file of yours:
+
+    # my_package/my_module.py
+    from dataclasses import dataclass
+    from PIL import ImageOps
+
+    @dataclass(frozen=True)
+    class Invert:
+        p: float = 0.5
+
+        def __call__(self, image, rng):
+            return ImageOps.invert(image) if rng.random() < self.p else image
+
+and a config names it: `augment=({"name": "my_package.my_module:Invert", "p": 0.2}, ...)`. Images are grey ("L") or
+"RGB". With `data.workers` above 0 an augmentation travels to other processes, so it has to be picklable, as instances
+of a class at module level are. `dml_jax.parameters.checked` on a factory checks its arguments.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,66 +30,110 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from dml_jax import names
+from dml_jax.data.base import Augmentation
 from dml_jax.data.randaugment import rand_augment
+from dml_jax.errors import UserError
+from dml_jax.parameters import Fraction, PositiveFloat, PositiveInt, checked
 
-Size = int | Sequence[int]
+__all__ = [
+    "Augmentation",
+    "Chain",
+    "available",
+    "build",
+    "center_crop",
+    "flip",
+    "get",
+    "rand_augment",
+    "random_resized_crop",
+    "resize",
+]
+
+Size = PositiveInt | tuple[PositiveInt, PositiveInt]
 
 
+@checked("augmentation")
 def random_resized_crop(
-    image: Image.Image,
-    rng: np.random.Generator,
-    *,
     size: Size,
-    scale: Sequence[float] = (0.08, 1.0),
-    ratio: Sequence[float] = (3 / 4, 4 / 3),
-) -> Image.Image:
-    """A random part of the image, scaled to `size` (a side, or height and width).
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0),
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3),
+) -> Augmentation:
+    """Cuts out a random part of the image and scales it to `size`.
 
-    The part's area is uniform in `scale` times the image's and its width / height log-uniform in `ratio`;
-    after ten draws that do not fit, the largest central part within `ratio`. Bilinear and antialiased.
-    torchvision's algorithm; the draws come from another generator.
+    The part's area is uniform in `scale` times the image's area, and its width / height log-uniform in `ratio`. After
+    ten draws that do not fit into the image it is the largest central part within `ratio`. The scaling is bilinear and
+    antialiased. This is torchvision's algorithm with the draws of another generator.
+
+    Args:
+      size: a side in pixels, or (height, width).
+      scale: the least and the largest share of the image's area, ascending and above 0; torchvision's default.
+      ratio: the least and the largest width / height, ascending and above 0; torchvision's default.
+
+    Raises:
+      UserError: a value out of range, or bounds that do not ascend.
+
+    >>> rng = np.random.Generator(np.random.Philox(key=0))
+    >>> random_resized_crop(24, scale=(0.3, 1.0))(Image.new("RGB", (40, 30)), rng).size
+    (24, 24)
     """
-    height, width = _pair(size)
-    left, top, w, h = _draw_crop(image.width, image.height, rng, scale, ratio)
-    # Cropping first: with resize(box=) the filter would reach beyond the part's border.
-    part = image.crop((left, top, left + w, top + h))
-    return part.resize((width, height), Image.Resampling.BILINEAR)
+    for name, bounds in (("scale", scale), ("ratio", ratio)):
+        if bounds[0] > bounds[1]:
+            raise UserError(
+                f"{name} of augmentation 'random_resized_crop' is {bounds}; accepted: two ascending numbers above 0"
+            )
+    return _RandomResizedCrop(size, scale, ratio)
 
 
-def resize(image: Image.Image, rng: np.random.Generator, *, size: Size) -> Image.Image:
-    """Scales the shorter side to `size`, keeping the aspect ratio; or to `size` = (height, width).
+@checked("augmentation")
+def resize(size: Size) -> Augmentation:
+    """Scales the shorter side to `size` and keeps the aspect ratio, or scales to `size` = (height, width).
 
-    Bilinear and antialiased. The longer side is rounded down, as torchvision does.
+    The scaling is bilinear and antialiased. The longer side is rounded down, as in torchvision.
+
+    Args:
+      size: of the shorter side in pixels, or (height, width).
+
+    Raises:
+      UserError: a value out of range.
+
+    >>> resize(15)(Image.new("RGB", (40, 30)), np.random.default_rng()).size
+    (20, 15)
     """
-    height, width = _pair(size)
-    target = (width, height)
-    if isinstance(size, int):
-        short, long = sorted(image.size)
-        other = int(size * long / short)
-        target = (size, other) if image.width <= image.height else (other, size)
-    return image if target == image.size else image.resize(target, Image.Resampling.BILINEAR)
+    return _Resize(size)
 
 
-def center_crop(image: Image.Image, rng: np.random.Generator, *, size: Size) -> Image.Image:
-    """The central `size` (a side, or height and width); black around it where the image is smaller."""
-    height, width = _pair(size)
-    wide, high = max(width - image.width, 0), max(height - image.height, 0)
-    if wide or high:
-        border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
-        image = ImageOps.expand(image, border)
-    top = round((image.height - height) / 2)
-    left = round((image.width - width) / 2)
-    return image.crop((left, top, left + width, top + height))
+@checked("augmentation")
+def center_crop(size: Size) -> Augmentation:
+    """Cuts out the centre of the image; where the image is smaller than `size`, it lies on black.
+
+    Args:
+      size: a side in pixels, or (height, width).
+
+    Raises:
+      UserError: a value out of range.
+
+    >>> center_crop((20, 50))(Image.new("RGB", (40, 30)), np.random.default_rng()).size
+    (50, 20)
+    """
+    return _CenterCrop(size)
 
 
-def flip(image: Image.Image, rng: np.random.Generator, *, p: float = 0.5) -> Image.Image:
-    """Mirrors left and right with probability p."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"flip: p={p}; 0 to 1 is accepted")
-    return ImageOps.mirror(image) if rng.random() < p else image
+@checked("augmentation")
+def flip(p: Fraction = 0.5) -> Augmentation:
+    """Mirrors the image left to right at random.
+
+    Args:
+      p: the probability, from 0 to 1; torchvision's default.
+
+    Raises:
+      UserError: a value out of range.
+
+    >>> flip() == flip(p=0.5)
+    True
+    """
+    return _Flip(p)
 
 
-_TABLE: dict[str, Callable[..., Image.Image]] = {
+TABLE: dict[str, Callable[..., Augmentation]] = {
     "center_crop": center_crop,
     "flip": flip,
     "rand_augment": rand_augment,
@@ -79,74 +143,147 @@ _TABLE: dict[str, Callable[..., Image.Image]] = {
 
 
 def available() -> list[str]:
-    """The names that `build` accepts."""
-    return sorted(_TABLE)
+    """Lists the names that `get` and `build` accept.
+
+    >>> available()
+    ['center_crop', 'flip', 'rand_augment', 'random_resized_crop', 'resize']
+    """
+    return sorted(TABLE)
+
+
+def get(name: str, **hyper: Any) -> Augmentation:
+    """Makes an augmentation by name.
+
+    Args:
+      name: a name of `available`, or "package.module:name" for a factory of your own.
+      **hyper: the arguments of the factory.
+
+    Raises:
+      UserError: an unknown name or argument, with near misses, or a value out of range.
+
+    >>> get("flip", p=0.2) == flip(0.2)
+    True
+    """
+    made = names.resolve("augmentation", TABLE, name)(**hyper)
+    if not isinstance(made, Augmentation):
+        raise UserError(
+            f"augmentation {name!r} made {made!r}; accepted: a function of (Pillow image, NumPy generator)"
+        )
+    return made
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Augmentations in order: `(uint8 [H, W, C], generator) -> uint8 [H', W', C]`, C = 1 or 3."""
+    """Augmentations of an array, one after the other; it compares and hashes by what it holds.
 
-    steps: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+    Attributes:
+      steps: the augmentations in the order in which they are applied.
+    """
+
+    steps: tuple[Augmentation, ...]
 
     def __call__(
         self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator
     ) -> UInt8[np.ndarray, "h2 w2 c"]:
+        """Augments an image of one (grey) or three channels (RGB).
+
+        Args:
+          image: uint8 `[height, width, channels]`; it is not written to.
+          rng: the source of all draws.
+        """
         grey = image.shape[-1] == 1
         picture = Image.fromarray(image[..., 0] if grey else image)
-        for name, hyper in self.steps:
-            picture = _TABLE[name](picture, rng, **dict(hyper))
+        for step in self.steps:
+            picture = step(picture, rng)
         array = np.array(picture, np.uint8)
         return array[..., None] if grey else array
 
 
-def build(config: Sequence[Mapping[str, Any]]) -> Chain:
-    """A chain from a list such as `[{"name": "random_resized_crop", "size": 32}, {"name": "flip"}]`.
+def build(config: Sequence[str | Mapping[str, Any] | Augmentation]) -> Chain:
+    """Chains the augmentations that a config describes.
 
-    Raises ValueError for an item without a name, an unknown name or an unknown or missing hyper-parameter
-    (with the near misses), or a value out of range.
+    Args:
+      config: augmentations, their names, or mappings with a name and arguments.
+
+    Raises:
+      UserError: an item without a name, an unknown name or argument, or a value out of range.
+
+    >>> chain = build([{"name": "random_resized_crop", "size": 32}, "flip"])
+    >>> chain(np.zeros((50, 40, 3), np.uint8), np.random.default_rng()).shape
+    (32, 32, 3)
     """
-    steps = []
     for item in config:
-        hyper = dict(item)
-        if "name" not in hyper:
-            raise ValueError(
-                f"augmentation {hyper} has no 'name'; accepted: {', '.join(available())}"
+        named = isinstance(item, (str, Augmentation)) or (hasattr(item, "keys") and "name" in item)
+        if not named:
+            raise UserError(
+                f"augmentation {item} has no 'name'; accepted: {', '.join(available())}"
             )
-        name = hyper.pop("name")
-        function = names.resolve("augmentation", _TABLE, name)
-        names.check_hyper(f"augmentation {name!r}", names.keywords(function), hyper)
-        # Values of a configuration may be lists; tuples make the chain hashable and comparable.
-        frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in hyper.items()}
-        steps.append((name, tuple(frozen.items())))
-    chain = Chain(tuple(steps))
-    # One run shows values out of range here rather than in a thread after the model was compiled.
-    chain(np.zeros((8, 8, 1), np.uint8), np.random.Generator(np.random.Philox(key=0)))
-    return chain
+    return Chain(tuple(names.build("augmentation", get, Augmentation, item) for item in config))
 
 
-def _pair(size: Size) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(
-            f"augmentation: size={size}; a side, or height and width, of at least 1 is accepted"
-        )
-    return pair[0], pair[1]
+@dataclass(frozen=True)
+class _RandomResizedCrop:
+    size: Size
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
+        height, width = _height_and_width(self.size)
+        left, top, w, h = _draw_crop(image.width, image.height, rng, self.scale, self.ratio)
+        # Cropping first: with resize(box=) the filter would reach beyond the part's border.
+        part = image.crop((left, top, left + w, top + h))
+        return part.resize((width, height), Image.Resampling.BILINEAR)
+
+
+@dataclass(frozen=True)
+class _Resize:
+    size: Size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
+        height, width = _height_and_width(self.size)
+        target = (width, height)
+        if isinstance(self.size, int):
+            short, long = sorted(image.size)
+            other = int(self.size * long / short)
+            target = (self.size, other) if image.width <= image.height else (other, self.size)
+        return image if target == image.size else image.resize(target, Image.Resampling.BILINEAR)
+
+
+@dataclass(frozen=True)
+class _CenterCrop:
+    size: Size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
+        height, width = _height_and_width(self.size)
+        wide, high = max(width - image.width, 0), max(height - image.height, 0)
+        if wide or high:
+            border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
+            image = ImageOps.expand(image, border)
+        top = round((image.height - height) / 2)
+        left = round((image.width - width) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+
+@dataclass(frozen=True)
+class _Flip:
+    p: float
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
+        return ImageOps.mirror(image) if rng.random() < self.p else image
+
+
+def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _draw_crop(
     width: int,
     height: int,
     rng: np.random.Generator,
-    scale: Sequence[float],
-    ratio: Sequence[float],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """(left, top, width, height) of a random part."""
-    for name, value in (("scale", scale), ("ratio", ratio)):
-        if len(value) != 2 or not 0 < value[0] <= value[1]:
-            raise ValueError(
-                f"random_resized_crop: {name}={tuple(value)}; two ascending numbers above 0 are accepted"
-            )
+    """Draws the (left, top, width, height) of a random part of an image."""
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for _ in range(10):
         area = width * height * rng.uniform(scale[0], scale[1])

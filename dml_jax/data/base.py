@@ -1,55 +1,93 @@
-"""What a source is, and the pieces that sources are made of: readers, decoding, subsets, held-out classes."""
+"""What a source of images is, and the pieces that sources are made of: readers, decoding, subsets, held-out classes."""
 
 import io
 import os
 import tarfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 from PIL import Image, ImageOps
 
+from dml_jax import streams
+from dml_jax.errors import UserError
+
 SPLITS = ("train", "val", "test")
 
+Key = TypeVar("Key", bound=Hashable)
 
-class DecodeError(ValueError):
+
+class DecodeError(UserError):
     """An image that cannot be read or decoded; the message names it."""
+
+
+class Item(TypedDict):
+    """What a source returns for one image.
+
+    Attributes:
+      image: uint8 `[H, W, C]`.
+      label: the class, 0 to C-1, or -1 where there are no classes.
+      id: the position in the source.
+    """
+
+    image: UInt8[np.ndarray, "h w c"]
+    label: int
+    id: int
 
 
 @runtime_checkable
 class Source(Protocol):
     """Random access to labelled images.
 
-    `source[i]` is `{"image": uint8 [H, W, C], "label": int, "id": i}`; `labels` are 0..C-1, known without
-    decoding; `name(i)` names one image. Sources can be pickled and read from several threads at once.
+    `source[i]` decodes an image; everything else is known without decoding. A source can be pickled, and read from
+    several threads at once.
+
+    Attributes:
+      labels: int64 `[N]`, the classes, numbered from 0.
+      class_names: the names of the classes in order.
+      parent_labels: int64 `[N]`, the coarser class of each image, or None.
+      label_sets: bool `[N, T]`, which of T further labels each image has, or None.
     """
 
     @property
-    def labels(self) -> np.ndarray: ...
+    def labels(self) -> Int64[np.ndarray, " n"]: ...
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
 
     @property
-    def parent_labels(self) -> np.ndarray | None: ...
+    def parent_labels(self) -> Int64[np.ndarray, " n"] | None: ...
 
     @property
-    def label_sets(self) -> np.ndarray | None: ...
+    def label_sets(self) -> Bool[np.ndarray, "n t"] | None: ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Returns the number of images."""
+        ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> Item:
+        """Reads one image."""
+        ...
 
-    def name(self, index: int) -> str: ...
+    def name(self, index: int) -> str:
+        """Returns the name of one image, as errors and galleries show it."""
+        ...
+
+
+@runtime_checkable
+class Augmentation(Protocol):
+    """A function of (Pillow image, NumPy generator) that returns the augmented image."""
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image: ...
 
 
 class Reader(Protocol):
-    """Reads the image at a position; a frozen value that can be pickled."""
+    """A function that reads the image at a position; it can be pickled."""
 
-    def __call__(self, index: int) -> np.ndarray: ...
+    def __call__(self, index: int, /) -> UInt8[np.ndarray, "h w c"]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +95,17 @@ class Images:
     """The source that every data set is made of: labels, names and a reader.
 
     Attributes:
-      labels: int64 `[N]`, 0..C-1.
-      class_names: C of them.
-      names: one per image, for errors and galleries.
+      labels: int64 `[N]`, 0 to C-1.
+      class_names: the C names.
+      names: a name for each image, for errors and galleries.
       read: position -> uint8 `[H, W, C]`; any exception becomes a `DecodeError` that names the image.
       parent_labels: int64 `[N]`, the coarser class of each image, where the set has one.
       label_sets: bool `[N, T]`, which of T further labels each image has, where the set has them.
+
+    >>> pixels = np.zeros((3, 8, 8, 1), np.uint8)
+    >>> source = Images(np.array([0, 0, 1]), ("a", "b"), ["x", "y", "z"], ArrayReader(pixels))
+    >>> len(source), source[2]["label"], source.name(2)
+    (3, 1, 'z')
     """
 
     labels: Int64[np.ndarray, " n"]
@@ -75,8 +118,8 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        i = _position(index, len(self))
+    def __getitem__(self, index: int) -> Item:
+        i = _checked_index(index, len(self))
         try:
             image = self.read(i)
         # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error and more on damaged files.
@@ -90,7 +133,14 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some images of another source with labels of their own; `id` counts within the subset."""
+    """Some images of another source with labels of their own.
+
+    Attributes:
+      source: the other source.
+      rows: int64 `[N]`, the positions of the images in it; `id` counts within the subset.
+      labels: int64 `[N]`, 0 to C-1.
+      class_names: the C names.
+    """
 
     source: Source
     rows: Int64[np.ndarray, " n"]
@@ -110,19 +160,16 @@ class Subset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        i = _position(index, len(self))
-        return {
-            "image": self.source[int(self.rows[i])]["image"],
-            "label": int(self.labels[i]),
-            "id": i,
-        }
+    def __getitem__(self, index: int) -> Item:
+        i = _checked_index(index, len(self))
+        image = self.source[int(self.rows[i])]["image"]
+        return {"image": image, "label": int(self.labels[i]), "id": i}
 
     def name(self, index: int) -> str:
         return self.source.name(int(self.rows[index]))
 
 
-def _position(index: int, length: int) -> int:
+def _checked_index(index: int, length: int) -> int:
     i = int(index)
     if not 0 <= i < length:
         raise IndexError(f"image {i} of a source of {length}")
@@ -130,59 +177,86 @@ def _position(index: int, length: int) -> int:
 
 
 def subset(source: Source, classes: Sequence[int] | np.ndarray) -> Subset:
-    """The images of some classes; class `classes[j]` gets label j.
+    """Returns the images of some classes.
 
-    Raises ValueError where a class does not exist, comes twice, or none is given.
+    Args:
+      source: where the images come from.
+      classes: the classes to keep; `classes[j]` gets label j.
+
+    Raises:
+      UserError: a class that does not exist, one that comes twice, or none at all.
+
+    >>> pixels = np.zeros((3, 8, 8, 1), np.uint8)
+    >>> source = Images(np.array([0, 1, 2]), ("a", "b", "c"), ["x", "y", "z"], ArrayReader(pixels))
+    >>> subset(source, [2, 0]).labels.tolist()
+    [1, 0]
     """
-    wanted = np.asarray(classes, np.int64).reshape(-1)
+    kept = np.asarray(classes, np.int64).reshape(-1)
     count = len(source.class_names)
-    if not len(wanted):
-        raise ValueError("a subset needs at least one class")
-    if len(np.unique(wanted)) != len(wanted):
-        raise ValueError("a class of the subset is named twice")
-    if wanted.min() < 0 or wanted.max() >= count:
-        wrong = wanted[(wanted < 0) | (wanted >= count)][0]
-        raise ValueError(f"class {wrong} of the subset; the source has classes 0 to {count - 1}")
-    table = np.full(count, -1, np.int64)
-    table[wanted] = np.arange(len(wanted))
-    labels = table[source.labels]
+    if not len(kept):
+        raise UserError("a subset needs at least one class")
+    if len(np.unique(kept)) != len(kept):
+        raise UserError("a class of the subset is named twice")
+    if kept.min() < 0 or kept.max() >= count:
+        wrong = kept[(kept < 0) | (kept >= count)][0]
+        raise UserError(f"class {wrong} of the subset; the source has classes 0 to {count - 1}")
+    label_of_class = np.full(count, -1, np.int64)
+    label_of_class[kept] = np.arange(len(kept))
+    labels = label_of_class[source.labels]
     rows = np.flatnonzero(labels >= 0)
-    return Subset(source, rows, labels[rows], tuple(source.class_names[c] for c in wanted))
+    return Subset(source, rows, labels[rows], tuple(source.class_names[c] for c in kept))
 
 
 def hold_out(source: Source, fraction: float, seed: int) -> tuple[Subset, Subset]:
-    """Two sources with disjoint classes, (rest, held out), drawn by the seed.
+    """Divides the classes of a source at random and returns two sources, (rest, held out).
 
-    round(fraction * C) of the C classes are held out, at least one, and at least one stays. Both keep the
-    order of the source; labels are 0..C-1 within each.
+    round(fraction * C) of the C classes are held out, at least one, and at least one stays. Both sources keep the
+    order of the images; labels are 0 to C-1 within each.
 
-    Raises ValueError for a fraction outside (0, 1) or a source of fewer than two classes.
+    Args:
+      source: of two or more classes.
+      fraction: the share of the classes that is held out, above 0 and below 1.
+      seed: of the draw.
+
+    Raises:
+      UserError: a fraction out of range, or a source of fewer than two classes.
+
+    >>> pixels = np.zeros((4, 8, 8, 1), np.uint8)
+    >>> source = Images(np.arange(4), tuple("abcd"), list("wxyz"), ArrayReader(pixels))
+    >>> rest, held_out = hold_out(source, 0.25, seed=0)
+    >>> len(rest.class_names), len(held_out.class_names)
+    (3, 1)
     """
     count = len(source.class_names)
     if not 0 < fraction < 1:
-        raise ValueError(
-            f"fraction={fraction} of the classes; a number between 0 and 1 is accepted"
-        )
+        raise UserError(f"fraction={fraction} of the classes; a number between 0 and 1 is accepted")
     if count < 2:
-        raise ValueError(f"a source of {count} class has none to hold out; two or more are needed")
+        raise UserError(f"a source of {count} class has none to hold out; two or more are needed")
     held = min(max(round(fraction * count), 1), count - 1)
     order = _shuffled_classes(count, seed)
     return subset(source, np.sort(order[held:])), subset(source, np.sort(order[:held]))
 
 
 def _shuffled_classes(count: int, seed: int) -> Int64[np.ndarray, " n"]:
-    """A permutation by the seed; word 3 of the counter keeps it apart from the plan and augmentation of epoch 0."""
-    philox = np.random.Philox(key=np.array([seed, 0], np.uint64), counter=[0, 3, 0, 0])
-    return np.random.Generator(philox).permutation(count)
+    return streams.generator("split_classes", seed).permutation(count)
 
 
 def hierarchy(source: Source) -> Int64[np.ndarray, "n 2"]:
-    """The labels of relation "hierarchy": each image's coarser class and its class, both from 0.
+    """Returns the labels of relation "hierarchy": each image's coarser class and its class, both from 0.
 
-    Raises ValueError where the set has no coarser classes.
+    Args:
+      source: a source with `parent_labels`.
+
+    Raises:
+      UserError: a source without coarser classes.
+
+    >>> pixels, parents = np.zeros((3, 8, 8, 1), np.uint8), np.array([7, 7, 9])
+    >>> source = Images(np.arange(3), tuple("abc"), list("xyz"), ArrayReader(pixels), parents)
+    >>> hierarchy(source).tolist()
+    [[0, 0], [0, 1], [1, 2]]
     """
     if source.parent_labels is None:
-        raise ValueError(
+        raise UserError(
             "relation 'hierarchy' needs coarser classes (parent_labels), which these data do not have; omniglot "
             "and grocery_store have them"
         )
@@ -191,12 +265,16 @@ def hierarchy(source: Source) -> Int64[np.ndarray, "n 2"]:
 
 
 def label_sets(source: Source) -> Bool[np.ndarray, "n t"]:
-    """The labels of relation "overlap": which of T labels each image has.
+    """Returns the labels of relation "overlap": which of T labels each image has.
 
-    Raises ValueError where the set has none.
+    Args:
+      source: a source with `label_sets`.
+
+    Raises:
+      UserError: a source without sets of labels.
     """
     if source.label_sets is None:
-        raise ValueError(
+        raise UserError(
             "relation 'overlap' needs a set of labels for each image (label_sets), which these data do not have; "
             "a CSV file of the data set folder with the column labels has them"
         )
@@ -204,14 +282,19 @@ def label_sets(source: Source) -> Bool[np.ndarray, "n t"]:
 
 
 def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[np.ndarray, "h w c"]:
-    """An encoded image as uint8 `[H, W, channels]`, 1 (grey) or 3 (RGB), upright by its EXIF orientation.
+    """Decodes an image to uint8 `[H, W, channels]`, upright by its EXIF orientation.
+
+    Pillow raises OSError and other exceptions on damaged data, truncated files included.
 
     Args:
       encoded: the bytes of a file in any format that Pillow reads. 16-bit grey is scaled to 8 bits.
-      channels: 1 or 3.
-      size: side to which the image is resized (area averages), not keeping the aspect ratio.
+      channels: 1 (grey) or 3 (RGB).
+      size: the side to which the image is resized by area averages, without keeping the aspect ratio.
 
-    Raises OSError and others of Pillow's on damaged data, truncated files included.
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (4, 3), "white").save(file, "PNG")
+    >>> decode(file.getvalue(), channels=1).shape
+    (3, 4, 1)
     """
     with Image.open(io.BytesIO(encoded)) as opened:
         opened.load()
@@ -228,13 +311,19 @@ def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[n
 
 @dataclass(frozen=True, eq=False)
 class FileReader:
-    """Images that are files."""
+    """Reads images that are files.
+
+    Attributes:
+      paths: of the files.
+      channels: 1 (grey) or 3 (RGB).
+      size: the side to which images are resized, or None.
+    """
 
     paths: Sequence[str]
     channels: int
     size: int | None = None
 
-    def __call__(self, index: int) -> np.ndarray:
+    def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         with open(self.paths[index], "rb") as file:
             encoded = file.read()
         return decode(encoded, channels=self.channels, size=self.size)
@@ -242,30 +331,45 @@ class FileReader:
 
 @dataclass(frozen=True, eq=False)
 class BytesReader:
-    """Encoded images held in memory: for many small ones, out of an archive without random access."""
+    """Decodes images that are held in memory: for many small ones, out of an archive without random access.
+
+    Attributes:
+      encoded: the bytes of each image.
+      channels: 1 (grey) or 3 (RGB).
+      size: the side to which images are resized, or None.
+    """
 
     encoded: Sequence[bytes]
     channels: int
     size: int | None = None
 
-    def __call__(self, index: int) -> np.ndarray:
+    def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         return decode(self.encoded[index], channels=self.channels, size=self.size)
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayReader:
-    """Decoded images held in memory, uint8 `[N, H, W, C]`."""
+    """Returns images that are held in memory decoded.
+
+    Attributes:
+      images: uint8 `[N, H, W, C]`.
+    """
 
     images: UInt8[np.ndarray, "n h w c"]
 
-    def __call__(self, index: int) -> np.ndarray:
-        return self.images[index]
+    def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
+        image: np.ndarray = self.images[index]
+        return image
 
 
 class Tar:
-    """Members of an uncompressed tar file by name, read by offset: any number of threads at once.
+    """The members of an uncompressed tar file by name, read by offset from any number of threads at once.
 
-    Raises ValueError where the file is not such a tar.
+    Args:
+      path: of the file.
+
+    Raises:
+      UserError: a file that is not such a tar.
     """
 
     def __init__(self, path: str) -> None:
@@ -276,7 +380,7 @@ class Tar:
                     m.name.removeprefix("./"): (m.offset_data, m.size) for m in tar if m.isfile()
                 }
         except tarfile.TarError as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} cannot be read as an uncompressed tar file ({error}); "
                 "unpack it and give the folder instead"
             ) from error
@@ -284,6 +388,7 @@ class Tar:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
+        # Neither the open file nor the lock can travel to another process.
         return {"path": self.path, "members": self.members}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -296,7 +401,14 @@ class Tar:
             os.close(handle)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a member; OSError where there is none or the archive ends before it does."""
+        """Returns the bytes of a member.
+
+        Args:
+          name: of the member.
+
+        Raises:
+          OSError: no such member, or an archive that ends before the member does.
+        """
         if name not in self.members:
             raise OSError(f"{self.path} holds no {name}")
         with self._lock:
@@ -312,46 +424,80 @@ class Tar:
 
 @dataclass(frozen=True, eq=False)
 class TarReader:
-    """Images that are members of an uncompressed tar file."""
+    """Reads images that are members of an uncompressed tar file.
+
+    Attributes:
+      tar: the file.
+      members: the names of the images in it.
+      channels: 1 (grey) or 3 (RGB).
+    """
 
     tar: Tar
     members: Sequence[str]
     channels: int
 
-    def __call__(self, index: int) -> np.ndarray:
+    def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         return decode(self.tar.read(self.members[index]), channels=self.channels)
 
 
-def existing(path: str | os.PathLike[str], owner: str) -> str:
-    """`path` with ~ expanded, or a ValueError that says whose path is missing."""
+def existing_path(path: str | os.PathLike[str], owner: str) -> str:
+    """Returns the path with ~ expanded.
+
+    Args:
+      path: of a file or a folder.
+      owner: whose path it is, as errors name it.
+
+    Raises:
+      UserError: a path where nothing is.
+    """
     expanded = os.path.expanduser(os.fspath(path))
     if not os.path.exists(expanded):
-        raise ValueError(f"{owner}: path={expanded!r} does not exist")
+        raise UserError(f"{owner}: path={expanded!r} does not exist")
     return expanded
 
 
-def labelled(keys: Sequence[Any]) -> tuple[Int64[np.ndarray, " n"], list[Any]]:
-    """Labels 0..C-1 of hashable keys in sorted order, and the sorted keys."""
-    kinds = sorted(set(keys))
-    table = {kind: label for label, kind in enumerate(kinds)}
-    return np.array([table[key] for key in keys], np.int64), kinds
+def integer_labels(keys: Iterable[Key]) -> tuple[Int64[np.ndarray, " n"], list[Key]]:
+    """Numbers keys from 0 in sorted order and returns the number of each, and the distinct keys.
+
+    Args:
+      keys: hashable values that can be sorted, one for each image.
+
+    >>> labels, classes = integer_labels(["cat", "ant", "cat"])
+    >>> labels.tolist(), classes
+    ([1, 0, 1], ['ant', 'cat'])
+    """
+    keys = list(keys)
+    classes = sorted(set(keys))  # type: ignore[type-var]
+    label_of_key = {key: label for label, key in enumerate(classes)}
+    return np.array([label_of_key[key] for key in keys], np.int64), classes
 
 
 def split_classes(
-    count: int, fractions: Sequence[float], seed: int, owner: str
+    count: int, fractions: tuple[float, float, float], seed: int, owner: str
 ) -> dict[str, list[int]]:
-    """Disjoint classes for train, val and test: a permutation by the seed, cut at the cumulated fractions.
+    """Divides classes at random among train, val and test.
 
-    Raises ValueError unless there are three fractions, none negative, with sum 1.
+    A permutation of the classes, drawn by the seed, is cut at the cumulated fractions.
+
+    Args:
+      count: the number of classes.
+      fractions: the shares of train, val and test, none negative, with sum 1.
+      seed: of the permutation.
+      owner: whose fractions they are, as errors name it.
+
+    Raises:
+      UserError: fractions that are negative or have another sum.
+
+    >>> {split: len(classes) for split, classes in split_classes(10, (0.5, 0.1, 0.4), 0, "x").items()}
+    {'train': 5, 'val': 1, 'test': 4}
     """
-    shares = [float(f) for f in fractions]
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(
+    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(
             f"{owner}: fractions={tuple(fractions)}; three numbers of at least 0 with sum 1 "
             "(train, val, test) are accepted"
         )
     order = _shuffled_classes(count, seed)
-    cuts = np.rint(np.cumsum(shares)[:2] * count).astype(int)
+    cuts = np.rint(np.cumsum(fractions)[:2] * count).astype(int)
     return {
         split: sorted(part.tolist())
         for split, part in zip(SPLITS, np.split(order, cuts), strict=True)

@@ -1,8 +1,8 @@
 """From a plan to batches: grain loads whole steps in threads or processes, ahead of the consumer.
 
-One element of the grain data set is one step's batch, so that batches never mix however many threads or
-processes work on them, and a step number is all there is to resume from. The random numbers of an image hang
-on (seed, epoch, step, place in the whole batch) alone.
+An element of the grain data set is the batch of a step, so that batches never mix however many threads or processes
+work on them, and a step number is all there is to resume from. The random numbers of an image depend on (seed, epoch,
+step, place in the whole batch) alone.
 """
 
 from collections import Counter
@@ -13,25 +13,27 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Int
 
-from dml_jax import names
-from dml_jax.data.base import DecodeError, Source
+from dml_jax import names, streams
+from dml_jax.data.base import DecodeError, Item, Source
+from dml_jax.errors import UserError
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Batch = dict[str, np.ndarray]
 
 ON_ERROR = ("raise", "skip")
-# Streams under one key of Philox; the samplers use 0, 4 and 5, the division of classes 3.
-_AUGMENT, _REPLACE = 1, 2
 
 
 class Plan(Protocol):
-    """A sampler's plan: an array `[steps, batch]` of positions in a source, or what gives its rows when asked."""
+    """The plan of an epoch by a sampler: an array `[steps, batch]` of positions in a source, or an object that computes
+    its rows when they are read.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def __getitem__(self, step: int, /) -> np.ndarray: ...
+    def __getitem__(self, step: int, /) -> Int[np.ndarray, " batch"]: ...
 
 
 def train_batches(
@@ -52,46 +54,62 @@ def train_batches(
     skipped: Counter[str] | None = None,
     labels: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """The batches of an epoch from `start_step` on, the same however many threads and processes.
+    """Yields the batches of an epoch from `start_step` on, the same however many threads and processes load them.
 
-    A batch is `{"image": uint8 [b, H, W, C], "label": int32 [b], "id": int32 [b]}`; b is `views` times the batch
-    size of the plan divided by `process_count`, and a process gets the places from process_index * b on.
+    A batch is `{"image": uint8 [b, H, W, C], "label": int32 [b], "id": int32 [b]}`; b is `views` times the batch size
+    of the plan divided by `process_count`, and a process gets the places from process_index * b on.
 
     An image that cannot be decoded is an error (`on_error="raise"`), or another of its class takes its place
-    (`"skip"`): the others of the class in an order drawn by (seed, epoch, step, place), those that the step
-    does not hold yet first, until one decodes. Two bad images of one class in one step may get the same
-    substitute. The shape of a batch never changes.
+    (`"skip"`): the others of the class in an order drawn by (seed, epoch, step, place), those that the step does not
+    hold yet first, until one decodes. Two bad images of one class in one step may get the same substitute. The shape of
+    a batch never changes.
 
     Args:
       source: where the images come from.
-      plan: a sampler's plan for this epoch.
-      transform: (image, generator) -> image, all of one shape; None leaves the images as they are.
-      seed, epoch: as given to the sampler.
+      plan: a sampler's plan for this epoch, `[steps, batch]`.
+      transform: (image, generator) -> image, all of one shape, such as `data.augment.build` makes; None leaves the
+        images as they are.
+      seed: as given to the sampler.
+      epoch: as given to the sampler.
       views: how often each image of a step comes, transformed anew each time: the whole step, view after view.
       start_step: the first step to yield.
-      process_index, process_count: which share of every batch.
-      threads: in each process that loads (this one, or each worker).
+      process_index: which share of every batch this process gets.
+      process_count: the number of shares.
+      threads: of each process that loads (this one, or each worker).
       workers: processes that load; 0 loads in threads of this one.
-      prefetch: batches loaded ahead.
+      prefetch: batches that are loaded ahead.
       on_error: "raise" or "skip".
       skipped: counts the images passed over, by name, as their batches are delivered.
-      labels: what "label" holds, `[N, ...]`, a row for each image of the source; None: its own labels.
+      labels: what "label" holds, `[N, ...]`, a row for each image of the source; None is its own labels.
 
     Raises:
-      ValueError: an option out of range; while iterating, images of different shapes.
+      UserError: an option out of range; while iterating, images of different shapes.
       DecodeError: while iterating, an image that cannot be decoded, or a class of which none can.
+
+    >>> from dml_jax import data
+    >>> source = data.glyphs("test", size=8, classes=2)
+    >>> plan = np.arange(6).reshape(2, 3)
+    >>> [b["id"].tolist() for b in train_batches(source, plan, transform=None, seed=0, epoch=0)]
+    [[0, 1, 2], [3, 4, 5]]
     """
     if on_error not in ON_ERROR:
         raise names.unknown("on_error:", on_error, ON_ERROR)
     steps, size = plan.shape
     if not 0 <= start_step <= steps:
-        raise ValueError(f"start_step={start_step} of a plan of {steps} steps")
+        raise UserError(f"start_step={start_step} of a plan of {steps} steps")
     if views < 1:
-        raise ValueError(f"views={views}; at least 1 is accepted")
-    part = _part(views * size, process_index, process_count)
+        raise UserError(f"views={views}; at least 1 is accepted")
+    share = _share(views * size, process_index, process_count)
     labels = source.labels if labels is None else labels
-    load = _LoadTrain(source, labels, plan, transform, seed, epoch, part, on_error == "skip")
-    return _iterate(load, range(start_step, steps), threads, workers, prefetch, skipped)
+    if len(labels) != len(source):
+        raise UserError(
+            f"labels of {len(labels)} images for a source of {len(source)}; a row for each is accepted"
+        )
+    streams.generator(
+        "augment", seed, epoch=epoch
+    )  # a negative one is an error now and not in a thread
+    load = _LoadTrain(source, labels, plan, transform, seed, epoch, share, on_error == "skip")
+    return _batches(load, range(start_step, steps), threads, workers, prefetch, skipped)
 
 
 def eval_batches(
@@ -107,52 +125,60 @@ def eval_batches(
     on_error: str = "raise",
     skipped: Counter[str] | None = None,
 ) -> Iterator[Batch]:
-    """Every image once, in the order of the source, in batches of one shape.
+    """Yields every image once, in the order of the source, in batches of one shape.
 
-    A batch is as in `train_batches` with `"valid": bool [b]`. Batch k covers the images from k * batch_size
-    on, and a process gets a contiguous share of each, so that all processes see equally many batches. Places
-    beyond the end are zeros with id and label -1 and not valid; so are images that cannot be decoded under
-    `on_error="skip"`, but for their id and label. The transform gets a generator that depends on the image's
-    id alone.
+    A batch is as in `train_batches` with `"valid": bool [b]`. Batch k covers the images from k * batch_size on, and a
+    process gets a contiguous share of each, so that all processes see equally many batches. Places beyond the end are
+    zeros with id and label -1 and not valid; so are images that cannot be decoded under `on_error="skip"`, but for
+    their id and label. The transform gets a generator that depends on the image's id alone.
+
+    Args:
+      source: where the images come from.
+      batch_size: images of a batch over all processes.
+      transform: (image, generator) -> image, all of one shape; None leaves the images as they are.
+      process_index: which share of every batch this process gets.
+      process_count: the number of shares.
+      threads: of each process that loads (this one, or each worker).
+      workers: processes that load; 0 loads in threads of this one.
+      prefetch: batches that are loaded ahead.
+      on_error: "raise" or "skip".
+      skipped: counts the images passed over, by name, as their batches are delivered.
 
     Raises:
-      ValueError: an option out of range; while iterating, images of different shapes.
-      DecodeError: while iterating, an image that cannot be decoded under `on_error="raise"`, or none that
-        can.
+      UserError: an option out of range; while iterating, images of different shapes.
+      DecodeError: while iterating, an image that cannot be decoded under `on_error="raise"`, or none that can.
+
+    >>> from dml_jax import data
+    >>> source = data.glyphs("test", size=8, classes=1)
+    >>> [int(b["valid"].sum()) for b in eval_batches(source, 8, transform=None)]
+    [8, 8]
     """
     if on_error not in ON_ERROR:
         raise names.unknown("on_error:", on_error, ON_ERROR)
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; at least 1 is accepted")
-    part = _part(batch_size, process_index, process_count)
-    load = _LoadEval(source, batch_size, transform, part, on_error == "skip")
+        raise UserError(f"batch_size={batch_size}; at least 1 is accepted")
+    share = _share(batch_size, process_index, process_count)
+    load = _LoadEval(source, batch_size, transform, share, on_error == "skip")
     steps = range(-(-len(source) // batch_size))
-    return _iterate(load, steps, threads, workers, prefetch, skipped)
+    return _batches(load, steps, threads, workers, prefetch, skipped)
 
 
-def _part(batch_size: int, index: int, count: int) -> slice:
+def _share(batch_size: int, index: int, count: int) -> slice:
+    """Returns the places of a batch that a process loads."""
     if count < 1 or not 0 <= index < count:
-        raise ValueError(f"process_index={index} of process_count={count}")
+        raise UserError(f"process_index={index} of process_count={count}")
     if batch_size % count:
-        raise ValueError(
+        raise UserError(
             f"batch_size={batch_size} does not divide among {count} processes; "
             f"a multiple of {count} is accepted"
         )
-    share = batch_size // count
-    return slice(index * share, (index + 1) * share)
-
-
-def _generator(seed: int, epoch: int, stream: int, step: int, place: int) -> np.random.Generator:
-    """Streams that never meet: the first word of the counter has 2^64 draws to itself."""
-    counter = np.array([0, stream, step, place], np.uint64)
-    return np.random.Generator(
-        np.random.Philox(key=np.array([seed, epoch], np.uint64), counter=counter)
-    )
+    size = batch_size // count
+    return slice(index * size, (index + 1) * size)
 
 
 @dataclass(frozen=True, eq=False)
 class _LoadTrain:
-    """Step -> this process's part of its batch."""
+    """Loads this process's share of the batch of a step."""
 
     source: Source
     labels: np.ndarray
@@ -160,28 +186,30 @@ class _LoadTrain:
     transform: Transform | None
     seed: int
     epoch: int
-    part: slice
+    share: slice
     skip: bool
 
     def __call__(self, step: int) -> dict[str, Any]:
         row = self.plan[step]
-        items: list[tuple[np.ndarray, dict[str, Any]]] = []
+        images: list[np.ndarray] = []
+        ids: list[int] = []
         bad: list[str] = []
-        for place in range(self.part.start, self.part.stop):
+        for place in range(self.share.start, self.share.stop):
             # All views of a place show one image, and it counts once where it does not decode.
             view, column = divmod(place, len(row))
             item = self._item(row, step, column, [] if view else bad)
-            rng = _generator(self.seed, self.epoch, _AUGMENT, step, place)
-            items.append((_transformed(self.transform, item["image"], rng), item))
-        ids = [item["id"] for _, item in items]
+            rng = streams.generator("augment", self.seed, epoch=self.epoch, step=step, place=place)
+            images.append(_transformed(self.transform, item["image"], rng))
+            ids.append(item["id"])
         return {
-            "image": _stack([image for image, _ in items], self.source, ids),
+            "image": _stack(images, self.source, ids),
             "label": self.labels[ids].astype(np.int32),
             "id": np.array(ids, np.int32),
             "bad": bad,
         }
 
-    def _item(self, row: np.ndarray, step: int, place: int, bad: list[str]) -> dict[str, Any]:
+    def _item(self, row: Int[np.ndarray, " batch"], step: int, place: int, bad: list[str]) -> Item:
+        """Reads the image of a place, or a substitute; names that do not decode are added to `bad`."""
         index = int(row[place])
         try:
             return self.source[index]
@@ -191,7 +219,9 @@ class _LoadTrain:
         bad.append(self.source.name(index))
         label = self.source.labels[index]
         others = np.setdiff1d(np.flatnonzero(self.source.labels == label), [index])
-        rng = _generator(self.seed, self.epoch, _REPLACE, step, place)
+        rng = streams.generator(
+            "replace_image", self.seed, epoch=self.epoch, step=step, place=place
+        )
         others = rng.permutation(others)
         others = others[np.argsort(np.isin(others, row), kind="stable")]
         for other in others:
@@ -207,30 +237,30 @@ class _LoadTrain:
 
 @dataclass(frozen=True, eq=False)
 class _LoadEval:
-    """Step -> this process's part of that batch, padded."""
+    """Loads this process's share of the batch of a step, padded to its full size."""
 
     source: Source
     batch_size: int
     transform: Transform | None
-    part: slice
+    share: slice
     skip: bool
 
     def __call__(self, step: int) -> dict[str, Any]:
-        first = step * self.batch_size
-        ids = np.arange(first + self.part.start, first + self.part.stop, dtype=np.int32)
+        start = step * self.batch_size
+        ids = np.arange(start + self.share.start, start + self.share.stop, dtype=np.int32)
         inside = ids < len(self.source)
         images: list[np.ndarray | None] = []
         bad = []
-        for i, there in zip(ids.tolist(), inside, strict=True):
+        for i, exists in zip(ids.tolist(), inside, strict=True):
             try:
-                images.append(self._image(i) if there else None)
+                images.append(self._image(i) if exists else None)
             except DecodeError:
                 if not self.skip:
                     raise
                 images.append(None)
                 bad.append(self.source.name(i))
         good = [image for image in images if image is not None]
-        blank = np.zeros_like(good[0] if good else self._any())
+        blank = np.zeros_like(good[0] if good else self._first_decodable())
         labels = np.append(self.source.labels, -1).astype(np.int32)
         return {
             "image": _stack([blank if x is None else x for x in images], self.source, ids.tolist()),
@@ -241,11 +271,11 @@ class _LoadEval:
         }
 
     def _image(self, index: int) -> np.ndarray:
-        rng = _generator(0, 0, _AUGMENT, 0, index)
+        rng = streams.generator("augment", 0, place=index)
         return _transformed(self.transform, self.source[index]["image"], rng)
 
-    def _any(self) -> np.ndarray:
-        """The first image that decodes: for the shape of a part that has none of its own."""
+    def _first_decodable(self) -> np.ndarray:
+        """Returns the first image that decodes, for the shape of a share that has none of its own."""
         for i in range(len(self.source)):
             try:
                 return self._image(i)
@@ -263,14 +293,14 @@ def _transformed(
 def _stack(images: list[np.ndarray], source: Source, ids: list[int]) -> np.ndarray:
     for image, i in zip(images, ids, strict=True):
         if image.shape != images[0].shape:
-            raise ValueError(
+            raise UserError(
                 f"images of one batch have shapes {images[0].shape} ({source.name(ids[0])}) and "
                 f"{image.shape} ({source.name(i)}); a transform that ends in one size is needed"
             )
     return np.stack(images)
 
 
-def _iterate(
+def _batches(
     load: Callable[[int], dict[str, Any]],
     steps: range,
     threads: int,
@@ -278,17 +308,18 @@ def _iterate(
     prefetch: int,
     skipped: Counter[str] | None,
 ) -> Iterator[Batch]:
+    """Checks the options, which a generator would do at the first batch only, and returns the batches."""
     for name, value, least in (
         ("threads", threads, 1),
         ("workers", workers, 0),
         ("prefetch", prefetch, 1),
     ):
         if value < least:
-            raise ValueError(f"{name}={value}; at least {least} is accepted")
-    return _running(load, steps, threads, workers, prefetch, skipped)
+            raise UserError(f"{name}={value}; at least {least} is accepted")
+    return _load_ahead(load, steps, threads, workers, prefetch, skipped)
 
 
-def _running(
+def _load_ahead(
     load: Callable[[int], dict[str, Any]],
     steps: range,
     threads: int,
@@ -296,6 +327,7 @@ def _running(
     prefetch: int,
     skipped: Counter[str] | None,
 ) -> Iterator[Batch]:
+    """Yields the batches that grain loads ahead, and counts the images that did not decode."""
     if not steps:
         return
     dataset = (

@@ -1,26 +1,32 @@
-"""RandAugment (Cubuk et al., NeurIPS workshops 2020) as torchvision defines it, on Pillow images."""
+"""RandAugment as torchvision defines it, on Pillow images."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-_Op = Callable[[Image.Image, float], Image.Image]
+from dml_jax.data.base import Augmentation
+from dml_jax.errors import UserError
+from dml_jax.parameters import Interval, NonNegativeInt, checked
+
+_Operation = Callable[[Image.Image, float], Image.Image]
 
 
 def _affine(
     image: Image.Image, matrix: tuple[float, float, float, float, float, float]
 ) -> Image.Image:
-    """Moves pixels by the inverse map, nearest neighbour, black where nothing comes from."""
+    """Moves the pixels by an inverse affine map: the nearest one of the image, black from beyond its border."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST)
 
 
-def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> _Op:
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> _Operation:
     return lambda image, m: kind(image).enhance(1 + m)
 
 
-OPS: dict[str, tuple[_Op, bool]] = {
+OPERATIONS: dict[str, tuple[_Operation, bool]] = {
     "Identity": (lambda image, m: image, False),
     "ShearX": (lambda image, m: _affine(image, (1, m, 0, 0, 1, 0)), True),
     "ShearY": (lambda image, m: _affine(image, (1, 0, 0, m, 1, 0)), True),
@@ -36,14 +42,24 @@ OPS: dict[str, tuple[_Op, bool]] = {
     "AutoContrast": (lambda image, m: ImageOps.autocontrast(image), False),
     "Equalize": (lambda image, m: ImageOps.equalize(image), False),
 }
-"""Name -> (operation on image and magnitude, whether the magnitude's sign is drawn)."""
+"""The operations by name, each with True where the sign of its strength is drawn."""
 
 
-def magnitude_of(name: str, magnitude: int, bins: int, width: int, height: int) -> float:
-    """The strength of an operation at one of `bins` evenly spaced levels: degrees, pixels, bits or shares.
+def strength_of(name: str, magnitude: int, bins: int, width: int, height: int) -> float:
+    """Returns the strength of an operation in degrees, pixels, bits or shares.
 
-    Shear to 0.3, translation to 150/331 of the side, rotation to 30 degrees, the enhancements to 0.9, 8 to 4
-    bits, solarisation from 255 down to 0; 0 for the operations without a strength.
+    Shear goes up to 0.3, translation to 150/331 of the side, rotation to 30 degrees, the enhancements to 0.9,
+    posterisation from 8 to 4 bits, solarisation from 255 down to 0; the operations without a strength have 0.
+
+    Args:
+      name: of the operation.
+      magnitude: one of the evenly spaced levels, 0 to `bins` - 1.
+      bins: the number of levels.
+      width: of the image.
+      height: of the image.
+
+    >>> strength_of("Rotate", 15, 31, 24, 24)
+    15.0
     """
     match name:
         case "ShearX" | "ShearY":
@@ -64,7 +80,7 @@ def magnitude_of(name: str, magnitude: int, bins: int, width: int, height: int) 
 
 
 def _level(start: float, end: float, i: int, bins: int) -> float:
-    """`torch.linspace(start, end, bins)[i]` to the bit: a rounding decides over a pixel in int(m)."""
+    """Returns `torch.linspace(start, end, bins)[i]` to the bit: its rounding decides over a pixel in int(m)."""
     first, last = np.float32(start), np.float32(end)
     step = float((last - first) / np.float32(bins - 1))
     # Products and sums in double, rounded once, as a fused multiply-add does.
@@ -73,37 +89,50 @@ def _level(start: float, end: float, i: int, bins: int) -> float:
     return float(np.float32(float(last) - step * (bins - 1 - i)))
 
 
+@checked("augmentation")
 def rand_augment(
-    image: Image.Image,
-    rng: np.random.Generator,
-    *,
-    num_ops: int = 3,
-    magnitude: int = 9,
-    num_magnitude_bins: int = 31,
-) -> Image.Image:
-    """`num_ops` of the 14 operations in turn, each drawn evenly, with repetition; signs are + or - evenly.
+    num_ops: NonNegativeInt = 3,
+    magnitude: NonNegativeInt = 9,
+    num_magnitude_bins: Annotated[int, Interval(2, closed_low=True)] = 31,
+) -> Augmentation:
+    """Applies `num_ops` of 14 operations one after the other (Cubuk et al., NeurIPS workshops 2020).
 
-    Works on grey (L) and RGB images. Each operation gives torchvision's pixels (nearest neighbour, black
-    fill); torchvision applies 2 by default, the draws themselves come from another generator.
+    Each operation is drawn evenly, with repetition, and the sign of a strength that has one is + or - evenly. Images
+    are grey or RGB. Each operation gives torchvision's pixels (nearest neighbour, black fill); torchvision applies 2 of
+    them by default, and the draws come from another generator.
 
-    Raises ValueError where num_ops is negative or the magnitude is not one of the bins.
+    Args:
+      num_ops: the number of operations, from 0 on.
+      magnitude: the strength of the operations, one of the bins 0 to `num_magnitude_bins` - 1; torchvision's default.
+      num_magnitude_bins: the number of evenly spaced strengths, at least 2; torchvision's default.
+
+    Raises:
+      UserError: a value out of range, or a magnitude that is none of the bins.
+
+    >>> from PIL import Image
+    >>> rand_augment(num_ops=2)(Image.new("L", (20, 20)), np.random.default_rng(0)).size
+    (20, 20)
     """
-    if num_ops < 0:
-        raise ValueError(f"rand_augment: num_ops={num_ops}; at least 0 is accepted")
-    if num_magnitude_bins < 2:
-        raise ValueError(
-            f"rand_augment: num_magnitude_bins={num_magnitude_bins}; at least 2 is accepted"
+    if magnitude >= num_magnitude_bins:
+        raise UserError(
+            f"magnitude of augmentation 'rand_augment' is {magnitude}; accepted: 0 to {num_magnitude_bins - 1}"
         )
-    if not 0 <= magnitude < num_magnitude_bins:
-        raise ValueError(
-            f"rand_augment: magnitude={magnitude}; 0 to {num_magnitude_bins - 1} is accepted"
-        )
-    kinds = list(OPS)
-    for _ in range(num_ops):
-        name = kinds[rng.integers(len(kinds))]
-        operation, signed = OPS[name]
-        strength = magnitude_of(name, magnitude, num_magnitude_bins, *image.size)
-        if signed and rng.integers(2):
-            strength = -strength
-        image = operation(image, strength)
-    return image
+    return _RandAugment(num_ops, magnitude, num_magnitude_bins)
+
+
+@dataclass(frozen=True)
+class _RandAugment:
+    num_ops: int
+    magnitude: int
+    num_magnitude_bins: int
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
+        operations = list(OPERATIONS)
+        for _ in range(self.num_ops):
+            name = operations[rng.integers(len(operations))]
+            operation, signed = OPERATIONS[name]
+            strength = strength_of(name, self.magnitude, self.num_magnitude_bins, *image.size)
+            if signed and rng.integers(2):
+                strength = -strength
+            image = operation(image, strength)
+        return image

@@ -1,31 +1,66 @@
-"""Sources by name."""
+"""Data sets by name.
+
+A data set of your own is a function that returns a `Source`, in a file of yours; `Images` makes one of labels, names
+and a function that reads the image at a position:
+
+    # my_package/my_module.py
+    from dml_jax import data
+
+    def birds(split, *, path):
+        rows = [line.split(",") for line in open(f"{path}/{split}.csv").read().splitlines()]
+        labels, class_names = data.integer_labels(name for _, name in rows)
+        files = [f"{path}/{file}" for file, _ in rows]
+        return data.Images(labels, tuple(class_names), files, data.FileReader(files, channels=3))
+
+and a config names it: `config.data = configs.data(name="my_package.my_module:birds", path=DIR)`. Further arguments are
+fields of that section. `dml_jax.parameters.checked` on the function checks its arguments.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 from dml_jax import names
-from dml_jax.data import folder, glyphs, grocery_store, omniglot
 from dml_jax.data.base import Source
+from dml_jax.data.datasets.folder import folder
+from dml_jax.data.datasets.glyphs import glyphs
+from dml_jax.data.datasets.grocery_store import grocery_store
+from dml_jax.data.datasets.omniglot import omniglot
+from dml_jax.errors import UserError
 
-_TABLE: dict[str, Callable[..., Source]] = {
-    "folder": folder.load,
-    "glyphs": glyphs.load,
-    "grocery_store": grocery_store.load,
-    "omniglot": omniglot.load,
+TABLE: dict[str, Callable[..., Source]] = {
+    "folder": folder,
+    "glyphs": glyphs,
+    "grocery_store": grocery_store,
+    "omniglot": omniglot,
 }
 
 
 def available() -> list[str]:
-    """The names that `load` accepts."""
-    return sorted(_TABLE)
+    """Lists the names that `load` accepts.
+
+    >>> available()
+    ['folder', 'glyphs', 'grocery_store', 'omniglot']
+    """
+    return sorted(TABLE)
 
 
 def load(name: str, split: str, **options: Any) -> Source:
-    """A split of a data set; the module of the set's name documents its options.
+    """Loads a split of a data set by name.
+
+    Args:
+      name: a name of `available`, or "package.module:name" for a function of your own.
+      split: of the data set; each documents its own.
+      **options: the other arguments of the data set.
 
     Raises:
-      ValueError: an unknown name, split or option (with the near misses), or data that are not there.
+      UserError: an unknown name, split or option (with near misses), a value out of range, or data that are not there.
+
+    >>> load("glyphs", "test", size=8, classes=2).class_names
+    ('D', 'E')
     """
-    opened = names.resolve("data set", _TABLE, name)
-    names.check_hyper(f"data set {name!r}", names.keywords(opened), options)
-    return opened(split, **options)
+    source = names.resolve("data set", TABLE, name)(split, **options)
+    if not isinstance(source, Source):
+        raise UserError(
+            f"data set {name!r} returned {type(source).__name__}; accepted: a Source, such as dml_jax.data.Images"
+        )
+    return source

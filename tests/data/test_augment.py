@@ -1,12 +1,15 @@
 """Augmentation against torchvision's (golden/make_augment.py), and what draws do."""
 
 import pathlib
+import pickle
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from dml_jax.data import augment, randaugment
+from dml_jax.errors import UserError
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "augment.npz")
 KINDS = ("rgb", "grey")
@@ -35,18 +38,18 @@ class Replay:
 
 def test_all_operations_of_torchvision_are_here():
     theirs = {key.split("/")[1] for key in GOLDEN.files if key.startswith("op/")}
-    assert set(randaugment.OPS) == theirs
+    assert set(randaugment.OPERATIONS) == theirs
     assert len(theirs) == 14
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", randaugment.OPS)
+@pytest.mark.parametrize("name", randaugment.OPERATIONS)
 def test_operation_equals_torchvision(name, kind):
-    operation, signed = randaugment.OPS[name]
+    operation, signed = randaugment.OPERATIONS[name]
     expected = GOLDEN[f"op/{name}/{kind}"]
     made = []
     for level in GOLDEN["levels"]:
-        strength = randaugment.magnitude_of(name, int(level), 31, 24, 20)
+        strength = randaugment.strength_of(name, int(level), 31, 24, 20)
         made += [operation(image(kind), s * strength) for s in ((1, -1) if signed else (1,))]
     assert len(made) == len(expected)
     for ours, theirs in zip(made, expected, strict=True):
@@ -56,9 +59,9 @@ def test_operation_equals_torchvision(name, kind):
 
 
 @pytest.mark.parametrize("size", [(24, 20), (331, 224), (97, 331)])
-@pytest.mark.parametrize("name", randaugment.OPS)
+@pytest.mark.parametrize("name", randaugment.OPERATIONS)
 def test_strengths_equal_torchvision(name, size):
-    ours = [randaugment.magnitude_of(name, i, 31, *size) for i in range(31)]
+    ours = [randaugment.strength_of(name, i, 31, *size) for i in range(31)]
     theirs = GOLDEN[f"strength/{name}/{size[0]}x{size[1]}"]
     if name == "Solarize":
         theirs = 255 * theirs
@@ -72,13 +75,13 @@ def test_rand_augment_draws_operations_and_signs_evenly():
     def noting(name):
         return lambda image, m: seen.append((name, np.sign(m))) or image
 
-    table = {name: (noting(name), signed) for name, (_, signed) in randaugment.OPS.items()}
+    table = {name: (noting(name), signed) for name, (_, signed) in randaugment.OPERATIONS.items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(randaugment, "OPS", table)
+        patch.setattr(randaugment, "OPERATIONS", table)
         for i in range(500):
-            randaugment.rand_augment(image("grey"), rng(i), num_ops=4)
+            randaugment.rand_augment(num_ops=4)(image("grey"), rng(i))
     assert len(seen) == 2000
-    for name, (_, signed) in randaugment.OPS.items():
+    for name, (_, signed) in randaugment.OPERATIONS.items():
         signs = [s for n, s in seen if n == name]
         assert abs(len(signs) - 2000 / 14) < 5 * np.sqrt(2000 / 14)
         assert len(set(signs)) == (2 if signed else 1), name
@@ -100,13 +103,13 @@ def test_geometry_equals_torchvision(kind):
     picture = image(kind)
     for size in (10, 40, [7, 19]):
         for name, function in (("resize", augment.resize), ("center_crop", augment.center_crop)):
-            made = np.asarray(function(picture, rng(), size=size))
+            made = np.asarray(function(size)(picture, rng()))
             np.testing.assert_array_equal(made, GOLDEN[f"{name}/{kind}/{size}"])
-    np.testing.assert_array_equal(augment.flip(picture, rng(), p=1.0), GOLDEN[f"flip/{kind}"])
-    np.testing.assert_array_equal(augment.flip(picture, rng(), p=0.0), picture)
+    np.testing.assert_array_equal(augment.flip(1.0)(picture, rng()), GOLDEN[f"flip/{kind}"])
+    np.testing.assert_array_equal(augment.flip(0.0)(picture, rng()), picture)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(augment, "_draw_crop", lambda *_: (5, 3, 17, 13))
-        made = augment.random_resized_crop(picture, rng(), size=(9, 11))
+        made = augment.random_resized_crop((9, 11))(picture, rng())
     np.testing.assert_array_equal(made, GOLDEN[f"crop/{kind}"])
 
 
@@ -135,23 +138,72 @@ def test_chain_of_nothing_leaves_the_image():
     np.testing.assert_array_equal(augment.build([])(array, rng()), array)
 
 
-@pytest.mark.parametrize(
-    ("config", "says"),
-    [
-        ([{"name": "random_resize_crop", "size": 3}], "did you mean 'random_resized_crop'"),
-        ([{"size": 3}], "has no 'name'; accepted: center_crop"),
-        ([{"name": "resize"}], "needs a value for 'size'"),
-        ([{"name": "flip", "prob": 0.5}], "unknown hyper-parameter of augmentation 'flip'"),
-        ([{"name": "flip", "p": 1.5}], "p=1.5"),
-        ([{"name": "resize", "size": 0}], "size=0"),
-        ([{"name": "center_crop", "size": (1, 2, 3)}], r"size=\(1, 2, 3\)"),
-        ([{"name": "random_resized_crop", "size": 9, "scale": (1.0, 0.3)}], r"scale=\(1.0, 0.3\)"),
-        ([{"name": "rand_augment", "magnitude": 31}], "magnitude=31; 0 to 30 is accepted"),
-        ([{"name": "rand_augment", "num_ops": -1}], "num_ops=-1"),
-        ([{"name": "rand_augment", "num_magnitude_bins": 1}], "num_magnitude_bins=1"),
-    ],
-)
-def test_refused(config, says):
-    with pytest.raises(ValueError, match=says) as error:
-        augment.build(config)
+def test_augmentations_are_made_by_name_and_compare_by_what_they_hold():
+    for name in augment.available():
+        hyper = {} if name in ("flip", "rand_augment") else {"size": 9}
+        one, other = augment.get(name, **hyper), augment.TABLE[name](**hyper)
+        assert one == other and hash(one) == hash(other) and isinstance(one, augment.Augmentation)
+        assert pickle.loads(pickle.dumps(one)) == one
+    assert augment.flip(0.2) != augment.flip(0.3)
+    steps = [{"name": "resize", "size": [7, 19]}, "flip"]
+    chain = augment.build(steps)
+    assert chain == augment.build([augment.resize((7, 19)), ConfigDict({"name": "flip"})])
+    assert hash(chain) == hash(augment.build(steps))
+
+
+def test_an_augmentation_of_the_users_own(documented_module):
+    module = documented_module(augment.__doc__)
+    name = "my_package.my_module:Invert"
+    chain = augment.build([{"name": name, "p": 1.0}, {"name": "flip", "p": 0.0}])
+    array = GOLDEN["image/rgb"]
+    np.testing.assert_array_equal(chain(array, rng()), 255 - array)
+    assert chain.steps[0] == module.Invert(1.0) == pickle.loads(pickle.dumps(chain)).steps[0]
+    with pytest.raises(UserError, match="did you mean 'Invert'"):
+        augment.get("my_package.my_module:Invertt")
+    module.three = lambda: 3
+    with pytest.raises(UserError, match=r"made 3; accepted: a function of .Pillow image, NumPy"):
+        augment.get("my_package.my_module:three")
+
+
+REFUSED = [
+    ({"name": "random_resize_crop", "size": 3}, "did you mean 'random_resized_crop'"),
+    ({"size": 3}, "has no 'name'; accepted: center_crop"),
+    (None, "None has no 'name'"),
+    (3, "3 has no 'name'"),
+    ({"name": "resize"}, "needs a value for 'size'"),
+    ({"name": "flip", "prob": 0.5}, "unknown hyper-parameter of augmentation 'flip'"),
+    ({"name": "flip", "p": 1.5}, "p of augmentation 'flip' is 1.5; accepted: .* at most 1"),
+    ({"name": "flip", "p": -0.1}, "p of augmentation 'flip' is -0.1"),
+    ({"name": "flip", "p": "half"}, "p of augmentation 'flip' is 'half'"),
+    ({"name": "flip", "p": None}, "p of augmentation 'flip' is None"),
+    ({"name": "flip", "p": float("nan")}, "p of augmentation 'flip' is nan"),
+    ({"name": "resize", "size": 0}, "size of augmentation 'resize' is 0"),
+    ({"name": "resize", "size": 2.5}, "size of augmentation 'resize' is 2.5"),
+    ({"name": "resize", "size": "32"}, "size of augmentation 'resize' is '32'"),
+    ({"name": "resize", "size": True}, "size of augmentation 'resize' is True"),
+    ({"name": "center_crop", "size": (1, 2, 3)}, r"size .* is \(1, 2, 3\)"),
+    ({"name": "center_crop", "size": (1, 0)}, r"size .* is \(1, 0\)"),
+    ({"name": "random_resized_crop", "size": -9}, "size .* is -9"),
+    (
+        {"name": "random_resized_crop", "size": 9, "scale": (1.0, 0.3)},
+        r"scale .* is \(1.0, 0.3\); accepted: two ascending numbers",
+    ),
+    ({"name": "random_resized_crop", "size": 9, "scale": 0.3}, "scale .* is 0.3; .* sequence of 2"),
+    ({"name": "random_resized_crop", "size": 9, "scale": (0, 1)}, r"scale .* is \(0, 1\)"),
+    ({"name": "random_resized_crop", "size": 9, "ratio": (2, 1)}, r"ratio .* is \(2, 1\)"),
+    ({"name": "random_resized_crop", "size": 9, "ratio": (-1, 1)}, r"ratio .* is \(-1, 1\)"),
+    ({"name": "random_resized_crop", "size": 9, "ratio": "wide"}, "ratio .* is 'wide'"),
+    ({"name": "rand_augment", "magnitude": 31}, "magnitude .* is 31; accepted: 0 to 30"),
+    ({"name": "rand_augment", "magnitude": -1}, "magnitude .* is -1"),
+    ({"name": "rand_augment", "magnitude": 9.5}, "magnitude .* is 9.5"),
+    ({"name": "rand_augment", "num_ops": -1}, "num_ops .* is -1"),
+    ({"name": "rand_augment", "num_ops": 2.5}, "num_ops .* is 2.5"),
+    ({"name": "rand_augment", "num_magnitude_bins": 1}, "num_magnitude_bins .* is 1; .* least 2"),
+]
+
+
+@pytest.mark.parametrize(("item", "says"), REFUSED)
+def test_refused(item, says):
+    with pytest.raises(UserError, match=says) as error:
+        augment.build([item])
     assert "\n" not in str(error.value)

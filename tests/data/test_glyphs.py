@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dml_jax import data
-from dml_jax.data import glyphs
+from dml_jax.data.datasets import glyphs
+from dml_jax.errors import UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +34,7 @@ def test_letters_of_one_shape_are_one_class():
     te, em = class_of("т"), class_of("m")
     assert te != em
     for letter in (te, em):
-        faces = {face for face, _ in letter.drawn}
+        faces = {face for face, _ in letter.glyphs}
         assert {"DejaVuSans", "DejaVuSerif"} <= faces
         assert not {"DejaVuSerif-Italic", "DejaVuSerif-BoldItalic"} & faces
 
@@ -43,10 +44,10 @@ def test_classes_are_many_unbalanced_and_disjoint():
     assert len(letters) > 1200
     every = "".join(letter.characters for letter in letters)
     assert len(set(every)) == len(every)
-    sizes = collections.Counter(len(letter.drawn) for letter in letters)
+    sizes = collections.Counter(len(letter.glyphs) for letter in letters)
     assert min(sizes) >= 12
     assert len(sizes) >= 3
-    assert not any("LastResort" in face for letter in letters for face, _ in letter.drawn)
+    assert not any("LastResort" in face for letter in letters for face, _ in letter.glyphs)
     shares = collections.Counter(glyphs._split_of(letter, 0) for letter in letters)
     for split, share in (("train", 0.5), ("val", 0.1), ("test", 0.4)):
         assert abs(shares[split] / len(letters) - share) < 0.04
@@ -57,7 +58,7 @@ def test_no_two_classes_look_the_same():
     letters = glyphs.letters()
     by_face = collections.defaultdict(list)
     for label, letter in enumerate(letters):
-        for face, character in letter.drawn:
+        for face, character in letter.glyphs:
             by_face[face].append((label, character))
     assert len(by_face) == 16
     for face, pairs in by_face.items():
@@ -101,7 +102,7 @@ def test_images_are_jittered_kept_and_drawn_again_when_lost(cache):
     other = load(seed=1)
     assert other.shape != first.shape or (other != first).any()
     letter = class_of(data.load("glyphs", "val", classes=1).class_names[0])
-    plain = glyphs.render(letter.drawn, size=32, seed=None)
+    plain = glyphs.render(letter.glyphs, size=32, seed=None)
     assert all((a != b).any() for a, b in zip(plain, first, strict=False))
 
 
@@ -115,12 +116,32 @@ def test_cache_that_cannot_be_written(monkeypatch, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("split", "options", "says"),
     [
-        ("valid", {}, "unknown split of glyphs: 'valid'; did you mean 'val'"),
-        ("train", {"size": 4}, "size=4"),
-        ("train", {"classes": 0}, "classes=0"),
+        (
+            "valid",
+            {},
+            "split of data set 'glyphs' is 'valid'; accepted: 'train' or .*; did you mean 'val'",
+        ),
+        (
+            "train",
+            {"size": 4},
+            "size of data set 'glyphs' is 4; accepted: a whole number of at least 8",
+        ),
+        ("train", {"size": 32.5}, "size of data set 'glyphs' is 32.5"),
+        ("train", {"size": "32"}, "size of data set 'glyphs' is '32'"),
+        ("train", {"size": None}, "size of data set 'glyphs' is None"),
+        (
+            "train",
+            {"classes": 0},
+            "classes of data set 'glyphs' is 0; accepted: .* at least 1 or None",
+        ),
+        ("train", {"classes": 2.5}, "classes of data set 'glyphs' is 2.5"),
+        ("train", {"seed": -1}, "seed of data set 'glyphs' is -1"),
+        ("train", {"seed": "one"}, "seed of data set 'glyphs' is 'one'"),
+        (3, {}, "split of data set 'glyphs' is 3"),
         ("train", {"class": 2}, "did you mean 'classes'"),
     ],
 )
 def test_refused(split, options, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(UserError, match=says) as error:
         data.load("glyphs", split, **options)
+    assert "\n" not in str(error.value)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from dml_jax import data, samplers
-from dml_jax.data import base, pipeline
+from dml_jax import data, samplers, streams
+from dml_jax.data import base
+from dml_jax.errors import UserError
 
 SIZES = (4, 1, 3, 2, 5)
 LABELS = np.repeat(np.arange(5), SIZES)
@@ -279,19 +280,32 @@ def test_different_shapes_need_a_transform():
         ({"start_step": 7}, "start_step=7 of a plan of 6 steps"),
         ({"process_count": 3}, "batch_size=8 does not divide among 3 processes"),
         ({"process_index": 1}, "process_index=1 of process_count=1"),
+        ({"seed": -1}, "seed=-1 is negative"),
+        ({"epoch": -1}, "epoch=-1 is negative"),
+        ({"labels": np.arange(3)}, "labels of 3 images for a source of 15"),
     ],
 )
 def test_refused(options, says):
     """At the call, not at the first batch."""
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(UserError, match=says):
         data.train_batches(source_of(), PLAN, transform=None, **({"seed": 0, "epoch": 0} | options))
 
 
 def test_streams_do_not_meet():
-    keys = [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1)]
-    draws = {pipeline._generator(0, 0, *key).integers(2**63) for key in keys}
-    draws.add(np.random.Generator(np.random.Philox(key=[0, 0])).integers(2**63))  # the sampler's
-    assert len(draws) == 5
+    keys = [("augment", 0, 0), ("replace_image", 0, 0), ("augment", 1, 0), ("augment", 0, 1)]
+    draws = {streams.generator(s, 0, step=i, place=j).integers(2**63) for s, i, j in keys}
+    draws.add(streams.generator("epoch_plan", 0).integers(2**63))
+    draws.add(streams.generator("draw_glyphs", 0, step=ord("A")).integers(2**63))
+    assert len(draws) == 6
+
+
+def test_the_numbers_of_a_stream_are_part_of_what_a_seed_means():
+    """Written out: Philox with the key (seed, epoch) and the counter (0, stream, step, place)."""
+    for stream, number in (("augment", 1), ("replace_image", 2), ("draw_glyphs", 0)):
+        philox = np.random.Philox(key=[7, 2], counter=[0, number, 5, 3])
+        expected = np.random.Generator(philox).integers(2**63)
+        made = streams.generator(stream, 7, epoch=2, step=5, place=3).integers(2**63)
+        assert made == expected
 
 
 def test_glyphs_end_to_end(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from dml_jax import data
-from dml_jax.data import base
+from dml_jax.data import base, sources
+from dml_jax.errors import UserError
 
 
 def write(path, content):
@@ -64,6 +65,10 @@ def test_folder_splits_by_class(tmp_path, encode):
     with pytest.raises(ValueError, match="leave none for split 'val'"):
         data.load("folder", "val", path=tmp_path, fractions=(0.5, 0.0, 0.5))
     with pytest.raises(ValueError, match="three numbers of at least 0 with sum 1"):
+        data.load("folder", "val", path=tmp_path, fractions=(0.5, 0.1, 0.3))
+    with pytest.raises(
+        ValueError, match=r"fractions of data set 'folder' is .*; accepted: a sequence of 3"
+    ):
         data.load("folder", "val", path=tmp_path, fractions=(0.5, 0.1))
 
 
@@ -168,14 +173,75 @@ def test_refused_folders(tmp_path, pictures):
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="no images under"):  # images, but not in class folders
         data.load("folder", "all", path=pictures / "cat")
-    with pytest.raises(ValueError, match="channels=4"):
+    with pytest.raises(ValueError, match="channels of data set 'folder' is 4; accepted: 1 or 3"):
         data.load("folder", "all", path=pictures, channels=4)
-    with pytest.raises(ValueError, match="unknown split of folder: 'trian'; did you mean 'train'"):
+    with pytest.raises(
+        ValueError, match=r"split of data set 'folder' is 'trian'.* did you mean 'train'"
+    ):
         data.load("folder", "trian", path=pictures)
-    with pytest.raises(ValueError, match="data set 'folder' needs a value for 'path'"):
-        data.load("folder", "all")
     with pytest.raises(ValueError, match="unknown data set 'omniglott'; did you mean 'omniglot'"):
         data.load("omniglott", "train")
+
+
+REFUSED = [
+    ("folder", {}, "data set 'folder' needs a value for 'path'"),
+    ("folder", {"path": 3}, "path of data set 'folder' is 3; accepted: a text or a path"),
+    ("folder", {"path": None}, "path of data set 'folder' is None"),
+    (
+        "folder",
+        {"path": ".", "channels": 2},
+        "channels of data set 'folder' is 2; accepted: 1 or 3",
+    ),
+    ("folder", {"path": ".", "channels": "rgb"}, "channels of data set 'folder' is 'rgb'"),
+    ("folder", {"path": ".", "fractions": 0.5}, "fractions of data set 'folder' is 0.5"),
+    (
+        "folder",
+        {"path": ".", "fractions": (2, -1, 0)},
+        r"fractions of data set 'folder' is \(2, -1",
+    ),
+    ("folder", {"path": ".", "fractions": "half"}, "fractions of data set 'folder' is 'half'"),
+    ("folder", {"path": ".", "seed": -1}, "seed of data set 'folder' is -1"),
+    ("folder", {"path": ".", "seed": 1.5}, "seed of data set 'folder' is 1.5"),
+    (
+        "folder",
+        {"path": ".", "chanels": 3},
+        "data set 'folder': 'chanels'; did you mean 'channels'",
+    ),
+    ("omniglot", {}, "data set 'omniglot' needs a value for 'path'"),
+    ("omniglot", {"path": ".", "size": -1}, "size of data set 'omniglot' is -1"),
+    ("omniglot", {"path": ".", "size": 2.5}, "size of data set 'omniglot' is 2.5"),
+    ("grocery_store", {}, "data set 'grocery_store' needs a value for 'path'"),
+    (
+        "grocery_store",
+        {"path": ".", "size": 32},
+        "unknown hyper-parameter of data set 'grocery_store'",
+    ),
+    (3, {}, "unknown data set 3"),
+    ("no_such_package.module:birds", {}, "there is no module 'no_such_package.module'"),
+    ("dml_jax.data:Imagess", {}, "did you mean 'Images'"),
+    ("builtins:str", {}, "data set 'builtins:str' returned str; accepted: a Source"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "says"), REFUSED)
+def test_refused_options(name, options, says):
+    with pytest.raises(UserError, match=says) as error:
+        data.load(name, "train", **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_data_set_of_the_users_own(documented_module, pictures):
+    documented_module(sources.__doc__)
+    (pictures / "train.csv").write_text("cat/10.png,cat\nbee/30.png,bee\ncat/12.png,cat\n")
+    source = data.load("my_package.my_module:birds", "train", path=pictures)
+    assert (source.class_names, source.labels.tolist()) == (("bee", "cat"), [1, 0, 1])
+    assert levels(source) == [10, 30, 12]
+
+
+def test_data_sets_are_callables_of_their_own(pictures):
+    assert data.available() == ["folder", "glyphs", "grocery_store", "omniglot"]
+    assert levels(data.folder("all", path=pictures)) == [20, 30, 31, 10, 11, 12]
+    assert isinstance(data.folder("all", path=str(pictures)), data.Source)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, 0.5, 0.97])
@@ -287,7 +353,9 @@ def test_omniglot(omniglot, where):
     assert test.class_names == ("Tibetan/character01",)
     # Columns 50..54 of the drawing make column 10: two dark ones, three light ones.
     assert test[0]["image"][0, 9:12, 0].tolist() == [0, 153, 255]
-    with pytest.raises(ValueError, match="unknown split of omniglot: 'val'"):
+    with pytest.raises(
+        ValueError, match="split of data set 'omniglot' is 'val'; accepted: 'train' or 'test'"
+    ):
         data.load("omniglot", "val", path=omniglot / where)
 
 
@@ -297,7 +365,7 @@ def test_refused_omniglot(omniglot):
     (omniglot / "text").write_text("x")
     with pytest.raises(ValueError, match="text is not a zip file"):
         data.load("omniglot", "train", path=omniglot / "text")
-    with pytest.raises(ValueError, match="size=0"):
+    with pytest.raises(ValueError, match="size of data set 'omniglot' is 0"):
         data.load("omniglot", "train", path=omniglot / "omniglot.zip", size=0)
 
 

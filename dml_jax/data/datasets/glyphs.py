@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Annotated, Literal
 
 import matplotlib
 import numpy as np
@@ -25,8 +26,9 @@ from fontTools.ttLib import TTFont
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, features
 
-from dml_jax import names
-from dml_jax.data.base import SPLITS, ArrayReader, Images, Source
+from dml_jax import streams
+from dml_jax.data.base import ArrayReader, Images, Source
+from dml_jax.parameters import Interval, NonNegativeInt, PositiveInt, checked
 
 MIN_FACES = 12
 SAME_SHARE = 0.25
@@ -47,48 +49,52 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Letter:
-    """A class: the characters that look alike, and in which faces it is drawn by which of them.
+    """A class: the characters that look alike, and the character that each face draws it by.
 
     Attributes:
-      characters: in ascending order; the first one names the class.
-      drawn: (face, character) pairs, a face per image.
+      characters: the characters in ascending order; the first one names the class.
+      glyphs: (face, character) pairs, one for each image.
     """
 
     characters: str
-    drawn: tuple[tuple[str, str], ...]
+    glyphs: tuple[tuple[str, str], ...]
 
 
-def load(split: str, *, size: int = 32, classes: int | None = None, seed: int = 0) -> Source:
-    """White letters on black, uint8 `[size, size, 1]`; 12 to 16 images a class.
+@checked("data set")
+def glyphs(
+    split: Literal["train", "val", "test"],
+    *,
+    size: Annotated[int, Interval(8, closed_low=True)] = 32,
+    classes: PositiveInt | None = None,
+    seed: NonNegativeInt = 0,
+) -> Source:
+    """Draws white letters on black, uint8 `[size, size, 1]`; 12 to 16 images a class.
 
-    About half of the classes are train, a tenth val, the rest test, by a hash of (seed, character), so that a
-    class stays where it is when fonts change others. The seed also decides turn, scale and shift of every
-    image. A split is drawn once and kept under DML_JAX_CACHE, by default ~/.cache/dml_jax, in a file named
-    after everything that the images depend on; it is drawn anew in every process where that folder cannot be
-    written.
+    About half of the classes are train, a tenth val, the rest test, by a hash of (seed, character), so that a class
+    stays where it is when fonts change others. The seed also decides turn, scale and shift of every image. A split is
+    drawn once and kept under DML_JAX_CACHE, by default ~/.cache/dml_jax, in a file named after everything that the
+    images depend on; it is drawn anew in every process where that folder cannot be written.
 
     Args:
-      split: train, val or test.
-      size: side of the images in pixels.
+      split: "train", "val" or "test".
+      size: the side of the images in pixels, at least 8.
       classes: at most so many classes of the split, for tests; all if None.
       seed: of splits and jitter.
 
     Raises:
-      ValueError: an unknown split, a size below 8, classes below 1.
+      UserError: a value out of range.
+
+    >>> source = glyphs("test", size=8, classes=2)
+    >>> source.class_names, source[0]["image"].shape
+    (('D', 'E'), (8, 8, 1))
     """
-    if split not in SPLITS:
-        raise names.unknown("split of glyphs:", split, SPLITS)
-    if size < 8:
-        raise ValueError(f"glyphs: size={size}; at least 8 pixels are accepted")
-    if classes is not None and classes < 1:
-        raise ValueError(f"glyphs: classes={classes}; None (all) or at least 1 is accepted")
     chosen = [x for x in letters() if _split_of(x, seed) == split][:classes]
-    drawn = [(label, *pair) for label, x in enumerate(chosen) for pair in x.drawn]
+    drawn = [(label, *pair) for label, x in enumerate(chosen) for pair in x.glyphs]
     key = _digest("images", size, seed, [pair[1:] for pair in drawn], features.version("freetype2"))
-    images = _read(key, len(drawn), size)
+    images = _read_images(key, len(drawn), size)
     if images is None:
         images = render([pair[1:] for pair in drawn], size=size, seed=seed)
-        _write(key, images=images)
+        _write_images(key, images)
     return Images(
         labels=np.array([label for label, _, _ in drawn], np.int64),
         class_names=tuple(x.characters[0] for x in chosen),
@@ -99,58 +105,63 @@ def load(split: str, *, size: int = 32, classes: int | None = None, seed: int = 
 
 @functools.cache
 def letters() -> tuple[Letter, ...]:
-    """The classes of all splits, by first character.
+    """Finds the classes of all splits, ordered by their first characters.
 
-    A letter (Unicode category L) counts where at least 12 faces with 500 or more letters have it. Letters
-    whose outlines coincide are one class (see SAME_SHARE): else Latin A, Greek Alpha and Cyrillic A would be
-    three labels of one shape. Faces in which two different classes coincide are left out of both.
+    A letter (Unicode category L) counts where at least 12 faces with 500 or more letters have it. Letters whose
+    outlines coincide are one class (see SAME_SHARE): else Latin A, Greek Alpha and Cyrillic A would be three labels of
+    one shape. Faces in which two different classes coincide are left out of both.
     """
     key = _digest("letters", MIN_FACES, SAME_SHARE, _MIN_LETTERS)
-    kept = _folder() / f"{key}.json"
+    file = _cache_folder() / f"{key}.json"
     try:
-        table = json.loads(kept.read_text(encoding="utf-8"))
-        return tuple(Letter(c, tuple((f, x) for f, x in drawn)) for c, drawn in table)
+        table = json.loads(file.read_text(encoding="utf-8"))
+        return tuple(Letter(c, tuple((f, x) for f, x in pairs)) for c, pairs in table)
     except (OSError, ValueError):
         found = _find_letters()
-    content = json.dumps([[x.characters, x.drawn] for x in found]).encode()
-    _keep(kept, content)
+    _write_cache(file, json.dumps([[x.characters, x.glyphs] for x in found]).encode())
     return found
 
 
 def render(
-    drawn: Sequence[tuple[str, str]], *, size: int, seed: int | None
+    pairs: Sequence[tuple[str, str]], *, size: int, seed: int | None
 ) -> UInt8[np.ndarray, "n size size 1"]:
-    """Images of (face, character) pairs; turned, scaled and moved by the seed, or not at all if None.
+    """Draws characters in faces.
 
-    The letter is drawn four times as large, centred across, on a fixed baseline; then transformed and scaled
-    down.
+    A letter is drawn four times as large, centred across, on a fixed baseline; then it is transformed and scaled down.
+
+    Args:
+      pairs: (face, character) pairs.
+      size: the side of the images in pixels.
+      seed: of turn, scale and shift; None leaves the letters as they are.
+
+    >>> render([("DejaVuSans", "A")], size=8, seed=None).shape
+    (1, 8, 8, 1)
     """
-    big = size * _OVERSAMPLING
+    side = size * _OVERSAMPLING
     faces = {
         face: ImageFont.truetype(
-            _faces()[face], round(_EM * big), layout_engine=ImageFont.Layout.BASIC
+            _font_files()[face], round(_EM * side), layout_engine=ImageFont.Layout.BASIC
         )
-        for face in {face for face, _ in drawn}
+        for face in {face for face, _ in pairs}
     }
-    order = {face: i for i, face in enumerate(_faces())}
-    images = np.zeros((len(drawn), size, size, 1), np.uint8)
-    for i, (face, character) in enumerate(drawn):
-        canvas = Image.new("L", (big, big))
+    order = {face: i for i, face in enumerate(_font_files())}
+    images = np.zeros((len(pairs), size, size, 1), np.uint8)
+    for i, (face, character) in enumerate(pairs):
+        canvas = Image.new("L", (side, side))
         left, _, right, _ = faces[face].getbbox(character, anchor="ls")
-        origin = (round((big - left - right) / 2), round(_BASELINE * big))
+        origin = (round((side - left - right) / 2), round(_BASELINE * side))
         ImageDraw.Draw(canvas).text(origin, character, fill=255, font=faces[face], anchor="ls")
         if seed is not None:
-            matrix = _jitter(big, seed, ord(character), order[face])
+            rng = streams.generator("draw_glyphs", seed, step=ord(character), place=order[face])
             canvas = canvas.transform(
-                canvas.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+                canvas.size, Image.Transform.AFFINE, _jitter(side, rng), Image.Resampling.BILINEAR
             )
         images[i, :, :, 0] = np.asarray(canvas.reduce(_OVERSAMPLING))
     return images
 
 
-def _jitter(side: int, seed: int, character: int, face: int) -> tuple[float, ...]:
-    """The inverse affine map of a random turn, scale and shift about the centre, as Pillow wants it."""
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, character, face]))
+def _jitter(side: int, rng: np.random.Generator) -> tuple[float, ...]:
+    """Returns the inverse affine map of a random turn, scale and shift about the centre, as Pillow wants it."""
     turn, scale, right, down = rng.uniform(-1, 1, 4)
     angle, zoom = math.radians(_TURN * turn), 1 + _SCALE * scale
     cos, sin = math.cos(angle) / zoom, math.sin(angle) / zoom
@@ -160,8 +171,8 @@ def _jitter(side: int, seed: int, character: int, face: int) -> tuple[float, ...
 
 
 @functools.cache
-def _faces() -> dict[str, str]:
-    """Face name -> font file, of the text faces."""
+def _font_files() -> dict[str, str]:
+    """Returns the font files of the text faces by the faces' names."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     faces = {}
     for path in sorted(folder.glob("*.ttf")):
@@ -178,17 +189,19 @@ def _is_letter(character: int) -> bool:
 
 
 def _find_letters() -> tuple[Letter, ...]:
-    outlines = {face: dict(_outlines(path)) for face, path in _faces().items()}
+    """Groups the letters of the fonts into classes of one shape."""
+    outlines = {face: dict(_outlines(path)) for face, path in _font_files().items()}
     having = Counter(c for face in outlines.values() for c in face)
     candidates = sorted(c for c, count in having.items() if count >= MIN_FACES)
 
+    # In how many faces two characters coincide.
     same: Counter[tuple[int, int]] = Counter()
     for face in outlines.values():
-        alike = defaultdict(list)
+        by_shape = defaultdict(list)
         for c in candidates:
             if c in face:
-                alike[face[c]].append(c)
-        same.update(pair for group in alike.values() for pair in combinations(group, 2))
+                by_shape[face[c]].append(c)
+        same.update(pair for group in by_shape.values() for pair in combinations(group, 2))
     root = {c: c for c in candidates}
     for (a, b), count in sorted(same.items()):
         if count >= SAME_SHARE * sum(a in face and b in face for face in outlines.values()):
@@ -198,21 +211,22 @@ def _find_letters() -> tuple[Letter, ...]:
     for c in candidates:
         groups[_find(root, c)].append(c)
 
-    drawn: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    glyphs_of: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for name, face in outlines.items():
         first = {r: next((c for c in group if c in face), None) for r, group in groups.items()}
         shapes = Counter(face[c] for c in first.values() if c is not None)
         for r, chosen in first.items():
             if chosen is not None and shapes[face[chosen]] == 1:
-                drawn[r].append((name, chr(chosen)))
+                glyphs_of[r].append((name, chr(chosen)))
     return tuple(
-        Letter("".join(map(chr, groups[r])), tuple(drawn[r]))
+        Letter("".join(map(chr, groups[r])), tuple(glyphs_of[r]))
         for r in sorted(groups)
-        if len(drawn[r]) >= MIN_FACES
+        if len(glyphs_of[r]) >= MIN_FACES
     )
 
 
 def _find(root: dict[int, int], c: int) -> int:
+    """Returns the representative of a character's class (union-find with path halving)."""
     while root[c] != c:
         root[c] = root[root[c]]
         c = root[c]
@@ -220,7 +234,7 @@ def _find(root: dict[int, int], c: int) -> int:
 
 
 def _outlines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Each letter of a font with a digest of its outline, wherever that stands across the line."""
+    """Yields the letters of a font, each with a digest of its outline that does not depend on where it begins."""
     with TTFont(path) as font:
         glyf = font["glyf"]
         for character, name in sorted(font.getBestCmap().items()):
@@ -238,37 +252,38 @@ def _outlines(path: str) -> Iterator[tuple[int, bytes]]:
 
 def _split_of(letter: Letter, seed: int) -> str:
     key = f"{seed}:{ord(letter.characters[0])}".encode()
-    at = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
-    return "train" if at < 0.5 else "val" if at < 0.6 else "test"
+    uniform = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) / 2**64
+    return "train" if uniform < 0.5 else "val" if uniform < 0.6 else "test"
 
 
 def _digest(*what: object) -> str:
+    """Names a cache file after everything that its content depends on, the fonts included."""
     state = hashlib.sha256(repr((_FORMAT, what)).encode())
-    for path in _faces().values():
+    for path in _font_files().values():
         state.update(Path(path).read_bytes())
     return f"glyphs-{what[0]}-{state.hexdigest()[:24]}"
 
 
-def _folder() -> Path:
+def _cache_folder() -> Path:
     return Path(os.environ.get("DML_JAX_CACHE") or "~/.cache/dml_jax").expanduser()
 
 
-def _read(key: str, count: int, size: int) -> np.ndarray | None:
+def _read_images(key: str, count: int, size: int) -> UInt8[np.ndarray, "n size size 1"] | None:
     try:
-        images = np.load(_folder() / f"{key}.npz")["images"]
+        images: np.ndarray = np.load(_cache_folder() / f"{key}.npz")["images"]
     # A file that was cut off or overwritten by something else is drawn again.
     except Exception:
         return None
     return images if images.shape == (count, size, size, 1) else None
 
 
-def _write(key: str, images: np.ndarray) -> None:
+def _write_images(key: str, images: UInt8[np.ndarray, "n size size 1"]) -> None:
     file = io.BytesIO()
     np.savez_compressed(file, images=images)
-    _keep(_folder() / f"{key}.npz", file.getvalue())
+    _write_cache(_cache_folder() / f"{key}.npz", file.getvalue())
 
 
-def _keep(path: Path, content: bytes) -> None:
+def _write_cache(path: Path, content: bytes) -> None:
     """Writes a cache file in one move, so that no reader ever sees half of it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,236 @@
+"""Images in folders, or in a list: one's own data."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from dml_jax.data.base import (
+    SPLITS,
+    FileReader,
+    Images,
+    Source,
+    existing_path,
+    integer_labels,
+    split_classes,
+    subset,
+)
+from dml_jax.errors import UserError
+from dml_jax.parameters import Fraction, NonNegativeInt, checked
+
+# Splits that are not classes of their own.
+EXTRA_SPLITS = ("gallery", "distractors")
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+)
+
+
+@checked("data set")
+def folder(
+    split: Literal["train", "val", "test", "all", "gallery", "distractors"],
+    *,
+    path: str | os.PathLike[str],
+    channels: Literal[1, 3] = 3,
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.5, 0.1, 0.4),
+    seed: NonNegativeInt = 0,
+) -> Source:
+    """Reads images from a directory with a sub-directory for each class, or from a CSV file that lists them.
+
+    Images may lie at any depth below the directory of their class. Where `path` holds directories named train, val or
+    test, each is a split with classes of its own; else the classes are divided among the splits by `fractions`. Beside
+    them, `gallery` is a split that may share the classes of another, to be searched in its place, and `distractors` any
+    images, without classes. Names that begin with a dot are passed over.
+
+    A CSV file has the columns `path` and `label`; relative paths start at its folder. Its column `split`, where there
+    is one, names the splits, `parent` a coarser class, and `labels` further labels with ";" between them.
+
+    Args:
+      split: "train", "val", "test", "all" (these three together), "gallery" or "distractors".
+      path: the directory or the CSV file.
+      channels: 3 (RGB) or 1 (grey).
+      fractions: the shares of the classes for train, val and test, with sum 1; they apply where the folder does not
+        divide itself.
+      seed: of that division.
+
+    Raises:
+      UserError: a value out of range, nothing at `path`, no images, a split without classes, or a CSV file without the
+        two columns.
+
+    Example:
+      `data.folder("train", path="my_images", fractions=(0.8, 0.0, 0.2))`
+    """
+    path = existing_path(path, "folder")
+    read = _from_csv if os.path.isfile(path) else _from_directory
+    source, is_split = read(path, split, channels)
+    if is_split or split == "all":
+        return source
+    if split in EXTRA_SPLITS:
+        raise UserError(
+            f"folder: {path} has no {split!r}; directories train, val or test beside it, or the column split of "
+            "a CSV file, are accepted"
+        )
+    classes = split_classes(len(source.class_names), fractions, seed, "folder")[split]
+    if not classes:
+        raise UserError(
+            f"folder: {path} has {len(source.class_names)} classes and fractions={tuple(fractions)} leave "
+            f"none for split {split!r}; larger fractions or split 'all' are accepted"
+        )
+    return subset(source, classes)
+
+
+def files(paths: Sequence[str], *, channels: int) -> Images:
+    """Reads image files as a source without classes (labels -1).
+
+    Args:
+      paths: of the files.
+      channels: 3 (RGB) or 1 (grey).
+
+    Raises:
+      UserError: a path that is not a file.
+    """
+    paths = [os.path.expanduser(path) for path in paths]
+    for path in paths:
+        if not os.path.isfile(path):
+            raise UserError(f"{path!r} is not a file; the path of an image is accepted")
+    return Images(np.full(len(paths), -1, np.int64), (), paths, FileReader(paths, channels))
+
+
+def files_below(path: str | os.PathLike[str], *, channels: int) -> Images:
+    """Reads all images at any depth below a directory, in the order of their paths, without classes (labels -1).
+
+    Args:
+      path: of the directory.
+      channels: 3 (RGB) or 1 (grey).
+
+    Raises:
+      UserError: no such directory, or no image in it.
+    """
+    path = existing_path(path, "images")
+    paths = _image_files(path)
+    if not paths:
+        raise UserError(
+            f"no images under {path}; a directory with files ending in {' '.join(EXTENSIONS)} is accepted"
+        )
+    return files(paths, channels=channels)
+
+
+def _from_directory(path: str, split: str, channels: int) -> tuple[Images, bool]:
+    """Returns the images below a directory, and whether they are the split already."""
+    present = [s for s in SPLITS if _directories(os.path.join(path, s))]
+    if not present or split == "all":
+        roots = [os.path.join(path, s) for s in present] or [path]
+        return _source(*_images_by_class(roots), channels), False
+    below = os.path.join(path, split)
+    if split == "distractors" and os.path.isdir(below):
+        return files_below(below, channels=channels), True
+    if not _directories(below):
+        raise UserError(
+            f"folder: {path} has no class folders under {split!r}; it has splits {', '.join(present)}"
+        )
+    return _source(*_images_by_class([below]), channels), True
+
+
+def _directories(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return []
+    return sorted(e.name for e in os.scandir(path) if e.is_dir() and not e.name.startswith("."))
+
+
+def _images_by_class(roots: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the image files below directories of classes, and the class of each."""
+    paths, keys = [], []
+    for root in roots:
+        for key in _directories(root):
+            images = _image_files(os.path.join(root, key))
+            paths += images
+            keys += [key] * len(images)
+    if not paths:
+        raise UserError(
+            f"folder: no images under {' or '.join(roots)}; a directory per class with files ending in "
+            f"{' '.join(EXTENSIONS)} is accepted"
+        )
+    return paths, keys
+
+
+def _image_files(root: str) -> list[str]:
+    """Returns the image files at any depth below a directory, in the order of their names."""
+    paths = []
+    for directory, below, inside in os.walk(root, followlinks=True):
+        below[:] = sorted(d for d in below if not d.startswith("."))
+        images = (
+            f for f in sorted(inside) if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
+        )
+        paths += [os.path.join(directory, f) for f in images]
+    return paths
+
+
+def _from_csv(path: str, split: str, channels: int) -> tuple[Images, bool]:
+    """Returns the images that a CSV file lists, and whether they are the split already."""
+    rows, columns = _csv_rows(path)
+    # Of the whole file, so that a label is the same column in every split.
+    kinds = sorted({name for row in rows for name in _further_labels(row)})
+    has_splits = "split" in columns
+    if has_splits:
+        present = dict.fromkeys(row["split"] for row in rows)
+        wanted = SPLITS if split == "all" else (split,)
+        rows = [row for row in rows if row["split"] in wanted]
+        if not rows:
+            raise UserError(
+                f"folder: {path} has no row of split {split!r}; it has splits {', '.join(map(str, present))}"
+            )
+    source = _source(
+        [os.path.join(os.path.dirname(path), row["path"]) for row in rows],
+        [row["label"] for row in rows],
+        channels,
+    )
+    if "parent" in columns:
+        source = replace(source, parent_labels=integer_labels(row["parent"] for row in rows)[0])
+    if kinds:
+        sets = np.array([[kind in _further_labels(row) for kind in kinds] for row in rows])
+        source = replace(source, label_sets=sets)
+    return source, has_splits
+
+
+def _csv_rows(path: str) -> tuple[list[dict[str, str]], Sequence[str]]:
+    """Returns the rows of a CSV file that are whole, and the names of its columns."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        if not {"path", "label"} <= set(columns):
+            raise UserError(
+                f"folder: {path} has the columns {', '.join(columns) or '(none)'}; a CSV file whose first "
+                "line names the columns path and label is accepted"
+            )
+        required = [c for c in ("path", "label", "parent") if c in columns]
+        rows = []
+        for row in reader:
+            if not all(row[c] for c in required):
+                raise UserError(
+                    f"folder: line {reader.line_num} of {path} lacks a {' or a '.join(required)}"
+                )
+            rows.append(row)
+    if not rows:
+        raise UserError(f"folder: {path} lists no images; a row path,label per image is accepted")
+    return rows, columns
+
+
+def _further_labels(row: dict[str, str]) -> set[str]:
+    return {name.strip() for name in (row.get("labels") or "").split(";")} - {""}
+
+
+def _source(paths: list[str], keys: list[str], channels: int) -> Images:
+    labels, classes = integer_labels(keys)
+    return Images(labels, tuple(classes), paths, FileReader(paths, channels))
