@@ -1,78 +1,113 @@
-"""From the sections of a configuration to the parts of a run."""
+"""Makes the parts of a run from the sections of a configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dml_jax import data, losses, miners, models, samplers
-from dml_jax.config import DATA_FIELDS
+from dml_jax import data, losses, miners, models, names, samplers
+from dml_jax.config import DATA_FIELDS, plain
+from dml_jax.errors import UserError
+from dml_jax.losses import Loss
+from dml_jax.losses.base import ClassLoss
 from dml_jax.losses.own import ViewsLoss
-from dml_jax.losses.wrappers import Multiple, SelfSupervised
+from dml_jax.losses.wrappers import CrossBatchMemory, Multiple, SelfSupervised
 from dml_jax.relations import Relation
 
 
 def source(config: Any, split: str) -> data.Source:
-    """A split of the configured data; with `data.validation` the training classes make train and val.
+    """Returns a split of the configured data; with `data.validation` the training classes make train and val.
 
-    Raises ValueError where the data are not there.
+    Args:
+      config: a configuration, of which `data` and `seed` are used.
+      split: the split.
+
+    Raises:
+      UserError: the data are not there, or have no such split.
     """
-    section = config.data.to_dict()
+    section = plain(config.data)
     options = {k: v for k, v in section.items() if k not in ("name", *DATA_FIELDS)}
     if "path" in options and options["path"] is None:
-        raise ValueError(
+        raise UserError(
             f"data.path of {section['name']} is not set; --config.data.path=PATH is accepted"
         )
     fraction = section["validation"]
     if split == "test" or not fraction:
         return data.load(section["name"], split, **options)
+    if split not in ("train", "val"):
+        raise names.unknown("split beside data.validation:", split, ("train", "val", "test"))
     train, val = data.hold_out(
         data.load(section["name"], "train", **options), fraction, config.seed
     )
-    return {"train": train, "val": val}[split]
+    return train if split == "train" else val
 
 
-def model(section: Mapping[str, Any]) -> Any:
-    """The model of the section `model`; `weights` that are "" are drawn.
+def model(section: Mapping[str, Any]) -> models.Model:
+    """Returns the model of the section `model`.
 
-    Raises ValueError where a configuration has the field and it is not set: a run from random weights in place of
-    trained ones would be taken for the method's failure.
+    Args:
+      section: `name` and hyper-parameters. `weights` that are "" are drawn. Where a configuration has the field and it
+        is not set, that is an error: a run from random weights in place of trained ones would be taken for the
+        method's failure.
+
+    Raises:
+      UserError: an unknown name or hyper-parameter, or `weights` that are not set.
     """
-    section = dict(section)
+    section = dict(plain(section))
     if "weights" in section and section["weights"] is None:
-        raise ValueError(
+        raise UserError(
             f"model.weights of {section['name']} is not set; --config.model.weights=FILE is accepted, and "
             "--config.model.weights= (empty) for random ones"
         )
     return models.get(**{**section, "weights": section.get("weights") or None})
 
 
-def loss(config: Any) -> Any:
-    """The loss of the section `loss` with the miner of the section `miner`."""
-    miner = None if config.miner is None else miners.get(**config.miner)
-    # Plain dicts inside, too: a distance, or the losses inside a loss, may be sections of their own.
-    return losses.get(miner=miner, **config.loss.to_dict())
+def loss(config: Any) -> Loss:
+    """Returns the loss of the section `loss` with the miner of the section `miner`.
+
+    Args:
+      config: a configuration, of which `loss` and `miner` are used.
+
+    Raises:
+      UserError: an unknown name or hyper-parameter.
+    """
+    miner = None if config.miner is None else miners.get(**plain(config.miner))
+    return losses.get(miner=miner, **plain(config.loss))
 
 
-def sampler(section: Any) -> samplers.Sampler:
-    """The sampler of the section `sampler`."""
-    return samplers.get(**section.to_dict())
+def sampler(section: Mapping[str, Any]) -> samplers.Sampler:
+    """Returns the sampler of the section `sampler`.
+
+    Raises:
+      UserError: an unknown name or hyper-parameter.
+    """
+    return samplers.get(**plain(section))
 
 
-def transform(steps: Any) -> Any:
-    """What `data.augment` and `data.prepare` describe; None where that is nothing."""
+def transform(steps: Sequence[Any]) -> Any:
+    """Returns what `data.augment` and `data.prepare` describe; None where that is nothing.
+
+    Raises:
+      UserError: an unknown augmentation or hyper-parameter.
+    """
     return data.augment.build(steps) if len(steps) else None
 
 
 def pipeline(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the data section that batches of training and evaluation share."""
+    """Returns the options of the data section that batches of training and evaluation share."""
     return {k: section[k] for k in ("threads", "workers", "prefetch", "on_error")}
 
 
 def labels(relation: Relation, source: data.Source, field: str = "loss.relation") -> np.ndarray:
-    """The labels of all images as the relation takes them, `[N]`, `[N, levels]` or `[N, labels]`.
+    """Returns the labels of all images as a relation takes them, `[N]`, `[N, levels]` or `[N, labels]`.
 
-    `field` is where the relation was asked for. Raises ValueError for one whose labels the data do not have.
+    Args:
+      relation: of the loss, or of an evaluation.
+      source: the images.
+      field: where the relation was asked for, for errors.
+
+    Raises:
+      UserError: the data do not have these labels.
     """
     if relation.name == "hierarchy":
         found = data.hierarchy(source)
@@ -81,35 +116,74 @@ def labels(relation: Relation, source: data.Source, field: str = "loss.relation"
     if relation.name == "overlap":
         return data.label_sets(source)
     if relation.name != "label":
-        raise ValueError(
+        raise UserError(
             f"{field} is {relation.name!r}, and data sets have labels of images; accepted: 'label', "
             "'hierarchy' where classes have parents, 'overlap' where images have sets of labels"
         )
     return source.labels
 
 
-def check_views(loss: Any, views: int) -> None:
-    """Raises ValueError where a loss on views of images does not get as many as it compares."""
+def num_weight_classes(loss: Loss, labels: np.ndarray, source: data.Source) -> int:
+    """Returns the number of classes that a loss against class weights has weights for: those of its level.
+
+    Args:
+      loss: the loss.
+      labels: what `labels` returned for its relation.
+      source: the training images.
+    """
+    if labels.ndim == 1:
+        return len(source.class_names)
+    return int(loss.relation.classes(labels).max()) + 1
+
+
+def check_views(loss: Loss, views: int) -> None:
+    """Checks that a loss on views of images gets as many as it compares.
+
+    Args:
+      loss: the loss.
+      views: `train.views`.
+
+    Raises:
+      UserError: it does not.
+    """
     if isinstance(loss, Multiple):
         for _, part in loss.losses:
             check_views(part, views)
     elif isinstance(loss, SelfSupervised) and loss.views != views:
-        raise ValueError(
+        raise UserError(
             f"loss 'self_supervised' has views={loss.views} and train.views={views}; accepted: train.views="
             f"{loss.views}"
         )
     elif isinstance(loss, ViewsLoss):
-        raise ValueError(
+        raise UserError(
             f"loss {loss.name!r} compares two views of a batch; accepted: {{'name': 'self_supervised', 'loss': "
             f"{loss.name!r}, 'symmetric': False}} with train.views=2"
         )
 
 
-def check_pairs(loss: Any, labels: np.ndarray, views: int = 1) -> None:
-    """Raises ValueError where a loss on pairs of samples can find no two of a class (of the coarsest level)."""
+def check_pairs(loss: Loss, labels: np.ndarray, views: int = 1) -> None:
+    """Checks that a loss on pairs of samples can find two of a class (of the coarsest level).
+
+    Args:
+      loss: the loss.
+      labels: what it takes, a row for each training image.
+      views: `train.views`.
+
+    Raises:
+      UserError: it cannot, so that a training would go on at loss 0.
+    """
+    if isinstance(loss, Multiple):
+        for _, part in loss.losses:
+            check_pairs(part, labels, views)
+        return
+    # Proxies stand for classes; with a memory an image meets itself in later epochs; views are each other's positives;
+    # and for "instance" every image is a class.
+    alone = isinstance(loss, ClassLoss | CrossBatchMemory | SelfSupervised)
+    if not loss.pairwise or alone or loss.name == "instance":
+        return
     _, counts = np.unique(labels.reshape(len(labels), -1)[:, 0], return_counts=True)
-    if loss.pairwise and loss.takes_references and views * counts.max(initial=0) < 2:
-        raise ValueError(
+    if views * counts.max(initial=0) < 2:
+        raise UserError(
             f"each of the {len(counts)} training classes has a single image, and loss {loss.name!r} compares "
             "images of a class; a class with two or more, or a loss against class weights, is accepted"
         )

@@ -12,101 +12,148 @@ from jaxtyping import Float, Int32
 from dml_jax import data, samplers
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.training import state as states
+from dml_jax.training.experiment import Experiment
+from dml_jax.training.optim import RunLength
 
 
 class Plans:
-    """The plans of a run, epoch by epoch.
+    """Plans a run, epoch by epoch.
 
-    A sampler that plans from embeddings of the training images gets what `state["storage"]` holds when the epoch
-    begins. Each step is planned on its own, in threads, and the first are trained while later ones are still
-    being planned. The storage moves on meanwhile, so that a checkpoint needs the plan, too: `kept` and
-    `restore`. With several processes the first one plans the whole epoch before it begins, and tells the others.
+    A sampler that plans from embeddings of the training images gets what `state["storage"]` holds as the epoch begins.
+    Each step is planned on its own, in threads, and the first ones are trained while later ones are still being
+    planned. The storage moves on meanwhile, so that a checkpoint needs the plan, too: `to_save` and `restore`. With
+    several processes the primary one plans the whole epoch before it begins, and sends it to the others.
+
+    Args:
+      sampler: plans the batches of an epoch.
+      source: the training images.
+      batch_size: images of a step, on all devices together.
+      seed: of the run.
+      threads: how many plan.
 
     Attributes:
-      steps: in an epoch.
-      stored: rows of the storage; 0 where the sampler needs none.
-      updates: whether the embeddings of a step go into the storage.
+      steps: the steps of an epoch.
+      storage_rows: the rows of the storage; 0 where the sampler needs none.
+      updates_storage: True where the embeddings of a step go into the storage.
 
-    Raises ValueError where the sampler cannot make batches of this source.
+    Raises:
+      UserError: the sampler cannot make batches of this source.
     """
 
     def __init__(
-        self, sampler: samplers.Sampler, source: data.Source, size: int, seed: int, threads: int
+        self,
+        sampler: samplers.Sampler,
+        source: data.Source,
+        batch_size: int,
+        seed: int,
+        threads: int,
     ) -> None:
-        self.sampler, self.source, self.size, self.seed = sampler, source, size, seed
-        self.threads = threads
-        self.steps = sampler.steps(source.labels, size)
-        self.from_storage = sampler if isinstance(sampler, samplers.StorageSampler) else None
-        self.stored = len(source) if self.from_storage else 0
-        self.updates = self.from_storage is not None and self.from_storage.updates
-        self._plan: Any = np.zeros((self.steps, size), np.int32)
+        self._sampler, self._source = sampler, source
+        self._batch_size, self._seed, self._threads = batch_size, seed, threads
+        self._storage_sampler = sampler if isinstance(sampler, samplers.StorageSampler) else None
+        self.steps = sampler.steps(source.labels, batch_size)
+        self.storage_rows = len(source) if self._storage_sampler else 0
+        self.updates_storage = self._storage_sampler is not None and self._storage_sampler.updates
+        self._plan: np.ndarray | AsyncPlan = np.zeros((self.steps, batch_size), np.int32)
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Plans":
+        """Makes the plans of an experiment."""
+        return cls(
+            experiment.sampler,
+            experiment.source,
+            experiment.options.batch_size,
+            experiment.seed,
+            experiment.loader.options.threads,
+        )
+
+    def length(self, epochs: int) -> RunLength:
+        """Returns the length of a run of so many epochs."""
+        return RunLength(epochs * self.steps, self.steps)
 
     def notes(self) -> list[str]:
-        """The sampler's remarks on the set."""
-        parents = self.source.parent_labels
-        return self.sampler.notes(self.source.labels, self.size, parents=parents)
+        """Returns the sampler's remarks on the set."""
+        parents = self._source.parent_labels
+        return self._sampler.notes(self._source.labels, self._batch_size, parents=parents)
 
-    def embeds_before(self, epoch: int) -> bool:
-        """Whether all training images are to be embedded before this epoch."""
-        if self.from_storage is None:
+    def needs_embeddings(self, epoch: int) -> bool:
+        """Returns True where all training images are to be embedded before this epoch."""
+        if self._storage_sampler is None:
             return False
-        refresh = self.from_storage.refresh
+        refresh = self._storage_sampler.refresh
         return epoch == 0 or (refresh > 0 and epoch % refresh == 0)
 
-    def filled(self, embedded: Embedded) -> Float[np.ndarray, "n d"]:
-        """The storage after that pass; an image that cannot be decoded gets the mean of the others."""
+    def storage_of(self, embedded: Embedded) -> Float[np.ndarray, "n d"]:
+        """Returns the storage of these embeddings; an image that cannot be decoded gets the mean of the others."""
         embeddings, _, ids = embedded
-        storage = np.tile(embeddings.mean(0), (len(self.source), 1))
+        storage = np.tile(embeddings.mean(0), (len(self._source), 1))
         storage[ids] = embeddings
         return storage
 
-    def of(self, epoch: int, step: int, state: states.State) -> "np.ndarray | Ahead":
-        """The plan of an epoch that stands before this step: a new one, or the one that was restored."""
-        how: dict[str, Any] = dict(seed=self.seed, epoch=epoch)
-        labels, sampler = self.source.labels, self.from_storage
+    def plan(self, epoch: int, step: int, state: states.State) -> "np.ndarray | AsyncPlan":
+        """Returns the plan of an epoch.
+
+        Args:
+          epoch: its number.
+          step: the step of it that is trained next; above 0 in a run that goes on, with the plan that was restored.
+          state: the training state, for its storage.
+        """
+        labels, sampler = self._source.labels, self._storage_sampler
         if sampler is None:
-            parents = self.source.parent_labels
-            return self.sampler.plan(labels, self.size, parents=parents, **how)
+            parents = self._source.parent_labels
+            return self._sampler.plan(
+                labels, self._batch_size, parents=parents, seed=self._seed, epoch=epoch
+            )
         if step:
             return self._plan
         embeddings = states.to_host(state["storage"])
-        rows = lambda: sampler.rows(sampler.inputs(labels, self.size, embeddings=embeddings, **how))
+        size, seed = self._batch_size, self._seed
+
+        def rows() -> samplers.Rows:
+            inputs = sampler.inputs(labels, size, embeddings=embeddings, seed=seed, epoch=epoch)
+            return sampler.rows(inputs)
+
         self.close()
         if jax.process_count() == 1:
-            self._plan = Ahead(rows, (self.steps, self.size), self.threads)
+            self._plan = AsyncPlan(rows, (self.steps, size), self._threads)
         else:
-            plan = np.zeros((self.steps, self.size), np.int32)
+            plan = np.zeros((self.steps, size), np.int32)
             if jax.process_index() == 0:
-                plan = Ahead(rows, plan.shape, self.threads).whole()
+                plan = AsyncPlan(rows, (self.steps, size), self._threads).whole()
             self._plan = np.asarray(multihost_utils.broadcast_one_to_all(plan))
         return self._plan
 
-    def kept(self) -> dict[str, np.ndarray]:
-        """What a checkpoint holds beside the state; waits until the epoch is planned."""
-        if self.from_storage is None:
+    def to_save(self) -> dict[str, np.ndarray]:
+        """Returns what a checkpoint holds beside the state; waits until the epoch is planned."""
+        if self._storage_sampler is None:
             return {}
-        return {"plan": self._plan.whole() if isinstance(self._plan, Ahead) else self._plan}
+        plan = self._plan
+        return {"plan": plan.whole() if isinstance(plan, AsyncPlan) else plan}
 
-    def restore(self, host: states.State) -> states.State:
-        """Takes from what was restored what `kept` gave, and returns the rest."""
-        self._plan = host.get("plan")
-        return {k: v for k, v in host.items() if k != "plan"}
+    def restore(self, stored: states.State) -> states.State:
+        """Takes what `to_save` gave from what a checkpoint held, and returns the rest, which is the state."""
+        if self._storage_sampler is not None:
+            self._plan = stored["plan"]
+        return {k: v for k, v in stored.items() if k != "plan"}
 
     def close(self) -> None:
         """Ends planning."""
-        if isinstance(self._plan, Ahead):
+        if isinstance(self._plan, AsyncPlan):
             self._plan.close()
 
 
-class Ahead:
+class AsyncPlan:
     """A plan that threads are still working on, step after step: `plan[step]` waits for that step.
 
     Pickled, for processes that load, it is the whole array.
 
     Args:
-      rows: gives the function of the step that plans it; called in a thread, too.
+      rows: returns the function that plans a step; it is called in a thread, too.
       shape: (steps, batch).
-      threads: how many.
+      threads: how many plan.
+
+    Attributes:
+      shape: (steps, batch).
     """
 
     def __init__(
@@ -126,7 +173,7 @@ class Ahead:
         return np.asarray(self._rows[step].result(), np.int32)
 
     def whole(self) -> Int32[np.ndarray, "steps batch"]:
-        """The plan, when it is finished."""
+        """Returns the plan as one array, when it is finished."""
         return np.stack([self[step] for step in range(len(self))])
 
     def close(self) -> None:

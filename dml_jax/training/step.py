@@ -7,42 +7,49 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
 
+from dml_jax.errors import UserError
+from dml_jax.losses import Loss
+from dml_jax.mesh import DATA_AXIS, constrain, data_devices
+from dml_jax.models import Model
 from dml_jax.training.state import State
 
 Metrics = dict[str, jax.Array]
+Step = Callable[[State, dict[str, jax.Array]], tuple[State, Metrics]]
 
 
 def make_train_step(
-    model: Any,
-    loss: Any,
+    model: Model,
+    loss: Loss,
     tx: optax.GradientTransformation,
     *,
     micro_batch: int | None = None,
     block: int | None = None,
-) -> Callable[[State, dict[str, jax.Array]], tuple[State, Metrics]]:
-    """step(state, batch) -> (state, metrics), compiled once, with the old state's memory given up.
+) -> Step:
+    """Makes the function step(state, batch) -> (state, metrics), which is compiled once and donates the old state.
 
-    A function of global arrays: over the `data` axis of the mesh in context (`jax.set_mesh`) the batch is split,
+    It is a function of global arrays: over the `data` axis of the mesh in context (`jax.set_mesh`) the batch is split,
     the state is whole everywhere, and the result is that of one device.
 
     With `micro_batch` = n the backbone sees n images at a time, and the gradient is still the whole batch's: the
-    forward pass keeps no activations, the loss is differentiated with respect to all embeddings, and the backward
-    pass runs the backbone again, n images after n images (GradCache: Gao et al., RepL4NLP 2021). That is what the
-    derivative of a loop with a rematerialised body does. Each of the n images draws from its own key in both
-    passes. State that the model updates (running statistics) becomes the average over the micro-batches.
+    forward pass keeps no activations, the loss is differentiated with respect to all embeddings, and the backward pass
+    runs the backbone again, n images after n images (GradCache: Gao et al., RepL4NLP 2021). That is what the derivative
+    of a loop with a rematerialised body does. Each of the n images draws from its own key in both passes. State that
+    the model updates (running statistics) becomes the average over the micro-batches.
 
     Args:
-      model, loss: what `dml_jax.models.get` and `dml_jax.losses.get` return.
+      model: what `dml_jax.models.get` returns.
+      loss: what `dml_jax.losses.get` returns.
       tx: the optimizer of `{"model": ..., "loss": ...}`.
-      micro_batch: images at a time through the backbone; all at once if None.
-      block: anchors at a time in the loss; all at once if None.
+      micro_batch: images that go through the backbone at a time; None: all at once.
+      block: anchors (or classes) that the loss looks at at a time; None: all at once.
 
-    Where the batch has `id`, the embeddings of its images also go into these rows of `state["storage"]`, for a sampler
-    that looks at them.
-
-    The metrics are scalars: `loss`, `finite`, `grad_norm`, `param_norm` (before the step) and `update_norm`, each
-    of these also for `/backbone`, `/head` and `/loss`, and what the loss wants logged.
+    Returns:
+      The step. Its batch is `{"image": uint8 [B, H, W, C], "label": [B, ...]}`; where it also has `id`, the embeddings
+      of its images go into these rows of `state["storage"]`, for a sampler that plans from them. The metrics are
+      scalars: `loss`, `finite`, `grad_norm`, `param_norm` (before the step) and `update_norm`, each of these also for
+      `/backbone`, `/head` and `/loss`, and what the loss wants logged.
     """
 
     def forward(params: Any, state: Any, images: jax.Array, key: jax.Array) -> tuple[Any, Any]:
@@ -51,7 +58,7 @@ def make_train_step(
     def embed(params: Any, state: Any, images: jax.Array, key: jax.Array) -> tuple[Any, Any]:
         if micro_batch is None or micro_batch == len(images):
             return forward(params, state, images, key)
-        split, join = spread(len(images), micro_batch)
+        split, join = micro_batches(len(images), micro_batch)
         keys = jax.random.split(key, len(images) // micro_batch)
         body = jax.checkpoint(lambda x: forward(params, state, *x), prevent_cse=False)
         embeddings, states = jax.lax.map(body, (split(images), keys))
@@ -60,15 +67,18 @@ def make_train_step(
     @jax.jit(donate_argnums=0, out_shardings=P())
     def step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        of_model, of_loss = jax.random.split(key)
+        model_key, loss_key = jax.random.split(key)
 
         def objective(params: Any) -> tuple[jax.Array, Any]:
-            embeddings, of_m = embed(
-                params["model"], state["state"]["model"], batch["image"], of_model
+            embeddings, model_state = embed(
+                params["model"], state["state"]["model"], batch["image"], model_key
             )
             variables = {"params": params["loss"], "state": state["state"]["loss"]}
-            mean, of_l = loss.apply(variables, embeddings, batch["label"], key=of_loss, block=block)
-            return mean.compute(), ({"model": of_m, "loss": of_l}, mean.stats, embeddings)
+            mean, loss_state = loss.apply(
+                variables, embeddings, batch["label"], key=loss_key, block=block
+            )
+            new_state = {"model": model_state, "loss": loss_state}
+            return mean.compute(), (new_state, mean.stats, embeddings)
 
         (value, (new_state, stats, embeddings)), grads = jax.value_and_grad(
             objective, has_aux=True
@@ -80,59 +90,63 @@ def make_train_step(
         metrics["finite"] = jnp.isfinite(value) & jnp.isfinite(metrics["update_norm"])
         new = {"params": params, "state": new_state, "opt": opt, "step": state["step"] + 1}
         if "id" in batch:
-            new["storage"] = written(state["storage"], batch["id"], embeddings)
+            new["storage"] = write_rows(state["storage"], batch["id"], embeddings)
         return {**state, **new}, metrics
 
     return step
 
 
-def written(storage: jax.Array, ids: jax.Array, embeddings: jax.Array) -> jax.Array:
-    """The storage with these embeddings in the rows `ids`; of several for one row the last stays."""
+def write_rows(
+    storage: Float[Array, "n d"], ids: Int[Array, " b"], embeddings: Float[Array, "b d"]
+) -> Float[Array, "n d"]:
+    """Returns the storage with these embeddings in the rows `ids`; of several for one row the last one stays."""
     # A scatter leaves open which of several values stays. Which place is the last, it does not.
     places = jnp.arange(len(ids), dtype=jnp.int32)
     last = jnp.zeros(len(storage), jnp.int32).at[ids].max(places)
     return storage.at[ids].set(embeddings[last[ids]].astype(storage.dtype))
 
 
-def spread(batch: int, size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The way from [batch, ...] to [batch / size, size, ...] and back.
+def micro_batches(
+    batch: int, size: int
+) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+    """Returns the functions from [batch, ...] to [batch / size, size, ...] and back.
 
-    Every device holds a stretch of the batch and gives size / devices images of it to every micro-batch, so
-    that none is idle and no image moves.
+    Every device holds a stretch of the batch and gives size / devices images of it to every micro-batch, so that none
+    is idle and no image moves.
 
-    Raises ValueError where `size` does not divide the batch, or the devices do not divide `size`.
+    Args:
+      batch: images of a batch.
+      size: images of a micro-batch.
+
+    Raises:
+      UserError: `size` does not divide the batch, or the devices do not divide `size`.
     """
-    devices = jax.sharding.get_abstract_mesh().shape.get("data", 1)
+    devices = data_devices()
     if size < 1 or batch % size:
         near = [n for n in range(devices, batch + 1, devices) if batch % n == 0]
-        raise ValueError(
+        raise UserError(
             f"train.micro_batch={size} does not divide the batch of {batch}; accepted: "
             f"{', '.join(map(str, near)) or 'none'}"
         )
     if size % devices:
-        raise ValueError(
+        raise UserError(
             f"train.micro_batch={size} is not a multiple of the {devices} devices that share it"
         )
     count = batch // size
 
     def split(x: jax.Array) -> jax.Array:
         x = x.reshape(devices, count, size // devices, *x.shape[1:]).swapaxes(0, 1)
-        return _over_devices(x.reshape(count, size, *x.shape[3:]), P(None, "data"))
+        return constrain(x.reshape(count, size, *x.shape[3:]), P(None, DATA_AXIS))
 
     def join(x: jax.Array) -> jax.Array:
         x = x.reshape(count, devices, size // devices, *x.shape[2:]).swapaxes(0, 1)
-        return _over_devices(x.reshape(batch, *x.shape[3:]), P("data"))
+        return constrain(x.reshape(batch, *x.shape[3:]), P(DATA_AXIS))
 
     return split, join
 
 
-def _over_devices(x: jax.Array, spec: P) -> jax.Array:
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.lax.with_sharding_constraint(x, spec) if "data" in mesh.shape else x
-
-
 def norms(name: str, tree: Any) -> Metrics:
-    """The L2 norm of `{"model": {"backbone", "head"}, "loss"}` and of its parts that have parameters."""
+    """Returns the L2 norm of `{"model": {"backbone", "head"}, "loss"}` and of each of its parts with parameters."""
     parts = {**tree["model"], "loss": tree["loss"]}
     return {name: optax.tree.norm(tree)} | {
         f"{name}/{part}": optax.tree.norm(sub)

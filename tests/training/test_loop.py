@@ -2,12 +2,16 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from dml_jax import checkpoints, evaluate, names
+from dml_jax import UserError, checkpoints, evaluate, names
 from dml_jax import config as configs
 from dml_jax import losses as losses_of
 from dml_jax.training import build, loop
+from dml_jax.training.position import Best, Position
 from tests.training.commands import CONFIG, losses, pictures, rows
 
 
@@ -75,14 +79,84 @@ def test_losses_on_views(data, tmp_path):
             build.check_views(names.build("loss", losses_of.get, losses_of.Loss, loss), views)
 
 
-def test_judged():
-    progress = {"epoch": 0, "step": 3, "best": None, "waited": 0}
+@pytest.mark.parametrize(("better", "sign"), [("high", 1), ("low", -1)])
+def test_judged(better, sign):
+    position = Position()
     waited = []
-    for step, value in enumerate([0.3, 0.2, 0.3, 0.4, 0.39, 0.1]):
-        progress = loop._judged(progress, value, step)
-        waited.append(progress["waited"])
+    for value in (0.3, 0.2, 0.3, 0.4, 0.39, 0.1):
+        position = position.after_step().judged(sign * value, better)
+        waited.append(position.waited)
     assert waited == [0, 1, 2, 0, 1, 2]
-    assert progress["best"] == {"value": 0.4, "step": 3}
+    assert position.best == Best(sign * 0.4, 4)
+    stored = json.loads(json.dumps(position.to_json()))
+    assert Position.from_json(stored, total=6) == position
+
+
+def test_an_error_rate_is_better_when_it_is_low(data, tmp_path, monkeypatch, capsys):
+    values = iter([0.5, 0.3, 0.1, 0.2, 0.4])
+    monkeypatch.setattr(loop.Validator, "evaluate", lambda *_: {"val/eer": next(values)})
+    config = config_of(data, "steps=1,epochs=9")
+    config.evaluation.metrics = ("eer",)
+    config.train.monitor = "val/eer"
+    config.train.patience = 2
+    loop.train(config, str(tmp_path))
+    assert "no better val/eer than 0.1000 (step 3) for 2 epochs" in capsys.readouterr().out
+    assert checkpoints.find(str(tmp_path)) == ("best", 3)
+    assert checkpoints.find(str(tmp_path), "last") == ("last", 5)
+
+
+def test_a_monitor_without_a_better_direction(data, tmp_path):
+    config = config_of(data)
+    config.evaluation.metrics = ("dists@intra",)
+    config.train.monitor = "val/dists@intra"
+    with pytest.raises(UserError, match="of dists@intra neither high nor low values are better"):
+        loop.train(config, str(tmp_path))
+
+
+def test_epochs_under_a_schedule_that_depends_on_them(data, tmp_path):
+    """A run of one epoch goes on with two where its rates stay what they were."""
+    for name, refused in (("step", False), ("cosine", True)):
+        config = config_of(data, "steps=2,epochs=1")
+        config.evaluation.splits = ()
+        config.train.monitor = ""
+        config.optim.head.schedule = {"name": name}
+        loop.train(config, str(tmp_path / name))
+        config.train.epochs = 2
+        if refused:
+            message = r"schedule of optim\.head depends on train\.epochs.* began with"
+            with pytest.raises(UserError, match=message):
+                loop.train(config, str(tmp_path / name))
+            assert max(losses(tmp_path / name)) == 2
+        else:
+            loop.train(config, str(tmp_path / name))
+            assert max(losses(tmp_path / name)) == 4
+
+
+@pytest.mark.parametrize("name", ["n_pairs", "lifted_structure", "multi_similarity", "histogram"])
+def test_losses_that_find_no_pairs_are_refused(name):
+    singles = np.arange(8)
+    loss = losses_of.get(name)
+    both = losses_of.get("multiple", losses=["arc_face", name])
+    for refused in (loss, both):
+        with pytest.raises(UserError, match=f"a single image, and loss '{name}' compares"):
+            build.check_pairs(refused, singles)
+        build.check_pairs(refused, singles // 2)
+        build.check_pairs(refused, singles, views=2)
+
+
+@pytest.mark.parametrize("name", ["proxy_anchor", "manifold", "instance", "cos_face"])
+def test_losses_that_need_no_pairs(name):
+    """They are let through, and do have a gradient."""
+    singles, loss = np.arange(8, dtype=np.int32), losses_of.get(name)
+    build.check_pairs(loss, singles)
+    key = jax.random.key(0)
+    variables = loss.init(key, 8, 4)
+    embeddings = jax.random.normal(key, (8, 4))
+    gradient = jax.grad(lambda e: loss.apply(variables, e, singles, key=key)[0].compute())
+    assert float(jnp.abs(gradient(embeddings)).max()) > 1e-5
+    memory = losses_of.get("cross_batch_memory", loss="contrastive", memory_size=8)
+    build.check_pairs(memory, singles)
+    build.check_pairs(losses_of.get("self_supervised", loss="nt_xent"), singles)
 
 
 def test_reports(data, tmp_path, capsys):

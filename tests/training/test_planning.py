@@ -14,8 +14,8 @@ from dml_jax import config as configs
 from dml_jax import evaluation, samplers
 from dml_jax.training import build, loop, score
 from dml_jax.training import state as states
-from dml_jax.training.planning import Ahead
-from dml_jax.training.step import written
+from dml_jax.training.planning import AsyncPlan
+from dml_jax.training.step import write_rows
 from tests.training.commands import CONFIG, losses, pictures
 
 STEPS = 6
@@ -102,20 +102,20 @@ def test_a_refresh_embeds_all_images(data, tmp_path):
     np.testing.assert_array_equal(plan, expected)
 
 
-def test_written():
+def test_write_rows():
     storage = np.arange(12.0, dtype=np.float32).reshape(6, 2)
     ids = np.array([4, 1, 4, 4, 0, 1, 2, 4], np.int32)
     embeddings = -np.arange(16.0, dtype=np.float32).reshape(8, 2)
     expected = storage.copy()
     for i, e in zip(ids, embeddings, strict=True):  # of several for one row the last stays
         expected[i] = e
-    np.testing.assert_array_equal(jax.jit(written)(storage, ids, embeddings), expected)
+    np.testing.assert_array_equal(jax.jit(write_rows)(storage, ids, embeddings), expected)
     mesh = states.make_mesh(8)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     with jax.set_mesh(mesh):
         arrays = states.replicate(storage, mesh), *jax.device_put((ids, embeddings), rows)
-        np.testing.assert_array_equal(jax.jit(written)(*arrays), expected)
-    half = written(jnp.array(storage), jnp.array(ids), jnp.array(embeddings, jnp.bfloat16))
+        np.testing.assert_array_equal(jax.jit(write_rows)(*arrays), expected)
+    half = write_rows(jnp.array(storage), jnp.array(ids), jnp.array(embeddings, jnp.bfloat16))
     assert half.dtype == np.float32
 
 
@@ -130,11 +130,11 @@ def test_ahead_is_the_plan_whoever_made_it():
 
         return row
 
-    ahead = Ahead(rows, plan.shape, threads=3)
-    assert ahead.shape == (50, 4) and len(ahead) == 50
-    np.testing.assert_array_equal(ahead[49], plan[49])
-    assert ahead[3].dtype == np.int32
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ahead)), plan)
+    plan_ahead = AsyncPlan(rows, plan.shape, threads=3)
+    assert plan_ahead.shape == (50, 4) and len(plan_ahead) == 50
+    np.testing.assert_array_equal(plan_ahead[49], plan[49])
+    assert plan_ahead[3].dtype == np.int32
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(plan_ahead)), plan)
     assert threading.get_ident() not in made_by
 
 
@@ -146,10 +146,10 @@ def test_ahead_trains_on_what_is_planned_already():
             go_on.wait(60)
         return np.full(4, step)
 
-    ahead = Ahead(lambda: row, (4, 4), threads=1)
-    assert ahead[1][0] == 1  # while step 2 is not planned yet
+    plan_ahead = AsyncPlan(lambda: row, (4, 4), threads=1)
+    assert plan_ahead[1][0] == 1  # while step 2 is not planned yet
     go_on.set()
-    np.testing.assert_array_equal(ahead.whole()[:, 0], range(4))
+    np.testing.assert_array_equal(plan_ahead.whole()[:, 0], range(4))
 
 
 def test_ahead_can_be_given_up_and_reports_errors():
@@ -162,18 +162,18 @@ def test_ahead_can_be_given_up_and_reports_errors():
         go_on.wait(60)
         return np.zeros(4)
 
-    ahead = Ahead(lambda: row, (1000, 4), threads=1)
+    plan_ahead = AsyncPlan(lambda: row, (1000, 4), threads=1)
     begun.wait(60)
-    ahead.close()
+    plan_ahead.close()
     go_on.set()
-    ahead[0]
+    plan_ahead[0]
     assert len(planned) <= 2
 
     def broken(step):
         raise ValueError("no such thing")
 
     with pytest.raises(ValueError, match="no such thing"):
-        Ahead(lambda: broken, (2, 4), threads=1)[1]
+        AsyncPlan(lambda: broken, (2, 4), threads=1)[1]
 
 
 def test_mining_in_a_thread_sees_no_mesh():
@@ -185,7 +185,7 @@ def test_mining_in_a_thread_sees_no_mesh():
 
     with jax.set_mesh(states.make_mesh(8)):
         assert not jax.sharding.get_abstract_mesh().empty
-        Ahead(rows, (1, 4), threads=1).whole()
+        AsyncPlan(rows, (1, 4), threads=1).whole()
     assert seen == [True]
 
 

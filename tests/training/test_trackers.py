@@ -4,10 +4,11 @@ import csv
 import io
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
+
 from dml_jax.console import Progress
 from dml_jax.training.metrics_table import MetricsTable
 from dml_jax.training.trackers import Trackers
-from tensorboardX.proto.event_pb2 import Event
 
 
 def read(path):

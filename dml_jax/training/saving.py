@@ -1,0 +1,104 @@
+"""When a run is saved, and how it goes on from what was saved."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from dml_jax import run_folder
+from dml_jax.checkpoints import Checkpoints
+from dml_jax.training import optim
+from dml_jax.training import state as states
+from dml_jax.training.experiment import Experiment
+from dml_jax.training.planning import Plans
+from dml_jax.training.position import Position
+
+
+class Saver:
+    """Saves the state of a run with its position, and restores it.
+
+    Args:
+      experiment: what is trained.
+      workdir: the folder of the run.
+      plans: of its epochs; what they need to go on is saved with the state.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: Path, plans: Plans) -> None:
+        self._experiment, self._workdir, self._plans = experiment, workdir, plans
+        self._checkpoints = Checkpoints.open(str(workdir))
+        self._last_save = time.monotonic()
+
+    def begin(self, tx: Any) -> tuple[states.State, Position]:
+        """Returns the state and the position of the last checkpoint, or those before the first step.
+
+        The state is that of the host.
+
+        Args:
+          tx: the optimizer.
+
+        Raises:
+          UserError: the folder holds a run that cannot go on as this experiment.
+        """
+        experiment, plans = self._experiment, self._plans
+
+        def init() -> states.State:
+            return states.init(
+                experiment.model,
+                experiment.loss,
+                tx,
+                experiment.seed,
+                experiment.num_weight_classes,
+                plans.storage_rows,
+            )
+
+        meta = self._checkpoints.meta()
+        if meta is None:
+            return init(), Position()
+        run_folder.check_same(meta["config"], experiment.config, str(self._workdir))
+        epochs = meta["config"]["train"]["epochs"]
+        before = optim.RunLength(epochs * plans.steps, plans.steps)
+        optim.check_length(experiment.groups, before, plans.length(experiment.options.epochs))
+        stored = self._checkpoints.restore({**jax.eval_shape(init), **plans.to_save()})
+        state = plans.restore(stored)
+        return state, Position.from_json(meta["progress"], total=int(state["step"]))
+
+    def is_due(self, position: Position) -> bool:
+        """Returns True where a checkpoint is due within an epoch, by the primary process's clock."""
+        options = self._experiment.options
+        if options.checkpoint_steps and position.total % options.checkpoint_steps == 0:
+            return True
+        if not options.checkpoint_minutes:
+            return False
+        due = time.monotonic() - self._last_save >= 60 * options.checkpoint_minutes
+        if jax.process_count() == 1:
+            return due
+        # Asking the others takes time.
+        asks = position.total % options.log_steps == 0
+        return asks and bool(multihost_utils.broadcast_one_to_all(due))
+
+    def save(self, state: states.State, position: Position) -> None:
+        """Saves everything that training needs to go on from here."""
+        host = {**states.to_host(state), **self._plans.to_save()}
+        self._checkpoints.save(position.total, host, self._meta(progress=position.to_json()))
+        self._last_save = time.monotonic()
+
+    def save_best(self, state: states.State, position: Position) -> None:
+        """Saves the model alone, as the best one so far."""
+        self._checkpoints.save_best(position.total, states.to_host(state), self._meta())
+
+    def _meta(self, **more: Any) -> dict[str, Any]:
+        return {**more, "config": self._experiment.config}
+
+    def latest(self) -> str | None:
+        """Returns the path of the last whole checkpoint; None where there is none."""
+        return self._checkpoints.latest()
+
+    def wait(self) -> None:
+        """Returns when everything is written."""
+        self._checkpoints.wait()
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+        self._checkpoints.close()
