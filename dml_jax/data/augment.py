@@ -30,6 +30,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from dml_jax import names
+from dml_jax.bound import Bound
 from dml_jax.data.base import Augmentation
 from dml_jax.data.randaugment import rand_augment
 from dml_jax.errors import UserError
@@ -80,7 +81,7 @@ def random_resized_crop(
             raise UserError(
                 f"{name} of augmentation 'random_resized_crop' is {bounds}; accepted: two ascending numbers above 0"
             )
-    return _RandomResizedCrop(size, scale, ratio)
+    return Bound(_random_resized_crop, size=size, scale=scale, ratio=ratio)
 
 
 @checked("augmentation")
@@ -98,7 +99,7 @@ def resize(size: Size) -> Augmentation:
     >>> resize(15)(Image.new("RGB", (40, 30)), np.random.default_rng()).size
     (20, 15)
     """
-    return _Resize(size)
+    return Bound(_resize, size=size)
 
 
 @checked("augmentation")
@@ -114,7 +115,7 @@ def center_crop(size: Size) -> Augmentation:
     >>> center_crop((20, 50))(Image.new("RGB", (40, 30)), np.random.default_rng()).size
     (50, 20)
     """
-    return _CenterCrop(size)
+    return Bound(_center_crop, size=size)
 
 
 @checked("augmentation")
@@ -130,7 +131,7 @@ def flip(p: Fraction = 0.5) -> Augmentation:
     >>> flip() == flip(p=0.5)
     True
     """
-    return _Flip(p)
+    return Bound(_flip, p=p)
 
 
 TABLE: dict[str, Callable[..., Augmentation]] = {
@@ -221,55 +222,48 @@ def build(config: Sequence[str | Mapping[str, Any] | Augmentation]) -> Chain:
     return Chain(tuple(names.build("augmentation", get, Augmentation, item) for item in config))
 
 
-@dataclass(frozen=True)
-class _RandomResizedCrop:
-    size: Size
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
-        height, width = _height_and_width(self.size)
-        left, top, w, h = _draw_crop(image.width, image.height, rng, self.scale, self.ratio)
-        # Cropping first: with resize(box=) the filter would reach beyond the part's border.
-        part = image.crop((left, top, left + w, top + h))
-        return part.resize((width, height), Image.Resampling.BILINEAR)
-
-
-@dataclass(frozen=True)
-class _Resize:
-    size: Size
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
-        height, width = _height_and_width(self.size)
-        target = (width, height)
-        if isinstance(self.size, int):
-            short, long = sorted(image.size)
-            other = int(self.size * long / short)
-            target = (self.size, other) if image.width <= image.height else (other, self.size)
-        return image if target == image.size else image.resize(target, Image.Resampling.BILINEAR)
+def _random_resized_crop(
+    image: Image.Image,
+    rng: np.random.Generator,
+    *,
+    size: int | tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Image.Image:
+    height, width = _height_and_width(size)
+    left, top, w, h = _draw_crop(image.width, image.height, rng, scale, ratio)
+    # Cropping first: with resize(box=) the filter would reach beyond the part's border.
+    part = image.crop((left, top, left + w, top + h))
+    return part.resize((width, height), Image.Resampling.BILINEAR)
 
 
-@dataclass(frozen=True)
-class _CenterCrop:
-    size: Size
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
-        height, width = _height_and_width(self.size)
-        wide, high = max(width - image.width, 0), max(height - image.height, 0)
-        if wide or high:
-            border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
-            image = ImageOps.expand(image, border)
-        top = round((image.height - height) / 2)
-        left = round((image.width - width) / 2)
-        return image.crop((left, top, left + width, top + height))
+def _resize(
+    image: Image.Image, rng: np.random.Generator, *, size: int | tuple[int, int]
+) -> Image.Image:
+    height, width = _height_and_width(size)
+    target = (width, height)
+    if isinstance(size, int):
+        short, long = sorted(image.size)
+        other = int(size * long / short)
+        target = (size, other) if image.width <= image.height else (other, size)
+    return image if target == image.size else image.resize(target, Image.Resampling.BILINEAR)
 
 
-@dataclass(frozen=True)
-class _Flip:
-    p: float
+def _center_crop(
+    image: Image.Image, rng: np.random.Generator, *, size: int | tuple[int, int]
+) -> Image.Image:
+    height, width = _height_and_width(size)
+    wide, high = max(width - image.width, 0), max(height - image.height, 0)
+    if wide or high:
+        border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
+        image = ImageOps.expand(image, border)
+    top = round((image.height - height) / 2)
+    left = round((image.width - width) / 2)
+    return image.crop((left, top, left + width, top + height))
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
-        return ImageOps.mirror(image) if rng.random() < self.p else image
+
+def _flip(image: Image.Image, rng: np.random.Generator, *, p: float) -> Image.Image:
+    return ImageOps.mirror(image) if rng.random() < p else image
 
 
 def _height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:

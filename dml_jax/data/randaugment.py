@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
+from dml_jax.bound import Bound
 from dml_jax.data.base import Augmentation
 from dml_jax.errors import UserError
 from dml_jax.parameters import Interval, NonNegativeInt, checked
@@ -117,22 +117,28 @@ def rand_augment(
         raise UserError(
             f"magnitude of augmentation 'rand_augment' is {magnitude}; accepted: 0 to {num_magnitude_bins - 1}"
         )
-    return _RandAugment(num_ops, magnitude, num_magnitude_bins)
+    return Bound(
+        _rand_augment,
+        num_ops=num_ops,
+        magnitude=magnitude,
+        num_magnitude_bins=num_magnitude_bins,
+    )
 
 
-@dataclass(frozen=True)
-class _RandAugment:
-    num_ops: int
-    magnitude: int
-    num_magnitude_bins: int
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator, /) -> Image.Image:
-        operations = list(OPERATIONS)
-        for _ in range(self.num_ops):
-            name = operations[rng.integers(len(operations))]
-            operation, signed = OPERATIONS[name]
-            strength = strength_of(name, self.magnitude, self.num_magnitude_bins, *image.size)
-            if signed and rng.integers(2):
-                strength = -strength
-            image = operation(image, strength)
-        return image
+def _rand_augment(
+    image: Image.Image,
+    rng: np.random.Generator,
+    *,
+    num_ops: int,
+    magnitude: int,
+    num_magnitude_bins: int,
+) -> Image.Image:
+    operations = list(OPERATIONS)
+    for _ in range(num_ops):
+        name = operations[rng.integers(len(operations))]
+        operation, signed = OPERATIONS[name]
+        strength = strength_of(name, magnitude, num_magnitude_bins, *image.size)
+        if signed and rng.integers(2):
+            strength = -strength
+        image = operation(image, strength)
+    return image
