@@ -313,7 +313,7 @@ def typed(section: str, options: type[T], values: Mapping[str, Any]) -> T:
     dml_jax.errors.UserError: train.epochs is -1; accepted: a whole number of at least 0
     """
     hints = typing.get_type_hints(options, include_extras=True)
-    return options(**{f: check(f"{section}.{f}", hints[f], values[f]) for f in hints})
+    return options(**{f: check(f"{section}.{f}", hints[f], plain(values[f])) for f in hints})
 
 
 def plain(section: Any) -> Any:

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from dml_jax import UserError, data, run_folder
 from dml_jax import config as configs
-from dml_jax import data, run_folder
 from dml_jax.training import build, optim
 from dml_jax.training import state as states
 from dml_jax.training.step import make_train_step
@@ -85,8 +85,61 @@ def test_arguments():
         read("runloacl")
     with pytest.raises(ValueError, match=r"size='x'.*int"):
         read("size=x")
-    with pytest.raises(ValueError, match="'maybe'"):
-        read("runlocal=maybe")
+    assert read("name=")["name"] == ""
+    for text, message in (
+        ("runlocal=maybe", "'maybe'"),
+        # An empty value, or none, is no 1.
+        ("size=", "argument size='' of the config; a value of type int is accepted"),
+        ("size", "argument size of the config has no value; size=VALUE of type int is accepted"),
+        ("runlocal=", "runlocal=''"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(text)
+    with pytest.raises(UserError, match="argument lr='' of the config; a value of type float"):
+        configs.arguments("lr=", lr=0.5)
+
+
+def test_fields_of_one_group_leave_the_others_alone():
+    config = configs.new()
+    config.optim.head.schedule.name = "cosine"
+    assert [config.optim[g].schedule.name for g in ("backbone", "head", "loss")] == [
+        "constant",
+        "cosine",
+        "constant",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("epochs", -1, "train.epochs is -1; accepted: a whole number of at least 0"),
+        ("batch_size", 0, "train.batch_size is 0"),
+        ("log_steps", 0, "train.log_steps is 0"),
+        ("views", 0, "train.views is 0"),
+        ("patience", -2, "train.patience is -2; accepted: a whole number of at least 0 or None"),
+        ("checkpoint_minutes", -0.5, "train.checkpoint_minutes is -0.5"),
+    ],
+)
+def test_ranges_of_the_section_train(field, value, message):
+    config = configs.new()
+    config.train[field] = value
+    with pytest.raises(UserError, match=message):
+        configs.typed("train", configs.TrainOptions, config.train)
+
+
+def test_sections_have_the_fields_of_their_options():
+    config = configs.new()
+    for section, options in (
+        ("train", configs.TrainOptions),
+        ("evaluation", configs.EvaluationOptions),
+    ):
+        assert configs.typed(section, options, config[section]) == options()
+    # What is None by default has a type on the command line.
+    assert config.train.get_type("micro_batch") is int
+    assert config.evaluation.get_type("k") is object
+    with pytest.raises(UserError, match="a value that cannot be stored"):
+        config.loss = {"name": "contrastive", "distance": object()}
+        configs.to_dict(config)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +148,9 @@ def test_arguments():
         ("c.train.epoch = 3", "unknown field 'epoch'; did you mean 'epochs'"),
         ("c.train = {'epochs': 3}", "train lacks 'batch_size'"),
         ("c.optim = configs.optim(classifier={})", "unknown group of optim.*accepted: backbone"),
+        ("c.train.epochs = 'many'", "line 4: "),
+        ("c.loss['alpha'] = {}['beta']", "line 4: KeyError: 'beta'"),
+        ("c.train.epochs = = 3", "line 4: invalid syntax"),
     ],
 )
 def test_files_that_are_wrong(tmp_path, text, message):
@@ -105,6 +161,17 @@ def test_files_that_are_wrong(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as error:
         configs.load(str(path))
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_defect_below_a_file_keeps_its_traceback(tmp_path):
+    """An error of a function that the file calls is not the file's."""
+    path = tmp_path / "calls.py"
+    path.write_text("import json\n\ndef get_config():\n  return json.loads('no json')\n")
+    with pytest.raises(json.JSONDecodeError):
+        configs.load(str(path))
+    path.write_text("value = 3\n")
+    with pytest.raises(UserError, match=r"calls\.py: AttributeError: .*get_config"):
+        configs.load(str(path))
 
 
 def test_what_may_change():
@@ -149,6 +216,16 @@ def test_a_run_of_another_version(tmp_path):
         assert str(path) in str(error.value) and "\n" not in str(error.value)
         with pytest.raises(ValueError, match=f"config stored in run: {message}"):
             run_folder.check_same(gone, whole, "run")
+
+
+def test_folders(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert run_folder.create(str(tmp_path / "a" / "b")).is_dir()
+    with pytest.raises(UserError, match=r"--workdir=.*/file/run cannot be made: Not a directory"):
+        run_folder.create(str(tmp_path / "file" / "run"))
+    (tmp_path / "config.json").write_text('{"seed":')
+    with pytest.raises(UserError, match=r"config\.json is damaged: Expecting value"):
+        run_folder.read_config(tmp_path)
 
 
 def test_splits_of_the_training_classes():

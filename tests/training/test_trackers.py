@@ -2,10 +2,13 @@
 
 import csv
 import io
+import sys
+from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from dml_jax import UserError
 from dml_jax.console import Progress
 from dml_jax.training.metrics_table import MetricsTable
 from dml_jax.training.trackers import Trackers
@@ -98,9 +101,39 @@ def test_tensorboard_and_csv(tmp_path):
     assert scalars(files[0]) == {("loss", 3): 0.5, ("epoch", 3): 1.0}
 
 
-def test_wandb_is_optional(tmp_path):
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(ValueError, match=r"pip install 'dml_jax\[wandb\]'"):
-            Trackers(tmp_path, 0, {}, "project")
+def test_wandb_is_optional(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'dml_jax\[wandb\]'"):
+        Trackers(tmp_path, 0, {}, "project")
+    assert not list(tmp_path.iterdir())
+
+
+def test_wandb_goes_on_with_its_run(tmp_path, monkeypatch):
+    """What the package gets: one id for all starts of a run, kept in its folder."""
+    rows, starts = [], []
+    run = SimpleNamespace(log=lambda row, step: rows.append((step, row)), finish=lambda: None)
+    fake = SimpleNamespace(init=lambda **given: starts.append(given) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for step in (1, 2):
+        trackers = Trackers(tmp_path, step - 1, {"seed": 0}, "project")
+        trackers.write({"step": step, "epoch": 1, "loss": 0.5})
+        trackers.close()
+    assert rows == [(step, {"epoch": 1, "loss": 0.5}) for step in (1, 2)]
+    first, second = starts
+    assert first == second and first["resume"] == "allow" and first["project"] == "project"
+    assert len(first["id"]) == 8 and (tmp_path / "wandb_id").read_text() == first["id"]
+
+
+def test_wandb_offline(tmp_path, monkeypatch):
+    """The real package, without a network."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for step in (1, 2):
+        trackers = Trackers(tmp_path, step - 1, {"seed": 0}, "project")
+        trackers.write({"step": step, "epoch": 1, "loss": 0.5})
+        trackers.close()
+    runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    assert len(runs) == 2
+    name = (tmp_path / "wandb_id").read_text()
+    assert all(run.name.endswith(name) and list(run.glob("*.wandb")) for run in runs)
