@@ -43,13 +43,13 @@ def cells(row: str) -> list[str]:
 def section(row: dict[str, str]) -> list[str]:
     name = row["loss"].strip("`")
     hyper = [default.split("=")[0] for default in re.findall("`([^`]*)`", row["defaults"])]
-    lines = [f"### `{name}` {{#{name}}}", "", '<div class="loss" markdown>', ""]
-    picture = DOCS / "assets" / "losses" / f"{name}.svg"
-    if picture.exists():
+    lines = [f"### `{name}` {{#{name}}}", ""]
+    lines += [f"**Formula:** {formula(row['formula'], hyper)}", ""]
+    lines += ['<div class="loss" markdown>', ""]
+    if (DOCS / "assets" / "losses" / f"{name}.svg").exists():
         alt = f"The value of {name} against the similarity of a pair"
         lines += ['<div class="loss-picture" markdown>', ""]
         lines += [f"![{alt}](assets/losses/{name}.svg)", "", "</div>", ""]
-    lines += [f"**Formula:** {formula(row['formula'], hyper)}", ""]
     for column, title in (
         ("paper", "Paper"),
         ("defaults", "Hyper-parameters"),

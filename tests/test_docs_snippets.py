@@ -1,0 +1,178 @@
+"""Every command and every snippet of the README, the guide and the how-tos, as it stands there.
+
+Python runs, page by page, with `embeddings` and `labels` given. Commands that evaluate, embed and search run on a
+run of a few letters that is called as the pages call it; commands that train are parsed, and their configuration is
+built. Nothing is passed over: a command of another kind fails.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+import tomllib
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+from PIL import Image
+
+from dml_jax import command_line
+from dml_jax import config as configs
+from dml_jax.quickstart import CONFIG
+from dml_jax.training import build
+from dml_jax.training.loop import train
+from tests.test_commands_errors import DRIVER
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "guide").glob("*.md")),
+    *sorted((ROOT / "docs" / "howto").glob("*.md")),
+]
+# Its snippets are files of their own, and its commands name them: tests/test_docs_extending.py.
+EXTENDING = ROOT / "docs" / "extending.md"
+RUN = ("evaluate", "embed", "search")
+STARTS = ("python ", "make ", "pip ", ".venv/")
+
+
+def blocks(page, *languages):
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    return [text for language, text in found if language in languages]
+
+
+def commands(page):
+    """Lists the commands of a page, each as the words that a shell would make of it."""
+    found = []
+    for language in ("sh", ""):
+        for text in blocks(page, language):
+            for line in text.replace("\\\n", " ").splitlines():
+                # A block without a language may be a drawing of folders.
+                if language or line.startswith(STARTS):
+                    found.append(shlex.split(line, comments=True))
+    return [words for words in found if words]
+
+
+ALL = [(page, words) for page in PAGES if page != EXTENDING for words in commands(page)]
+
+
+def name(value):
+    return value.name if isinstance(value, pathlib.Path) else " ".join(value)
+
+
+def is_module(words, *modules):
+    return words[:2] == ["python", "-m"] and words[2] in [f"dml_jax.{m}" for m in modules]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the files that the pages speak of."""
+    path = tmp_path_factory.mktemp("docs")
+    (path / "configs").mkdir()
+    for file in (ROOT / "configs").glob("*.py"):
+        (path / "configs" / file.name).symlink_to(file)
+    page = ROOT / "docs" / "guide" / "your_images.md"
+    (path / "configs" / "folder.py").write_text(blocks(page, "python")[0])
+    # The same images as a folder of classes, and as a list with splits and coarser classes.
+    classes = ["heron", "kestrel", "c", "d", "e", "f", "g", "h"]
+    splits = ["train"] * 3 + ["val"] * 2 + ["test"] * 3
+    rng, rows = np.random.default_rng(0), ["path,label,split,parent"]
+    for k, called in enumerate(classes):
+        (path / "photos" / called).mkdir(parents=True)
+        base = rng.integers(0, 256, (8, 8, 3))
+        for i in range(4):
+            file = f"photos/{called}/{('one', 'two', 'three', 'four')[i]}.png"
+            pixels = np.clip(base + rng.integers(-20, 20, base.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(path / file)
+            split = "gallery" if splits[k] == "test" and i > 1 else splits[k]
+            rows.append(f"{file},{called},{split},{k % 2}")
+    (path / "list.csv").write_text("\n".join([*rows, ""]))
+    return path
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p != EXTENDING and blocks(p, "python")], ids=name
+)
+def test_python(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    names = {
+        "jax": jax,
+        "embeddings": jax.numpy.asarray(rng.normal(size=(16, 8)), "float32"),
+        "labels": jax.numpy.asarray(np.arange(16) % 4),
+    }
+    for text in blocks(page, "python"):
+        exec(compile(text, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize(("page", "words"), ALL, ids=name)
+def test_command(page, words, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    if words[:2] == ["python", "launch/local.py"]:
+        assert (ROOT / words[1]).is_file()
+        words = words[words.index("--") + 1 :]
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.M)
+    elif words[:3] == ["pip", "install", "-e"]:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        extra = re.fullmatch(r"\.\[(\w+)\]", words[3])
+        assert extra and extra[1] in project["optional-dependencies"]
+    elif words == [".venv/bin/pre-commit", "install"]:
+        assert (ROOT / ".pre-commit-config.yaml").is_file()
+    elif is_module(words, "train"):
+        build_config(words[3:])
+    else:
+        assert is_module(words, *RUN), f"{page.name} has a command that no test runs: {words}"
+
+
+def build_config(arguments):
+    """Parses what follows `dml_jax.train`, and builds what the configuration names."""
+    values = flags.FlagValues()
+    argv = ["train", *arguments]
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    command_line._check_fields(argv, configs.load(command_line._option(argv, "config")))
+    assert values(argv) == ["train"]
+    assert values.workdir.startswith("runs/")
+    configs.check_sections(values.config)
+    build.model(values.config.model)
+    build.loss(values.config)
+    build.sampler(values.config.sampler)
+
+
+def test_commands_that_evaluate_embed_and_search(folder, monkeypatch):
+    """Runs these commands, forked from one process, after the runs that they name were trained a little."""
+    monkeypatch.chdir(folder)
+    config = configs.load(f"{CONFIG}:runlocal")
+    with config.unlocked():
+        config.data.classes = 12
+    config.train.devices = 1
+    train(config, "runs/quickstart")
+    for workdir, data in (("runs/photos", "photos"), ("DIR", "list.csv")):
+        config = configs.load("configs/folder.py")
+        config.data.path = data
+        config.train.update(epochs=1, batch_size=8, devices=1)
+        train(config, workdir)
+
+    found = [(p, w) for p, w in ALL if is_module(w, *RUN)]
+    assert len(found) > 5
+    jobs = {}
+    for i, (_, words) in enumerate(found):
+        jobs[str(i)] = words[2:]
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    driver = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DRIVER), "jobs.json"],
+        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        timeout=500,
+    )
+    assert driver.returncode == 0
+    for i, (page, words) in enumerate(found):
+        output = (folder / f"{i}.out").read_text()
+        assert (folder / f"{i}.status").read_text() == "0", f"{page.name}: {words}\n{output}"
+    assert (folder / "runs" / "found.html").stat().st_size > 0
