@@ -223,9 +223,8 @@ def _restore(
     for item, leaves in wanted.items():
         stored = checkpointer.metadata(where / item).item_metadata.tree
         _check(str(where), {k: v.shape for k, v in stored.items()}, leaves)
-    like = lambda v: np.empty(v.shape, v.dtype)
     args = {
-        k: ocp.args.StandardRestore({name: like(v) for name, v in leaves.items()})
+        k: ocp.args.StandardRestore({n: np.empty(v.shape, v.dtype) for n, v in leaves.items()})
         for k, leaves in wanted.items()
     }
     found = manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))

@@ -12,23 +12,16 @@ from dml_jax.errors import UserError
 
 
 def define_flags() -> None:
-    """Defines the options of a command that several processes can run together."""
-    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    flags.DEFINE_string("coordinator", address, "host:port of process 0.")
-    flags.DEFINE_integer(
-        "num_processes", _number("JAX_NUM_PROCESSES"), "How many processes the run has."
-    )
-    flags.DEFINE_integer("process_id", _number("JAX_PROCESS_ID"), "Which of them this is, from 0.")
+    """Defines the options of a command that several processes can run together.
+
+    Where they are not given, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID stand for them.
+    """
+    flags.DEFINE_string("coordinator", None, "host:port of process 0.")
+    flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
     flags.DEFINE_bool(
         "cluster", False, "Lets SLURM, Open MPI or a TPU pod tell each process its place."
     )
-
-
-def _number(variable: str) -> int:
-    text = os.environ.get(variable, "0")
-    if not text.isdecimal():
-        raise UserError(f"the environment has {variable}={text!r}; a whole number is accepted")
-    return int(text)
 
 
 def connect() -> None:
@@ -38,15 +31,27 @@ def connect() -> None:
       UserError: a process id that is none of the number of processes.
     """
     options = flags.FLAGS
-    if options.coordinator:
-        if not 0 <= options.process_id < options.num_processes:
+    coordinator = options.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if coordinator:
+        count = _number(options.num_processes, "JAX_NUM_PROCESSES")
+        process = _number(options.process_id, "JAX_PROCESS_ID")
+        if not 0 <= process < count:
             raise UserError(
-                f"--process_id={options.process_id} of --num_processes={options.num_processes}; "
-                "0 to num_processes - 1 is accepted"
+                f"--process_id={process} of --num_processes={count}; 0 to num_processes - 1 is accepted"
             )
-        jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id)
+        jax.distributed.initialize(coordinator, count, process)
     elif options.cluster:
         jax.distributed.initialize()
+
+
+def _number(option: int | None, variable: str) -> int:
+    """Returns the option, or the environment's variable where it is not given; 0 where neither is."""
+    if option is not None:
+        return option
+    text = os.environ.get(variable, "0")
+    if not text.isdecimal():
+        raise UserError(f"the environment has {variable}={text!r}; a whole number is accepted")
+    return int(text)
 
 
 def is_primary() -> bool:

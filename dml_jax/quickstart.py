@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
 from dml_jax import command_line, data, evaluation, report
 from dml_jax.console import log
 from dml_jax.evaluate import evaluate, write
 from dml_jax.evaluation.embed import Embedded
+from dml_jax.models import Model
 from dml_jax.training import build, score, tasks
 from dml_jax.training import state as states
 from dml_jax.training.loop import train
@@ -22,35 +24,62 @@ from dml_jax.training.loop import train
 CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "quickstart.py"
 
 
-def quickstart(config: Any, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
-    """Trains, evaluates, writes and tells; returns the table, a row by what was evaluated."""
+def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
+    """Trains, evaluates, writes the results and prints them.
+
+    Args:
+      config: what is trained.
+      workdir: the folder of the run.
+
+    Returns:
+      The table: the metrics of the raw pixels, of the untrained network and of the trained one.
+    """
     start = time.monotonic()
     model = build.model(config.model)
-    task = tasks.task(config, "test", model)
+    # What cannot be evaluated is refused before the training.
+    spec = tasks.task(config, "test", model)
     train(config, str(workdir))
-    apply = score.outputs(model, task.embeddings)
-    drawn = model.init(jax.random.key(config.seed))
-
-    def pixels(source: data.Source) -> Embedded:
-        found, labels, ids = evaluation.pixels(score.batches(config, source))
-        return dict.fromkeys(model.outputs, found), labels, ids
-
-    def untrained(source: data.Source) -> Embedded:
-        return evaluation.embed(apply, drawn, score.batches(config, source))
-
     with jax.set_mesh(states.make_mesh(config.train.devices)):
-        rows = {}
-        for called, embed in (("raw pixels", pixels), ("untrained network", untrained)):
-            found = score.metrics(task, score.embedded(task, embed))
-            rows[called] = next(iter(score.tabulated(task, found, called)[0].values()))
+        rows = _without_training(config, model, spec)
         trained, *_ = evaluate(config, model, str(workdir), "best", "test", "quickstart")
     rows["trained network"] = next(iter(trained.values()))
-    source = task.sources["queries"]
     write(rows, workdir / "evaluation" / "quickstart")
-    log(
+    log(_summary(config, rows, spec.sources["queries"], workdir, time.monotonic() - start))
+    return rows
+
+
+def _without_training(
+    config: ConfigDict, model: Model, spec: tasks.Task
+) -> dict[str, dict[str, Any]]:
+    """Returns the metrics of the raw pixels and of the untrained network."""
+    outputs = score.outputs(model, spec.embeddings)
+    variables = model.init(jax.random.key(config.seed))
+
+    def pixels(source: data.Source) -> Embedded:
+        vectors, labels, ids = evaluation.pixels(score.batches(config, source))
+        return dict.fromkeys(model.outputs, vectors), labels, ids
+
+    def untrained(source: data.Source) -> Embedded:
+        return evaluation.embed(outputs, variables, score.batches(config, source))
+
+    rows = {}
+    for title, embed in (("raw pixels", pixels), ("untrained network", untrained)):
+        found = score.metrics(spec, score.embedded(spec, embed))
+        rows[title] = next(iter(score.tabulated(spec, found, title)[0].values()))
+    return rows
+
+
+def _summary(
+    config: ConfigDict,
+    rows: dict[str, dict[str, float]],
+    source: data.Source,
+    workdir: pathlib.Path,
+    seconds: float,
+) -> str:
+    return (
         f"\n{len(source)} images of {len(source.class_names)} letters that were not trained on:\n\n"
         f"{report.format_table(rows, tuple(config.evaluation.metrics))}\n\n"
-        f"{time.monotonic() - start:.0f} s. Written to {workdir}:\n"
+        f"{seconds:.0f} s. Written to {workdir}:\n"
         "  config.json                  the whole configuration\n"
         "  metrics.csv, tensorboard/    loss, norms and validation by step\n"
         "  curves.png                   the same as a picture\n"
@@ -61,15 +90,16 @@ def quickstart(config: Any, workdir: pathlib.Path) -> dict[str, dict[str, float]
         f"  python -m dml_jax.train --config={_short(CONFIG)} --workdir=runs/second --config.loss.alpha=4.0\n"
         "  another loss or your own folder of images: see configs/ and README.md"
     )
-    return rows
 
 
 def _short(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path from the current folder, where it is below it."""
     here = pathlib.Path.cwd()
     return path.relative_to(here) if here in path.parents else path
 
 
 def main() -> None:
+    """Runs the command."""
     quickstart(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
 
 

@@ -18,10 +18,11 @@ def define_flags() -> None:
 
 
 def main() -> None:
+    """Runs the command."""
     if flags.FLAGS.config is None:
         raise UserError("--config is missing: a file such as configs/quickstart.py")
     processes.connect()
-    # After the connection: what it imports looks for devices.
+    # Imported after the connection, because what it imports looks for devices.
     from dml_jax.training.loop import train
 
     train(flags.FLAGS.config, flags.FLAGS.workdir)

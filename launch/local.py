@@ -18,6 +18,7 @@ import time
 
 
 def main() -> int:
+    """Starts the processes, and returns the exit status of the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, required=True)
     devices = parser.add_mutually_exclusive_group()
@@ -41,12 +42,14 @@ def main() -> int:
 
 
 def free_port() -> int:
+    """Returns a port of this machine that nobody listens to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def environment(options: argparse.Namespace, port: int, index: int) -> dict[str, str]:
+    """Returns the environment of a process."""
     env = dict(os.environ)
     env["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
     env["JAX_NUM_PROCESSES"] = str(options.processes)
@@ -64,8 +67,11 @@ def environment(options: argparse.Namespace, port: int, index: int) -> dict[str,
     return env
 
 
-def wait(children: list[subprocess.Popen]) -> int:
-    """0 when all have ended well, else the status of the first that did not, once the others are stopped."""
+def wait(children: list[subprocess.Popen[bytes]]) -> int:
+    """Waits for the processes, and stops the others once one has failed.
+
+    Returns 0 where all ended well, else the status of the first that did not.
+    """
     while True:
         codes = [child.poll() for child in children]
         failed = [code for code in codes if code]

@@ -94,4 +94,5 @@ def test_help(command, capsys, monkeypatch):
 def test_an_environment_that_is_no_number(monkeypatch, text):
     monkeypatch.setenv("JAX_NUM_PROCESSES", text)
     with pytest.raises(UserError, match=r"JAX_NUM_PROCESSES='.*'; a whole number is accepted"):
-        processes._number("JAX_NUM_PROCESSES")
+        processes._number(None, "JAX_NUM_PROCESSES")
+    assert processes._number(3, "JAX_NUM_PROCESSES") == 3

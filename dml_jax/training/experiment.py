@@ -110,10 +110,11 @@ def monitor_better(monitor: str) -> Better:
     if not monitor:
         return "high"
     metric = monitor.rpartition("/")[2]
-    better = evaluation.get(metric).better
-    if better == "high" or better == "low":
-        return better
-    raise UserError(
-        f"train.monitor={monitor!r}: of {metric} neither high nor low values are better; a metric of which either "
-        "are is accepted, or '' for none"
-    )
+    directions: dict[str, Better] = {"high": "high", "low": "low"}
+    better = directions.get(evaluation.get(metric).better)
+    if better is None:
+        raise UserError(
+            f"train.monitor={monitor!r}: of {metric} neither high nor low values are better; a metric of which "
+            "either are is accepted, or '' for none"
+        )
+    return better

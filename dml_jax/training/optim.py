@@ -374,7 +374,10 @@ def group(name: str, spec: Mapping[str, Any]) -> Group:
       UserError: an unknown name or hyper-parameter, a negative or missing rate, a group without a pattern.
     """
     spec = plain(spec)
-    field = lambda key, annotation, value: check(f"optim.{name}.{key}", annotation, value)
+
+    def field(key: str, annotation: Any, value: Any) -> Any:
+        return check(f"optim.{name}.{key}", annotation, value)
+
     if not spec.get("match"):
         raise UserError(f"optim.{name} has no match: a pattern such as 'model/head/.*' is accepted")
     lr = field("lr", NonNegativeFloat, spec.get("lr"))
