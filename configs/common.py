@@ -1,4 +1,4 @@
-"""What the configurations share: the data sets and models, and how a run is shrunk to try it out."""
+"""What the configurations share: sections for data sets and models, and a way to shrink a run to try it out."""
 
 from typing import Any
 
@@ -8,12 +8,15 @@ from dml_jax import config as configs
 
 
 def glyphs(size: int) -> ConfigDict:
-    """The built-in letters; a little cropping in training, which no letter should be mirrored by."""
+    """Returns the section `data` of the built-in letters, size x size.
+
+    Training crops them a little, and mirrors none: a letter that is mirrored is another one.
+    """
     return configs.data(name="glyphs", size=size, augment=_drawing(size))
 
 
 def omniglot(size: int) -> ConfigDict:
-    """The 30 background alphabets to train on, the 20 evaluation alphabets as `test`.
+    """Returns the section `data` of Omniglot: 30 background alphabets to train on, 20 evaluation alphabets as `test`.
 
     A tenth of the training characters is held out as `val`. Drawings are scaled to size x size.
     """
@@ -29,7 +32,7 @@ def _drawing(size: int) -> tuple[dict[str, Any], ...]:
 
 
 def grocery_store(size: int = 224) -> ConfigDict:
-    """Fine classes 0..40 to train on, 41..80 as `test`; nothing held out.
+    """Returns the section `data` of Grocery Store: fine classes 0..40 to train on, 41..80 as `test`; none held out.
 
     Crops are square: on unseen groceries that gave more than stretching them (ratio 3/4 to 4/3), which the test
     images never are.
@@ -51,7 +54,7 @@ def grocery_store(size: int = 224) -> ConfigDict:
 
 
 def convnet(size: int) -> dict[str, Any]:
-    """A small residual network from scratch, 128-d."""
+    """Returns the section `model` of a small residual network that starts from scratch, with 128 dimensions."""
     return {
         "name": "convnet",
         "width": 32,
@@ -63,7 +66,10 @@ def convnet(size: int) -> dict[str, Any]:
 
 
 def mobilenet_v2(size: int = 224) -> ConfigDict:
-    """MobileNetV2 from the weights in a file; `--config.model.weights=` (empty) draws them instead."""
+    """Returns the section `model` of MobileNetV2 with the weights of a file.
+
+    `--config.model.weights=FILE` names it; `--config.model.weights=` (empty) draws them instead.
+    """
     return ConfigDict(
         {
             "name": "mobilenet_v2",
@@ -75,7 +81,7 @@ def mobilenet_v2(size: int = 224) -> ConfigDict:
 
 
 def runlocal(config: ConfigDict) -> None:
-    """Shrinks the run to two steps of eight images: a sign of life, not a result."""
+    """Shrinks the run to two steps of eight images, which is a sign of life and not a result."""
     config.train.epochs = 1
     config.train.batch_size = 8
     config.train.log_steps = 1

@@ -1,47 +1,15 @@
 """Bad input to the commands: one line that says what would be accepted, no traceback."""
 
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.commands import CONFIG, ROOT, environment, pictures
+from tests.training.commands import CONFIG, ROOT, CommandServer, pictures
 
-# Importing takes seconds and no device, so all commands are forked from one process.
-DRIVER = """
-import importlib, json, os, sys
-import dml_jax.train, dml_jax.evaluate, dml_jax.embed, dml_jax.search, dml_jax.training.loop
-from dml_jax import command_line
-for name, (module, *arguments) in json.load(open(sys.argv[1])).items():
-    child = os.fork()
-    if child == 0:
-        out = os.open(name + ".out", os.O_WRONLY | os.O_CREAT)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
-        command = importlib.import_module(module)
-        command.define_flags()
-        status = 0
-        try:
-            sys.argv = [module, *arguments]
-            command_line.run(command.main, **getattr(command, "ACCEPTS", {}))
-        except SystemExit as stop:
-            status = stop.code
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            status = 99
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status or 0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    open(name + ".status", "w").write(str(status))
-"""
 TRAIN, EVALUATE = "dml_jax.train", "dml_jax.evaluate"
 EMBED, SEARCH = "dml_jax.embed", "dml_jax.search"
 IMAGE = "other_data/class01/0.png"
@@ -77,6 +45,9 @@ COMMANDS = {
     "unknown hyper-parameter": train("--config.loss.margn=0.2"),
     "value of another type": train("--config.train.epochs=many"),
     "unknown argument": train(arguments="stepz=2"),
+    "empty argument": train(arguments="steps="),
+    "out of range": train("--config.train.log_steps=0"),
+    "no folder": train(workdir="good/class01/0.png/run"),
     "no such config": [TRAIN, "--config=tests/training/tiny_confg.py", "--workdir=new"],
     "no config": [TRAIN, "--workdir=new"],
     "no workdir": [TRAIN, f"--config={CONFIG}"],
@@ -215,6 +186,9 @@ ERRORS = {
     "unknown hyper-parameter": ["--config.loss.margn", "did you mean 'margin'"],
     "value of another type": ["--config.train.epochs=many", "int"],
     "unknown argument": ["'stepz'", "'steps'"],
+    "empty argument": ["steps=''", "type int"],
+    "out of range": ["train.log_steps is 0", "at least 1"],
+    "no folder": ["--workdir=good/class01/0.png/run cannot be made", "Not a directory"],
     "no such config": ["tiny_confg.py", "tiny_config.py"],
     "no config": ["--config is missing"],
     "no workdir": ["--workdir is missing"],
@@ -275,7 +249,13 @@ ERRORS = {
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def server():
+    with CommandServer(devices=2) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory, server):
     """(exit status, what was printed) of every command."""
     folder = tmp_path_factory.mktemp("commands")
     pictures(folder / "good")
@@ -310,37 +290,27 @@ def outcomes(tmp_path_factory):
     first = {k: v for k, v in COMMANDS.items() if v[0] == TRAIN}
     last = {k: v for k, v in COMMANDS.items() if v[0] == SEARCH}
     rest = {k: v for k, v in COMMANDS.items() if k not in (*first, *last)}
-    found = _run(folder, first)
+    found = _run(server, folder, first)
     shutil.copytree(folder / "run", folder / "other")
     config = folder / "other" / "config.json"
     stored = json.loads(config.read_text())
     stored["model"]["embedding_dim"] = 5
     config.write_text(json.dumps(stored))
-    found |= _run(folder, rest)
+    found |= _run(server, folder, rest)
     for name in ("damaged", "unlike"):
         shutil.copytree(folder / "of_folder", folder / name)
     (folder / "damaged" / "embeddings.npy").write_bytes(b"no array")
     lines = (folder / "unlike" / "items.jsonl").read_text().splitlines(keepends=True)
     (folder / "unlike" / "items.jsonl").write_text("".join(lines[1:]))
-    return found | _run(folder, last) | {"folder": folder}
+    return found | _run(server, folder, last) | {"folder": folder}
 
 
-def _run(folder: pathlib.Path, commands):
-    (folder / "commands.json").write_text(json.dumps(commands))
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", DRIVER, "commands.json"],
-        cwd=folder,
-        env=environment(devices=2) | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])},
-        check=True,
-        timeout=240,
-    )
-    return {
-        name: (
-            int((folder / f"{name}.status").read_text()),
-            (folder / f"{name}.out").read_text(),
-        )
-        for name in commands
-    }
+def _run(server, folder: pathlib.Path, commands):
+    found = {}
+    for name, command in commands.items():
+        status, out, err = server.run(command, folder)
+        found[name] = status, out + err
+    return found
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -8,10 +8,14 @@ import numpy as np
 from dml_jax import data, losses, miners, models, names, samplers
 from dml_jax.config import DATA_FIELDS, plain
 from dml_jax.errors import UserError
-from dml_jax.losses import Loss
-from dml_jax.losses.base import ClassLoss
-from dml_jax.losses.own import ViewsLoss
-from dml_jax.losses.wrappers import CrossBatchMemory, Multiple, SelfSupervised
+from dml_jax.losses import (
+    CrossBatchMemory,
+    Loss,
+    Multiple,
+    SelfSupervised,
+    ViewsLoss,
+    has_class_weights,
+)
 from dml_jax.relations import Relation
 
 
@@ -59,7 +63,9 @@ def model(section: Mapping[str, Any]) -> models.Model:
             f"model.weights of {section['name']} is not set; --config.model.weights=FILE is accepted, and "
             "--config.model.weights= (empty) for random ones"
         )
-    return models.get(**{**section, "weights": section.get("weights") or None})
+    if "weights" in section:
+        section["weights"] = section["weights"] or None
+    return models.get(**section)
 
 
 def loss(config: Any) -> Loss:
@@ -71,8 +77,10 @@ def loss(config: Any) -> Loss:
     Raises:
       UserError: an unknown name or hyper-parameter.
     """
-    miner = None if config.miner is None else miners.get(**plain(config.miner))
-    return losses.get(miner=miner, **plain(config.loss))
+    section = dict(plain(config.loss))
+    if config.miner is not None:
+        section["miner"] = miners.get(**plain(config.miner))
+    return losses.get(**section)
 
 
 def sampler(section: Mapping[str, Any]) -> samplers.Sampler:
@@ -178,7 +186,7 @@ def check_pairs(loss: Loss, labels: np.ndarray, views: int = 1) -> None:
         return
     # Proxies stand for classes; with a memory an image meets itself in later epochs; views are each other's positives;
     # and for "instance" every image is a class.
-    alone = isinstance(loss, ClassLoss | CrossBatchMemory | SelfSupervised)
+    alone = has_class_weights(loss) or isinstance(loss, CrossBatchMemory | SelfSupervised)
     if not loss.pairwise or alone or loss.name == "instance":
         return
     _, counts = np.unique(labels.reshape(len(labels), -1)[:, 0], return_counts=True)

@@ -1,11 +1,14 @@
 """Runs the real commands as subprocesses, with hard time limits, on tiny data."""
 
 import csv
+import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 import numpy as np
@@ -13,7 +16,7 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = pathlib.Path(__file__).with_name("tiny_config.py")
-LIMIT = 120
+LIMIT = 240
 
 
 def pictures(folder, classes=20, images=4, size=16):
@@ -39,9 +42,8 @@ def environment(devices=1):
 
 
 def train_command(data, workdir, *options, arguments=""):
+    """[module, arguments ...] of a training."""
     return [
-        sys.executable,
-        "-m",
         "dml_jax.train",
         f"--config={CONFIG}{':' + arguments if arguments else ''}",
         f"--config.data.path={data}",
@@ -58,26 +60,94 @@ def run(command, devices=1):
     return done.returncode, done.stdout, done.stderr
 
 
-def interrupt(command, workdir, step, number=signal.SIGKILL):
-    """Starts a command and sends it a signal once it has logged that step; (exit status, stdout, stderr)."""
-    process = subprocess.Popen(
-        command,
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+SERVER = """
+import importlib, json, os, sys, traceback
+import dml_jax.train, dml_jax.evaluate, dml_jax.embed, dml_jax.search, dml_jax.training.loop
+from dml_jax import command_line
+
+def child(module, arguments, folder, out, err):
+    for path, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    command = importlib.import_module(module)
+    command.define_flags()
+    sys.argv = [module, *arguments]
     try:
-        deadline = time.monotonic() + LIMIT
-        while process.poll() is None and logged(workdir) < step:
-            assert time.monotonic() < deadline, "no such step in time"
-            time.sleep(0.005)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=LIMIT)
-    finally:
-        process.kill()
-    return process.returncode, out, err
+        command_line.run(command.main, **getattr(command, "ACCEPTS", {}))
+    except SystemExit as stop:
+        return stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 99
+    return 0
+
+for line in sys.stdin:
+    request = json.loads(line)
+    if isinstance(request, int):
+        print(os.waitstatus_to_exitcode(os.waitpid(request, 0)[1]), flush=True)
+        continue
+    pid = os.fork()
+    if pid == 0:
+        status = child(*request)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    print(pid, flush=True)
+"""
+
+
+class CommandServer:
+    """A process that has imported all commands and forks for each of them: importing takes seconds, and no device."""
+
+    def __init__(self, devices=1):
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SERVER],
+            env=environment(devices),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def run(self, command, folder=ROOT, until=None):
+        """(exit status, stdout, stderr) of [module, arguments ...] in a folder.
+
+        Args:
+          until: (workdir, step, signal): the command gets the signal once it has logged that step.
+        """
+        module, *arguments = command
+        with tempfile.TemporaryDirectory() as place:
+            out, err = (pathlib.Path(place) / name for name in ("out", "err"))
+            pid = self._ask([module, arguments, str(folder), str(out), str(err)])
+            watch = threading.Timer(LIMIT, os.kill, (pid, signal.SIGKILL))
+            watch.start()
+            if until is not None:
+                workdir, step, number = until
+                # Read without waiting for the process: its parent is the server.
+                while watch.is_alive() and alive(pid) and logged(workdir) < step:
+                    time.sleep(0.005)
+                os.kill(pid, number)
+            status = self._ask(pid)
+            assert watch.is_alive(), "not over in time"
+            watch.cancel()
+            return status, out.read_text(), err.read_text()
+
+    def _ask(self, request):
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+def alive(pid):
+    """False for a process that has ended and that its parent has not asked for yet."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def logged(workdir):

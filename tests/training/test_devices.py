@@ -13,6 +13,7 @@ from tests.training.commands import CONFIG, ROOT, logged, losses, pictures, rows
 
 LOSSES = ("multi_similarity", "cos_face")
 ARGUMENTS = "loss={},steps=6,epochs=2"
+LAUNCH = (sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,7 @@ def test_a_run_moves_to_other_devices(data, one, tmp_path):
 def test_two_processes(data, one, tmp_path):
     loss = "multi_similarity"
     command = train_command(data, tmp_path, arguments=ARGUMENTS.format(loss))
-    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2"]
-    status, out, err = run([*launch, "--", *command])
+    status, out, err = run([*LAUNCH, "--", sys.executable, "-m", *command])
     assert status == 0, err
     assert out.count("4 devices") == 1, "process 1 is to keep quiet"
     same_curve(tmp_path, one[loss])
@@ -105,9 +105,8 @@ def test_two_processes_evaluate(one, tmp_path):
     model = build.model(config.model)
     expected = evaluate.evaluate(config, model, str(workdir), "last", "test", "alone")
     there = workdir / "evaluation" / "folder_test_last"
-    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2"]
     program = [sys.executable, "-c", COMMANDS, str(workdir), *options]
-    status, out, err = run([*launch, "--", *program])
+    status, out, err = run([*LAUNCH, "--", *program])
     assert status == 0, err
     assert out.count("ended") == 2 and out.count("after training") == 1
     assert out.count("written: ") == 2 and out.count("each class:") == 1, out
@@ -126,7 +125,6 @@ def test_an_error_of_one_process_ends_both(one, tmp_path):
     """An image that only the second process reads cannot be decoded: one line, and no process waits for the other."""
     folder = pictures(tmp_path / "broken", classes=3)
     (folder / "class02" / "0.png").write_bytes(b"no image")
-    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2"]
     program = [
         sys.executable,
         "-m",
@@ -135,7 +133,7 @@ def test_an_error_of_one_process_ends_both(one, tmp_path):
         "--split=all",
     ]
     program += [f"--config={CONFIG}", f"--config.data.path={folder}", "--step=last"]
-    status, out, err = run([*launch, "--", *program])
+    status, out, err = run([*LAUNCH, "--", *program])
     assert status == 1 and "written" not in out
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "cannot decode" in lines[0] and "class02/0.png" in lines[0]
@@ -148,8 +146,7 @@ def test_a_storage_in_two_processes(data, tmp_path):
     config.train.devices = 1
     loop.train(config, str(tmp_path / "one"))
     command = train_command(data, tmp_path / "two", arguments=arguments)
-    launch = [sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2"]
-    status, _, err = run([*launch, "--", *command])
+    status, _, err = run([*LAUNCH, "--", sys.executable, "-m", *command])
     assert status == 0, err
     same_curve(tmp_path / "one", tmp_path / "two")
 

@@ -7,8 +7,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.training.commands import interrupt, losses, pictures, rows, run, train_command
+from tests.training.commands import CommandServer, losses, pictures, rows, train_command
 
+# Of the steps after which a run is killed.
+SEED = 0
 STEPS, EPOCHS = 50, 2
 LAST = STEPS * EPOCHS
 ARGUMENTS = f"steps={STEPS},epochs={EPOCHS}"
@@ -41,22 +43,29 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def server():
+    with CommandServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory, server):
     workdir = tmp_path_factory.mktemp("whole")
-    status, _, err = run(command(data, workdir))
+    status, _, err = server.run(command(data, workdir))
     assert status == 0, err
     return workdir
 
 
-def test_sigkill(data, whole, tmp_path):
-    # Twice: before the first epoch is over, and after. The steps differ from run to run of this test.
-    first = random.randint(16, STEPS - 10)
-    second = random.randint(first + 10, LAST - 10)
+def test_sigkill(data, whole, server, tmp_path):
+    # Twice: before the first epoch is over, and after.
+    draw = random.Random(SEED)
+    first = draw.randint(16, STEPS - 10)
+    second = draw.randint(first + 10, LAST - 10)
     print(f"killed at {first} and {second}")
     for step in (first, second):
-        status, _, err = interrupt(command(data, tmp_path), tmp_path, step)
+        status, _, err = server.run(command(data, tmp_path), until=(tmp_path, step, signal.SIGKILL))
         assert status == -signal.SIGKILL, err
-    status, out, err = run(command(data, tmp_path))
+    status, out, err = server.run(command(data, tmp_path))
     assert status == 0, err
     assert "going on from" in out
     same_bits(arrays(tmp_path), arrays(whole))
@@ -65,16 +74,18 @@ def test_sigkill(data, whole, tmp_path):
     assert losses(tmp_path) == losses(whole)
 
 
-def test_a_storage_goes_on(data, tmp_path):
+def test_a_storage_goes_on(data, server, tmp_path):
     """A sampler that plans from embeddings: the storage and the plan of an epoch survive in its midst."""
     options = f"{ARGUMENTS},sampler=greedy_coreset"
     command = lambda name: train_command(data, tmp_path / name, arguments=options)
-    step = random.randint(STEPS + 12, LAST - 10)
+    step = random.Random(SEED).randint(STEPS + 12, LAST - 10)
     print(f"killed at {step}")
-    status, _, err = interrupt(command("killed"), tmp_path / "killed", step)
+    status, _, err = server.run(
+        command("killed"), until=(tmp_path / "killed", step, signal.SIGKILL)
+    )
     assert status == -signal.SIGKILL, err
     for name in ("killed", "whole"):
-        status, _, err = run(command(name))
+        status, _, err = server.run(command(name))
         assert status == 0, err
     found = arrays(tmp_path / "whole")
     assert found["rest/plan"].shape == (STEPS, 8) and len(found["rest/storage"]) == 53
@@ -82,14 +93,14 @@ def test_a_storage_goes_on(data, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_sigterm(data, whole, tmp_path):
-    status, out, err = interrupt(command(data, tmp_path), tmp_path, 18, signal.SIGTERM)
+def test_sigterm(data, whole, server, tmp_path):
+    status, out, err = server.run(command(data, tmp_path), until=(tmp_path, 18, signal.SIGTERM))
     assert status == 0, err
     assert "SIGTERM" in out
     step = int(out.split("checkpoints/last/")[1].split()[0])
     assert 18 <= step < LAST
     assert max(losses(tmp_path)) == step
-    status, _, err = run(command(data, tmp_path))
+    status, _, err = server.run(command(data, tmp_path))
     assert status == 0, err
     same_bits(arrays(tmp_path), arrays(whole))
 
@@ -103,9 +114,9 @@ def test_the_comparison_can_fail(whole):
         same_bits(arrays(whole, before), arrays(whole))
 
 
-def test_a_finished_run_stays_as_it_is(data, whole):
+def test_a_finished_run_stays_as_it_is(data, whole, server):
     before = arrays(whole)
-    status, _, err = run(command(data, whole))
+    status, _, err = server.run(command(data, whole))
     assert status == 0, err
     same_bits(arrays(whole), before)
     assert losses(whole).keys() == set(range(1, LAST + 1))
