@@ -8,14 +8,10 @@ import numpy as np
 from dml_jax import data, losses, miners, models, names, samplers
 from dml_jax.config import DATA_FIELDS, plain
 from dml_jax.errors import UserError
-from dml_jax.losses import (
-    CrossBatchMemory,
-    Loss,
-    Multiple,
-    SelfSupervised,
-    ViewsLoss,
-    has_class_weights,
-)
+from dml_jax.losses import Loss
+from dml_jax.losses.base import ClassLoss
+from dml_jax.losses.own import ViewsLoss
+from dml_jax.losses.wrappers import CrossBatchMemory, Multiple, SelfSupervised
 from dml_jax.relations import Relation
 
 
@@ -186,7 +182,7 @@ def check_pairs(loss: Loss, labels: np.ndarray, views: int = 1) -> None:
         return
     # Proxies stand for classes; with a memory an image meets itself in later epochs; views are each other's positives;
     # and for "instance" every image is a class.
-    alone = has_class_weights(loss) or isinstance(loss, CrossBatchMemory | SelfSupervised)
+    alone = isinstance(loss, ClassLoss | CrossBatchMemory | SelfSupervised)
     if not loss.pairwise or alone or loss.name == "instance":
         return
     _, counts = np.unique(labels.reshape(len(labels), -1)[:, 0], return_counts=True)
