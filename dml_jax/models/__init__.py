@@ -1,71 +1,75 @@
-"""Embedding models by name: an NNX backbone, an optional linear head, L2 normalisation."""
+"""Embedding models: a backbone, an optional linear head, L2 normalisation.
 
-import os
+A model of your own is a Flax NNX module and a function that returns a `Model` of it, in a file of yours:
+
+    # my_package/my_module.py
+    import jax
+    from flax import nnx
+    from dml_jax import models
+
+    class Perceptron(nnx.Module):
+        features, channels = 64, 1  # of an embedding without a head, and of an image
+
+        def __init__(self, *, image_size, dtype, rngs):
+            self.layer = nnx.Linear(image_size**2, 64, dtype=dtype, rngs=rngs)
+
+        def __call__(self, images, *, train, key):
+            return jax.nn.relu(self.layer(images.reshape(len(images), -1)))
+
+    def perceptron(*, image_size=32, **options):
+        return models.Model("perceptron", Perceptron, image_size, **options)
+
+and a config names it: `config.model = dict(name="my_package.my_module:perceptron", embedding_dim=16)`. `Model`
+documents what the module has to be, and its options. Hyper-parameters are bound by
+`dml_jax.bound.Bound(Perceptron, width=8)`, so that equal models are equal and compile once;
+`dml_jax.parameters.checked` on the function checks its arguments.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 from dml_jax import names
-from dml_jax.models import convnet, mobilenet_v2, vit
-from dml_jax.models.base import Family, Model, l2_normalize
+from dml_jax.errors import UserError
+from dml_jax.models.backbones.convnet import convnet
+from dml_jax.models.backbones.mobilenet_v2 import mobilenet_v2
+from dml_jax.models.backbones.vit import vit
+from dml_jax.models.base import Model
 from dml_jax.models.convert import import_dinov2
 
-__all__ = ["Family", "Model", "available", "get", "import_dinov2", "l2_normalize"]
+__all__ = ["Model", "available", "convnet", "get", "import_dinov2", "mobilenet_v2", "vit"]
 
-FAMILIES: dict[str, Family] = {
-    "convnet": convnet.FAMILY,
-    "mobilenet_v2": mobilenet_v2.FAMILY,
-    "vit": vit.FAMILY,
+TABLE: dict[str, Callable[..., Model]] = {
+    "convnet": convnet,
+    "mobilenet_v2": mobilenet_v2,
+    "vit": vit,
 }
-DTYPES = ("float32", "bfloat16")
 
 
 def available() -> list[str]:
-    """Names that `get` takes."""
-    return sorted(FAMILIES)
+    """Lists the names that `get` accepts.
+
+    >>> available()
+    ['convnet', 'mobilenet_v2', 'vit']
+    """
+    return sorted(TABLE)
 
 
-def get(
-    name: str,
-    *,
-    embedding_dim: int | None = None,
-    normalize: bool = True,
-    weights: str | os.PathLike | None = None,
-    image_size: int | None = None,
-    dtype: str = "float32",
-    **hyper: Any,
-) -> Model:
-    """The model called `name`.
+def get(name: str, **hyper: Any) -> Model:
+    """Makes a model by name.
 
     Args:
-      name: one of `available()`.
-      embedding_dim: output dimension of the linear head; None leaves the backbone's features.
-      normalize: divide every embedding by its Euclidean norm.
-      weights: an .npz file with the backbone's parameters, read by `Model.init`.
-      image_size: side of the (square) images in pixels; None is the architecture's own.
-      dtype: "float32" or "bfloat16", what the backbone computes in.
-      **hyper: the architecture's hyper-parameters.
+      name: a name of `available`, or "package.module:name" for a function of your own.
+      **hyper: the arguments of the factory.
 
     Raises:
-      ValueError: an unknown name, hyper-parameter or value.
+      UserError: an unknown name or argument, with near misses, or a value out of range.
+
+    >>> get("convnet", width=16, embedding_dim=8).dim
+    8
     """
-    family = names.resolve("model", FAMILIES, name)
-    # Of a module class, only __init__ has the parameters' names.
-    build = vars(family.build).get("__init__", family.build)
-    accepted = names.keywords(build, without=("image_size", "dtype", "rngs"))
-    names.check_hyper(name, accepted, hyper)
-    if dtype not in DTYPES:
-        raise names.unknown("model dtype", dtype, DTYPES)
-    for label, value in [("embedding_dim", embedding_dim), ("image_size", image_size)]:
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"model {label} = {value!r}: a positive integer or None is needed")
-    model = Model(
-        name,
-        family,
-        hyper=tuple(sorted(hyper.items())),
-        embedding_dim=embedding_dim,
-        normalize=bool(normalize),
-        weights=None if weights is None else os.fspath(weights),
-        image_size=family.image_size if image_size is None else image_size,
-        dtype=dtype,
-    )
-    _ = model.channels  # builds it abstractly, so that a wrong value is reported here
+    model = names.resolve("model", TABLE, name)(**hyper)
+    if not isinstance(model, Model):
+        raise UserError(
+            f"model {name!r} returned {type(model).__name__}; accepted: a dml_jax.models.Model"
+        )
     return model

@@ -2,9 +2,10 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
+from dml_jax.errors import UserError
 from dml_jax.models import weights as weight_files
 
 Tree = dict[str, Any]
+DType = Literal["float32", "bfloat16"]
+WeightsFile = str | os.PathLike[str]
 
 
 def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -25,9 +29,15 @@ def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
 
 
 def uniform(bound: float) -> nnx.Initializer:
-    """Uniform in +-bound; 1 / sqrt(fan_in) is what torch.nn.Linear and Conv2d start from."""
+    """Makes an initializer that draws uniformly in +-bound.
 
-    def init(key: Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+    Args:
+      bound: torch.nn.Linear and Conv2d start from 1 / sqrt(fan_in).
+    """
+
+    def init(
+        key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32, out_sharding: Any = None
+    ) -> Array:
         # One axis, because a draw of four compiles twice as long.
         flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
         return flat.reshape(shape)
@@ -35,38 +45,25 @@ def uniform(bound: float) -> nnx.Initializer:
     return init
 
 
-@dataclass(frozen=True)
-class Family:
-    """What is fixed for all models of one architecture.
+def unchanged(flat: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """Returns weights as they are: the file names them as the backbone does.
 
-    Attributes:
-      build: `build(*, image_size, dtype, rngs, **hyper) -> backbone`, an NNX module that is called
-        as `backbone(images, *, train, key)` with scaled images [B, H, W, C] and returns features
-        [B, F]; `backbone.features` is F, `backbone.channels` is C, and `backbone.stochastic` says
-        whether it draws at random in training. Parameters are `nnx.Param`; any other variable
-        is state.
-      image_size: the side of the images where the user gives none.
-      mean, std: per channel, or one value for all, on the scale 0..1.
-      read: weights as they are named in a file to weights as the backbone names them.
+    Args:
+      flat: arrays by path.
+      source: where they came from, as errors name it.
     """
-
-    build: Callable[..., Any]
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    read: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda flat, source: flat
+    return flat
 
 
 class _Network(nnx.Module):
     """The two parts whose parameters the optimizer groups select by path."""
 
-    def __init__(self, model: "Model", key: Array):
+    def __init__(self, model: "Model", key: Array) -> None:
         backbone_key, head_key = jax.random.split(key)
-        self.backbone = model.family.build(
+        self.backbone = model.build(
             image_size=model.image_size,
             dtype=jnp.dtype(model.dtype),
             rngs=nnx.Rngs(backbone_key),
-            **dict(model.hyper),
         )
         if model.embedding_dim is not None:
             initializer = uniform(self.backbone.features**-0.5)
@@ -79,6 +76,7 @@ class _Network(nnx.Module):
             )
 
     def split(self) -> tuple[Any, Tree, Tree]:
+        """Returns the structure, the parameters and the state, the last two as plain dicts."""
         parts: Any = nnx.split(self, nnx.Param, ...)
         graphdef, params, state = parts
         return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
@@ -86,6 +84,8 @@ class _Network(nnx.Module):
 
 @dataclass(frozen=True)
 class _Blueprint:
+    """What is known of a model without an array of it."""
+
     graphdef: Any
     params: Tree
     features: int
@@ -95,62 +95,86 @@ class _Blueprint:
 
 @functools.lru_cache(maxsize=64)
 def _blueprint(model: "Model") -> _Blueprint:
-    """The module's structure and shapes, with no array made."""
     network = nnx.eval_shape(lambda: _Network(model, jax.random.key(0)))
     graphdef, params, _ = network.split()
     backbone = network.backbone
-    return _Blueprint(graphdef, params, backbone.features, backbone.channels, backbone.stochastic)
+    stochastic = getattr(backbone, "stochastic", False)
+    return _Blueprint(graphdef, params, backbone.features, backbone.channels, stochastic)
 
 
 @dataclass(frozen=True)
 class Model:
-    """An embedding model: uint8 images to float32 vectors. Made by `dml_jax.models.get`.
+    """An embedding model: uint8 images to float32 vectors. It is hashable and holds no array.
 
     Attributes:
-      name: what errors call it.
-      family: the architecture.
-      image_size: side of the (square) images, in pixels.
-      hyper: its hyper-parameters, as sorted pairs.
-      embedding_dim: output dimension of the linear head; None leaves the head out.
-      normalize: divide every embedding by its Euclidean norm.
-      weights: a file that `init` takes the backbone's parameters from; None draws them.
+      name: of the model, as errors call it.
+      build: `build(*, image_size, dtype, rngs)` returns the backbone, an NNX module that is called as
+        `backbone(images, *, train, key)` with scaled images `[B, H, W, C]` and returns features `[B, F]`. Its attribute
+        `features` is F, `channels` is C, and `stochastic` is True where it draws at random in training. Parameters are
+        `nnx.Param`; any other variable is state. A class or a `dml_jax.bound.Bound`, so that equal models are equal.
+      image_size: the side of the (square) images in pixels.
+      embedding_dim: the output dimension of the linear head; None leaves the head out.
+      normalize: True where every embedding is divided by its Euclidean norm (a zero vector stays).
+      weights: an .npz file that `init` takes the backbone's parameters from; None draws them.
       dtype: what the backbone computes in; parameters, head and embeddings are float32.
+      mean: of the images by channel, or one value for all, on the scale from 0 to 1.
+      std: likewise the standard deviation.
+      read_weights: (arrays by name, where they came from) -> arrays by the paths of the backbone.
+
+    Example:
+      >>> from dml_jax import models
+      >>> model = models.convnet(width=8, depth=1, embedding_dim=4, image_size=16)
+      >>> variables = model.init(jax.random.key(0))
+      >>> embeddings, _ = jax.jit(model.apply)(variables, jnp.zeros((2, 16, 16, 1), jnp.uint8))
+      >>> embeddings.shape
+      (2, 4)
     """
 
     name: str
-    family: Family = field(repr=False)
+    build: Callable[..., Any]
     image_size: int
-    hyper: tuple[tuple[str, Any], ...] = ()
     embedding_dim: int | None = None
     normalize: bool = True
-    weights: str | None = None
-    dtype: str = "float32"
+    weights: WeightsFile | None = None
+    dtype: DType = "float32"
+    mean: tuple[float, ...] = field(default=(0.5,), repr=False)
+    std: tuple[float, ...] = field(default=(0.5,), repr=False)
+    read_weights: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = field(
+        default=unchanged, repr=False
+    )
 
     @property
     def dim(self) -> int:
-        """Length of an embedding."""
+        """The length of an embedding."""
         return self.embedding_dim or _blueprint(self).features
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What `embeddings` gives."""
+        """The names of what `embeddings` returns."""
         return "embedding", "features"
 
     @property
     def channels(self) -> int:
-        """Channels of an image."""
+        """The channels of an image."""
         return _blueprint(self).channels
 
     def init(self, key: Array) -> Tree:
-        """`{"params": {"backbone": tree[, "head": tree]}, "state": tree}` of float32 arrays.
+        """Draws the parameters, or reads the backbone's from `weights`.
 
-        Raises ValueError where `weights` cannot be read or does not fit.
+        Args:
+          key: of the draw.
+
+        Returns:
+          `{"params": {"backbone": tree[, "head": tree]}, "state": tree}` of float32 arrays.
+
+        Raises:
+          UserError: `weights` that cannot be read or do not fit.
         """
         loaded = None
         if self.weights is not None:
-            flat = weight_files.read(self.weights)
-            loaded = weight_files.nest(
-                self.family.read(flat, self.weights),
+            flat = weight_files.read_npz(self.weights)
+            loaded = weight_files.unflatten_like(
+                self.read_weights(flat, str(self.weights)),
                 _blueprint(self).params["backbone"],
                 source=f"{self.weights} for {self.name}",
             )
@@ -178,15 +202,15 @@ class Model:
 
         Args:
           variables: as from `init`; `"state"` may be missing where it is empty.
-          images: uint8 [B, image_size, image_size, channels], values 0..255.
-          train: whether stochastic layers are on and running statistics are updated.
+          images: uint8 `[B, image_size, image_size, channels]`, values 0 to 255.
+          train: True where stochastic layers are on and running statistics are updated.
           key: for stochastic layers; needed in training where there are any, else unused.
 
         Returns:
-          Embeddings, float32 [B, dim], and the new state.
+          Embeddings, float32 `[B, dim]`, and the new state.
 
         Raises:
-          ValueError: images of another shape or dtype; no key where one is needed.
+          UserError: images of another shape or dtype; no key where one is needed.
         """
         embeddings, _, state = self._run(variables, images, train, key)
         return embeddings, state
@@ -194,33 +218,38 @@ class Model:
     def embeddings(
         self, variables: Tree, images: UInt8[Array, "b h w c"]
     ) -> dict[str, Float[Array, "b _"]]:
-        """`embedding`, what `apply` gives, and `features`, the backbone's, before head and normalisation."""
+        """Returns all outputs: `embedding`, what `apply` gives, and `features`, before head and normalisation.
+
+        Args:
+          variables: as from `init`.
+          images: uint8 `[B, image_size, image_size, channels]`.
+        """
         embeddings, features, _ = self._run(variables, images, False, None)
         return {"embedding": embeddings, "features": features}
 
     def _run(
         self, variables: Tree, images: UInt8[Array, "b h w c"], train: bool, key: Array | None
     ) -> tuple[Float[Array, "b d"], Float[Array, "b f"], Tree]:
-        """(embeddings, the backbone's features, the new state); arguments and errors as in `apply`."""
-        plan = _blueprint(self)
-        side = self.image_size
-        accepted = (side, side, plan.channels)
-        if images.ndim != 4 or images.shape[1:] != accepted or images.dtype != jnp.uint8:
+        """Returns embeddings, the backbone's features and the new state; arguments are as in `apply`."""
+        blueprint = _blueprint(self)
+        side, channels = self.image_size, blueprint.channels
+        fits = images.ndim == 4 and images.shape[1:] == (side, side, channels)
+        if not fits or images.dtype != jnp.uint8:
             got = f"{images.dtype} [{', '.join(map(str, images.shape))}]"
-            raise ValueError(
-                f"{self.name} takes images uint8 [B, {side}, {side}, {plan.channels}], got {got}"
+            raise UserError(
+                f"{self.name} takes images uint8 [B, {side}, {side}, {channels}], got {got}"
             )
-        if train and plan.stochastic and key is None:
-            raise ValueError(
-                f"{self.name} draws at random in training ({dict(self.hyper)}): apply needs a key"
+        if train and blueprint.stochastic and key is None:
+            raise UserError(
+                f"{self.name} draws at random in training ({self.build}): apply needs a key"
             )
         network = nnx.merge(
-            plan.graphdef,
+            blueprint.graphdef,
             nnx.State(variables["params"]),
             nnx.State(variables.get("state", {})),
             copy=True,
         )
-        x = _scale(images, self.family.mean, self.family.std, jnp.dtype(self.dtype))
+        x = _scale(images, self.mean, self.std, jnp.dtype(self.dtype))
         features = network.backbone(x, train=train, key=key if train else None).astype(jnp.float32)
         x = features
         if self.embedding_dim is not None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dml_jax.models import convolution
+from dml_jax.models.backbones import convolution
 
 SHAPES = [(2, 8, 7), (1, 5, 4), (3, 9, 10)]
 

@@ -8,17 +8,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dml_jax import models
-from dml_jax.models import weights as weight_files
-from dml_jax.models.base import Family, Model
-from dml_jax.models.vit import VisionTransformer
+from dml_jax import models, trees
+from dml_jax.bound import Bound
+from dml_jax.errors import UserError
+from dml_jax.models import Model, base
+from dml_jax.models.backbones.convnet import _GroupNorm
+from dml_jax.models.backbones.vit import VisionTransformer
 
-TINY_VIT = Family(
-    functools.partial(VisionTransformer, width=16, depth=2, heads=2, grid=3, layer_scale=1.0),
-    42,
-    (0.5,),
-    (0.5,),
-)
+TINY_VIT = Bound(VisionTransformer, width=16, depth=2, heads=2, grid=3, layer_scale=1.0)
 CASES = {
     "convnet": lambda **kw: models.get("convnet", width=8, depth=2, image_size=16, **kw),
     "mobilenet_v2": lambda **kw: models.get("mobilenet_v2", image_size=32, **kw),
@@ -95,7 +92,7 @@ def test_every_parameter_has_a_finite_gradient(name):
         embeddings, _ = model.apply({"params": params, "state": {}}, images, train=True)
         return jnp.sum(embeddings * jnp.arange(15.0).reshape(3, 5))
 
-    for path, g in weight_files.flatten(jax.jit(jax.grad(loss))(variables["params"])).items():
+    for path, g in trees.flatten(jax.jit(jax.grad(loss))(variables["params"])).items():
         assert jnp.isfinite(g).all(), path
         assert jnp.abs(g).max() > 0, path
 
@@ -103,7 +100,7 @@ def test_every_parameter_has_a_finite_gradient(name):
 def test_features_are_what_the_head_takes():
     model, variables, apply = prepared("convnet", embedding_dim=5)
     images = draw_images(model)
-    found = jax.device_get(model.embeddings(variables, images))
+    found = jax.device_get(jax.jit(model.embeddings)(variables, images))
     assert tuple(found) == model.outputs == ("embedding", "features")
     np.testing.assert_allclose(found["embedding"], apply(variables, images)[0], atol=1e-6)
     head = jax.tree.map(np.asarray, variables["params"]["head"])
@@ -112,7 +109,7 @@ def test_features_are_what_the_head_takes():
     np.testing.assert_allclose(found["embedding"], product / norms, atol=1e-5)
     assert np.abs(np.linalg.norm(found["features"], axis=1) - 1).min() > 0.01
     model, variables, _ = prepared("convnet")
-    found = jax.device_get(model.embeddings(variables, images))
+    found = jax.device_get(jax.jit(model.embeddings)(variables, images))
     unit = found["features"] / np.linalg.norm(found["features"], axis=1, keepdims=True)
     np.testing.assert_allclose(found["embedding"], unit, atol=1e-6)
 
@@ -158,13 +155,11 @@ def test_init_is_pure_in_the_key():
 
 def test_convnet_images_of_any_channels_and_depth():
     model = models.get("convnet", width=8, depth=1, channels=3, image_size=20)
-    embeddings, _ = model.apply(model.init(jax.random.key(0)), draw_images(model))
+    embeddings, _ = jax.jit(model.apply)(model.init(jax.random.key(0)), draw_images(model))
     assert embeddings.shape == (3, 32)
 
 
 def test_group_normalisation_is_that_of_nnx():
-    from dml_jax.models.convnet import _GroupNorm
-
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 16)) * 2 + 1
     expected = nnx.GroupNorm(16, num_groups=None, group_size=8, rngs=nnx.Rngs(0))(x)
     np.testing.assert_allclose(_GroupNorm(16, group=8)(x), expected, atol=1e-5)
@@ -182,7 +177,7 @@ def test_running_statistics_are_state():
         def __call__(self, x, *, train, key):
             return self.norm(x, use_running_average=not train).mean((1, 2))
 
-    model = Model("normed", Family(Normed, 4, (0.0,), (1.0,)), 4, normalize=False)
+    model = Model("normed", Normed, 4, normalize=False, mean=(0.0,), std=(1.0,))
     variables = model.init(jax.random.key(0))
     images = np.full((2, 4, 4, 3), 51, np.uint8)  # 0.2 of 255
     _, kept = model.apply(variables, images)
@@ -195,33 +190,83 @@ def test_running_statistics_are_state():
 
 def test_normalising_a_zero_vector():
     x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
-    np.testing.assert_allclose(models.l2_normalize(x), [[0, 0], [0.6, 0.8]], rtol=1e-6)
-    jacobian = jax.jacobian(models.l2_normalize)(x)
+    np.testing.assert_allclose(base.l2_normalize(x), [[0, 0], [0.6, 0.8]], rtol=1e-6)
+    jacobian = jax.jacobian(base.l2_normalize)(x)
     np.testing.assert_array_equal(jacobian[0], np.zeros((2, 2, 2)))
     # (I - y y') / ||x|| by hand.
     expected = [[0.64 / 5, -0.48 / 5], [-0.48 / 5, 0.36 / 5]]
     np.testing.assert_allclose(jacobian[1, :, 1], expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "convnets"}, r"unknown model 'convnets'; did you mean 'convnet'\?"),
-        ({"name": "convnet", "widht": 8}, r"unknown hyper-parameter of convnet: 'widht'.*'width'"),
-        ({"name": "convnet", "width": 12}, "width = 12: a positive multiple of 8"),
-        ({"name": "convnet", "depth": 0}, "depth = 0: a positive integer"),
-        ({"name": "convnet", "dtype": "float16"}, "unknown model dtype 'float16'"),
-        ({"name": "convnet", "embedding_dim": 0}, "embedding_dim = 0: a positive integer or None"),
-        ({"name": "convnet", "image_size": 3.5}, "image_size = 3.5: a positive integer or None"),
-        ({"name": "vit", "size": "xl"}, "unknown vit size 'xl'"),
-        ({"name": "vit", "image_size": 32}, "image_size = 32: a multiple of 14 is needed, 28 say"),
-        ({"name": "vit", "registers": -1}, "registers = -1: 0 or a positive integer"),
-        ({"name": "vit", "drop_path": 1.0}, r"drop_path = 1.0: a probability in \[0, 1\)"),
-        ({"name": "mobilenet_v2", "width": 8}, "unknown hyper-parameter of mobilenet_v2"),
-    ],
-)
+def test_a_model_of_the_users_own(documented_module):
+    documented_module(models.__doc__)
+    own = lambda **options: models.get("my_package.my_module:perceptron", **options)
+    model = own(embedding_dim=3, image_size=8)
+    assert model == own(embedding_dim=3, image_size=8) != own(embedding_dim=3, image_size=9)
+    assert (model.dim, model.channels, own().dim) == (3, 1, 64)
+    variables = model.init(jax.random.key(0))
+    apply = jax.jit(model.apply, static_argnames="train")
+    embeddings, state = apply(variables, draw_images(model), train=True)
+    assert embeddings.shape == (3, 3) and state == {}
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+
+
+REFUSED = [
+    ({"name": "convnets"}, r"unknown model 'convnets'; did you mean 'convnet'\?"),
+    ({"name": 3}, "unknown model 3"),
+    ({"name": "no_such_package:net"}, "there is no module 'no_such_package'"),
+    ({"name": "builtins:dict"}, "model 'builtins:dict' returned dict; accepted: a dml_jax.models"),
+    ({"name": "convnet", "widht": 8}, r"hyper-parameter of model 'convnet': 'widht'.*'width'"),
+    ({"name": "convnet", "width": 12}, "width of model 'convnet' is 12; accepted: a multiple of 8"),
+    ({"name": "convnet", "width": 0}, "width of model 'convnet' is 0; accepted: .* at least 1"),
+    (
+        {"name": "convnet", "width": 8.0},
+        "width of model 'convnet' is 8.0; accepted: a whole number",
+    ),
+    ({"name": "convnet", "width": None}, "width of model 'convnet' is None"),
+    ({"name": "convnet", "depth": 0}, "depth of model 'convnet' is 0"),
+    ({"name": "convnet", "depth": "2"}, "depth of model 'convnet' is '2'"),
+    ({"name": "convnet", "channels": -1}, "channels of model 'convnet' is -1"),
+    (
+        {"name": "convnet", "dtype": "float16"},
+        "dtype of model 'convnet' is 'float16'; accepted: 'float32' or 'bfloat16'; did you mean",
+    ),
+    ({"name": "convnet", "dtype": 16}, "dtype of model 'convnet' is 16"),
+    ({"name": "convnet", "embedding_dim": 0}, "embedding_dim .* is 0; .* at least 1 or None"),
+    ({"name": "convnet", "embedding_dim": 2.5}, "embedding_dim of model 'convnet' is 2.5"),
+    ({"name": "convnet", "image_size": 3.5}, "image_size of model 'convnet' is 3.5"),
+    ({"name": "convnet", "image_size": (32, 32)}, r"image_size of model 'convnet' is \(32, 32\)"),
+    ({"name": "convnet", "normalize": "yes"}, "normalize .* is 'yes'; accepted: True or False"),
+    (
+        {"name": "convnet", "weights": 3},
+        "weights of model 'convnet' is 3; accepted: a text or a path",
+    ),
+    (
+        {"name": "vit", "size": "xl"},
+        "size of model 'vit' is 'xl'; accepted: 's' or 'b' or 'l' or 'g'",
+    ),
+    (
+        {"name": "vit", "image_size": 32},
+        "image_size .* is 32; accepted: a multiple of 14, such as 28",
+    ),
+    ({"name": "vit", "registers": -1}, "registers of model 'vit' is -1"),
+    ({"name": "vit", "registers": 0.5}, "registers of model 'vit' is 0.5"),
+    (
+        {"name": "vit", "drop_path": 1.0},
+        "drop_path of model 'vit' is 1.0; .* at least 0 and below 1",
+    ),
+    ({"name": "vit", "drop_path": float("nan")}, "drop_path of model 'vit' is nan"),
+    ({"name": "vit", "layer_scale": -1.0}, "layer_scale of model 'vit' is -1.0"),
+    ({"name": "vit", "layer_scale": "small"}, "layer_scale of model 'vit' is 'small'"),
+    ({"name": "vit", "offset": -0.1}, "offset of model 'vit' is -0.1"),
+    ({"name": "mobilenet_v2", "width": 8}, "unknown hyper-parameter of model 'mobilenet_v2'"),
+    ({"name": "mobilenet_v2", "image_size": -224}, "image_size of model 'mobilenet_v2' is -224"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED)
 def test_wrong_settings(settings, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         models.get(**settings)
     assert "\n" not in str(error.value)
 

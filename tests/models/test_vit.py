@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from dml_jax import models
-from dml_jax.models import base, vit
-from dml_jax.models.base import Family, Model
-from dml_jax.models.vit import VisionTransformer, cubic_matrix
+from dml_jax.bound import Bound
+from dml_jax.models import Model, base
+from dml_jax.models.backbones import vit
+from dml_jax.models.backbones.vit import VisionTransformer, cubic_matrix
 
 # Of the published models without their mask token: transformers' Dinov2Model less its width.
 PARAMETERS = {
@@ -39,9 +41,17 @@ def published(golden, name):
 
 
 def tiny(name, side, weights=None):
-    build = functools.partial(VisionTransformer, width=16, depth=2, heads=2, grid=4, **HYPER[name])
-    family = Family(build, 56, vit.FAMILY.mean, vit.FAMILY.std, vit.FAMILY.read)
-    return Model(name, family, side, normalize=False, weights=weights)
+    published = models.vit()
+    return Model(
+        name,
+        Bound(VisionTransformer, width=16, depth=2, heads=2, grid=4, **HYPER[name]),
+        side,
+        normalize=False,
+        weights=weights,
+        mean=published.mean,
+        std=published.std,
+        read_weights=published.read_weights,
+    )
 
 
 @pytest.mark.parametrize("name", HYPER)
@@ -92,11 +102,10 @@ def test_bicubic_resampling_by_a_scale(golden):
 
 
 def dropping(rate):
-    build = functools.partial(
+    build = Bound(
         VisionTransformer, width=16, depth=2, heads=2, grid=2, layer_scale=1.0, drop_path=rate
     )
-    family = Family(build, 28, (0.5,), (0.5,))
-    return Model("dropping", family, 28)
+    return Model("dropping", build, 28)
 
 
 def test_drop_path_draws_in_training_only():
@@ -119,8 +128,6 @@ def test_drop_path_draws_in_training_only():
 
 
 def test_drop_path_keeps_the_mean():
-    from flax import nnx
-
     block = vit._Block(
         8, 2, swiglu=False, layer_scale=1, drop_path=0.25, dtype=jnp.float32, rngs=nnx.Rngs(0)
     )

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from dml_jax import models
-from dml_jax.models.weights import flatten, nest, read
+from dml_jax.errors import UserError
+from dml_jax.models.weights import read_npz, unflatten_like
+from dml_jax.trees import flatten
 
 SMALL = {"width": 8, "depth": 1, "image_size": 16}
 
@@ -39,7 +41,7 @@ def test_missing_and_left_over_keys_and_wrong_shapes(saved):
 
     def fails(arrays, match):
         model = models.get("convnet", weights=write(arrays), **SMALL)
-        with pytest.raises(ValueError, match=match) as error:
+        with pytest.raises(UserError, match=match) as error:
             model.init(jax.random.key(0))
         assert "w.npz for convnet" in str(error.value) and "\n" not in str(error.value)
 
@@ -60,13 +62,13 @@ def test_mobilenet_weights_of_another_width():
     shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]["backbone"]
     flat = {k: np.zeros(v.shape) for k, v in flatten(shapes).items()}
     flat["block_03/depthwise/kernel"] = np.zeros((3, 3, 144, 1))
-    with pytest.raises(ValueError, match=r"'block_03/depthwise/kernel' has shape \(3, 3, 144, 1\)"):
-        nest(flat, shapes, source="a file")
+    with pytest.raises(UserError, match=r"'block_03/depthwise/kernel' has shape \(3, 3, 144, 1\)"):
+        unflatten_like(flat, shapes, source="a file")
 
 
 def test_files_that_cannot_be_read(tmp_path):
     model = models.get("mobilenet_v2", weights=tmp_path / "none.npz")
-    with pytest.raises(ValueError, match=r"none\.npz' does not exist; an \.npz file is needed"):
+    with pytest.raises(UserError, match=r"none\.npz' does not exist; an \.npz file is needed"):
         model.init(jax.random.key(0))
     (tmp_path / "text.npz").write_text("not an archive")
     np.savez(tmp_path / "whole.npz", a=np.zeros(1000))
@@ -75,6 +77,6 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "one.npz").write_bytes((tmp_path / "one.npy").read_bytes())
     np.savez(tmp_path / "object.npz", a=np.array([{}], object))
     for name in ("text", "cut", "one", "object"):
-        with pytest.raises(ValueError, match=r"is not a readable .npz file of arrays") as error:
-            read(tmp_path / f"{name}.npz")
+        with pytest.raises(UserError, match=r"is not a readable .npz file of arrays") as error:
+            read_npz(tmp_path / f"{name}.npz")
         assert "\n" not in str(error.value)

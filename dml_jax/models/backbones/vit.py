@@ -1,10 +1,10 @@
 """Vision transformer with DINOv2's architecture.
 
-Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024; registers:
-Darcet et al., "Vision Transformers Need Registers", ICLR 2024.
+Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024; registers: Darcet et al.,
+"Vision Transformers Need Registers", ICLR 2024.
 """
 
-from typing import Any
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dml_jax import names
-from dml_jax.models.base import Family, uniform
+from dml_jax.bound import Bound
+from dml_jax.errors import UserError
+from dml_jax.models.base import DType, Model, WeightsFile, uniform
 from dml_jax.models.convert import import_dinov2
+from dml_jax.parameters import Interval, NonNegativeFloat, NonNegativeInt, PositiveInt, checked
 
 PATCH = 14
-GRID = 37  # patches to a side of the 518-pixel images that the position embedding was learned on
+GRID = 37  # patches on a side of the 518-pixel images that the position embedding was learned on
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Width, depth, heads.
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "g": (1536, 40, 24)}
 
@@ -26,49 +29,67 @@ _SMALL = nnx.initializers.truncated_normal(0.02)
 
 def cubic_matrix(
     inputs: int, outputs: int, *, scale: float | None = None, antialias: bool = False
-) -> np.ndarray:
-    """Bicubic resampling of one axis as a matrix [outputs, inputs], as torch defines it.
+) -> Float[np.ndarray, "outputs inputs"]:
+    """Returns the bicubic resampling of an axis, as torch defines it, as a matrix `[outputs, inputs]`.
 
-    Output o sits at x = (o + 1/2) / scale - 1/2. Without `antialias` the four nearest samples
-    (repeated at the border) are weighted by Keys' cubic with a = -3/4; with it, a = -1/2, the
-    kernel is stretched by 1 / scale when shrinking, and weights that fall outside are left out
-    and the rest rescaled. jax.image.resize has the second only.
+    Output o sits at x = (o + 1/2) / scale - 1/2. Without `antialias` the four nearest samples (repeated at the border)
+    are weighted by Keys' cubic with a = -3/4. With it a is -1/2, the kernel is stretched by 1 / scale when shrinking,
+    and weights that fall outside are left out and the rest rescaled. jax.image.resize has the second only.
 
     Args:
-      inputs, outputs: lengths of the axis before and after.
+      inputs: the length of the axis before.
+      outputs: the length of the axis after.
       scale: output samples to an input sample; None is outputs / inputs.
       antialias: which of the two.
+
+    >>> cubic_matrix(4, 2).round(2)
+    array([[ 0.5 ,  0.59, -0.09,  0.  ],
+           [ 0.  , -0.09,  0.59,  0.5 ]])
     """
     ratio = inputs / outputs if scale is None else 1 / scale
-    at = (np.arange(outputs) + 0.5) * ratio - 0.5
+    positions = (np.arange(outputs) + 0.5) * ratio - 0.5
     matrix = np.zeros((outputs, inputs))
     if antialias:
-        distance = np.abs(np.arange(inputs)[None] - at[:, None]) / max(ratio, 1)
+        distance = np.abs(np.arange(inputs)[None] - positions[:, None]) / max(ratio, 1)
         matrix = _keys(distance, -0.5)
-        return matrix / matrix.sum(1, keepdims=True)
+        matrix /= matrix.sum(1, keepdims=True)
+        return matrix
     for tap in range(-1, 3):
-        source = np.floor(at).astype(int) + tap
-        weight = _keys(np.abs(source - at), -0.75)
+        source = np.floor(positions).astype(int) + tap
+        weight = _keys(np.abs(source - positions), -0.75)
         np.add.at(matrix, (np.arange(outputs), source.clip(0, inputs - 1)), weight)
     return matrix
 
 
-def _keys(x: np.ndarray, a: float) -> np.ndarray:
+def _keys(x: Float[np.ndarray, "*n"], a: float) -> Float[np.ndarray, "*n"]:
+    """Keys' cubic convolution kernel at distances x >= 0."""
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
 class _Linear(nnx.Linear):
-    def __init__(self, inputs: int, outputs: int, *, dtype, rngs):
+    """A linear map whose kernel starts from a truncated normal distribution, as DINOv2's do."""
+
+    def __init__(self, inputs: int, outputs: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         super().__init__(inputs, outputs, kernel_init=_SMALL, dtype=dtype, rngs=rngs)
 
 
 class _Block(nnx.Module):
-    """x + s1 * attention(norm(x)), then x + s2 * mlp(norm(x)), s1 and s2 learned per channel."""
+    """A layer: x + s1 * attention(norm(x)), then x + s2 * mlp(norm(x)), with s1 and s2 learned per channel."""
 
-    def __init__(self, width, heads, *, swiglu, layer_scale, drop_path, dtype, rngs):
-        def norm():
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        swiglu: bool,
+        layer_scale: float,
+        drop_path: float,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
+        def norm() -> nnx.LayerNorm:
             return nnx.LayerNorm(width, epsilon=1e-6, dtype=dtype, rngs=rngs)
 
         self.norm1, self.norm2 = norm(), norm()
@@ -107,7 +128,7 @@ class _Block(nnx.Module):
         return self.mlp_out(jax.nn.gelu(y, approximate=False))
 
     def _drop(self, y: Array, key: Array | None) -> Array:
-        """Stochastic depth: a sample's branch is left out with probability `drop_path`."""
+        """Leaves the branch of a sample out with probability `drop_path` (stochastic depth)."""
         if key is None or self.drop_path == 0:
             return y
         keep = jax.random.bernoulli(key, 1 - self.drop_path, (y.shape[0], 1, 1))
@@ -115,13 +136,10 @@ class _Block(nnx.Module):
 
 
 class VisionTransformer(nnx.Module):
-    """Features [B, width]: the class token after the last layer norm.
+    """The backbone; its features `[B, width]` are the class token after the last layer norm.
 
-    The position embedding is learned for a grid of `grid` x `grid` patches and resampled to any
-    other. `offset` is added to the wanted number of patches before the scale is worked out: 0
-    is the plain definition and that of the transformers library; the DINOv2 repository uses 0.1
-    where there are no registers, a shift of under one hundredth of a patch per patch. Models
-    with registers resample with antialiasing, the others without, as DINOv2 does.
+    The position embedding is learned for a grid of `grid` x `grid` patches and resampled to any other (see `offset` of
+    `vit`). Models with registers resample with antialiasing, the others without, as DINOv2 does.
     """
 
     channels = 3
@@ -139,9 +157,9 @@ class VisionTransformer(nnx.Module):
         drop_path: float = 0.0,
         offset: float = 0.0,
         image_size: int,
-        dtype: Any,
+        dtype: jnp.dtype,
         rngs: nnx.Rngs,
-    ):
+    ) -> None:
         initializer = uniform((PATCH * PATCH * 3) ** -0.5)
         self.patch = nnx.Linear(
             PATCH * PATCH * 3,
@@ -197,8 +215,8 @@ class VisionTransformer(nnx.Module):
         return self.norm(x[:, 0])
 
     def _positions(self, n: int) -> Float[Array, "n*n d"]:
-        """The position embedding of the patches, for n x n of them."""
-        table = self.position[1:]
+        """Returns the position embedding of n x n patches."""
+        table: Array = self.position[1:]
         if n == self.grid:
             return table
         scale = (n + self.offset) / self.grid
@@ -206,43 +224,59 @@ class VisionTransformer(nnx.Module):
         table = table.reshape(self.grid, self.grid, -1)
         matrix = jnp.asarray(rows, jnp.float32)
         highest = jax.lax.Precision.HIGHEST
-        return jnp.einsum("ni,mj,ijd->nmd", matrix, matrix, table, precision=highest).reshape(
-            n * n, -1
-        )
+        resampled: Array = jnp.einsum("ni,mj,ijd->nmd", matrix, matrix, table, precision=highest)
+        return resampled.reshape(n * n, -1)
 
 
+@checked("model")
 def vit(
+    size: Literal["s", "b", "l", "g"] = "s",
     *,
-    size: str = "s",
-    registers: int = 0,
-    layer_scale: float = 1e-5,
-    drop_path: float = 0.0,
-    offset: float = 0.0,
-    image_size: int,
-    dtype: Any,
-    rngs: nnx.Rngs,
-) -> VisionTransformer:
-    """DINOv2's ViT-S/B/L/g with patches of 14 pixels; the last has SwiGLU layers.
+    registers: NonNegativeInt = 0,
+    layer_scale: NonNegativeFloat = 1e-5,
+    drop_path: Annotated[float, Interval(0, 1, closed_low=True)] = 0.0,
+    offset: NonNegativeFloat = 0.0,
+    embedding_dim: PositiveInt | None = None,
+    normalize: bool = True,
+    weights: WeightsFile | None = None,
+    image_size: PositiveInt = 224,
+    dtype: DType = "float32",
+) -> Model:
+    """Makes DINOv2's ViT-S/B/L/g with patches of 14 pixels, for RGB images; the last has SwiGLU layers.
+
+    Its features are the class token after the last layer norm: 384, 768, 1024 or 1536 of them. Images are scaled by the
+    mean and the standard deviation of ImageNet. Weights are those that the transformers library publishes
+    (`import_dinov2`).
 
     Args:
       size: "s", "b", "l" or "g".
-      registers: tokens beside the class token that take no part in the embedding (0 or 4 in
-        the published models).
-      layer_scale: first value of the residual branches' scales.
-      drop_path: probability of leaving a residual branch out in training, the same at all depths.
-      offset: see `VisionTransformer`.
+      registers: the number of tokens beside the class token that take no part in the embedding, from 0 on; published
+        models have 0 or 4.
+      layer_scale: the first value of the residual branches' learned scales; 1e-5 is DINOv2's.
+      drop_path: the probability, below 1, of leaving a residual branch out in training, the same at all depths.
+      offset: is added to the number of patches of a side before the scale is worked out by which the position embedding
+        is resampled: 0 is the plain definition and that of the transformers library; the DINOv2 repository uses 0.1
+        where there are no registers, a shift of under one hundredth of a patch per patch.
+      embedding_dim: the output dimension of the linear head; None leaves the backbone's features.
+      normalize: True to divide every embedding by its Euclidean norm.
+      weights: an .npz file with the backbone's parameters, which `Model.init` reads; None draws them.
+      image_size: the side of the (square) images in pixels, a multiple of 14.
+      dtype: what the backbone computes in; parameters, head and embeddings are float32.
+
+    Raises:
+      UserError: a value out of range.
+
+    >>> vit("s", image_size=98, embedding_dim=128).dim
+    128
     """
-    width, depth, heads = names.resolve("vit size", SIZES, size)
-    if not isinstance(registers, int) or registers < 0:
-        raise ValueError(f"vit registers = {registers!r}: 0 or a positive integer is needed")
-    if not 0 <= drop_path < 1:
-        raise ValueError(f"vit drop_path = {drop_path!r}: a probability in [0, 1) is needed")
+    width, depth, heads = SIZES[size]
     if image_size % PATCH:
         near = max(PATCH, round(image_size / PATCH) * PATCH)
-        raise ValueError(
-            f"vit image_size = {image_size}: a multiple of {PATCH} is needed, {near} say"
+        raise UserError(
+            f"image_size of model 'vit' is {image_size}; accepted: a multiple of {PATCH}, such as {near}"
         )
-    return VisionTransformer(
+    backbone = Bound(
+        VisionTransformer,
         width=width,
         depth=depth,
         heads=heads,
@@ -251,11 +285,16 @@ def vit(
         layer_scale=layer_scale,
         drop_path=drop_path,
         offset=offset,
-        image_size=image_size,
-        dtype=dtype,
-        rngs=rngs,
     )
-
-
-# Mean and standard deviation of ImageNet.
-FAMILY = Family(vit, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), import_dinov2)
+    return Model(
+        "vit",
+        backbone,
+        image_size,
+        embedding_dim=embedding_dim,
+        normalize=normalize,
+        weights=weights,
+        dtype=dtype,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        read_weights=import_dinov2,
+    )

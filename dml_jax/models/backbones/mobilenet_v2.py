@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dml_jax.models.base import Family, uniform
-from dml_jax.models.convolution import convolve, depthwise
+from dml_jax.models.backbones.convolution import convolve, depthwise
+from dml_jax.models.base import DType, Model, WeightsFile, uniform
+from dml_jax.parameters import PositiveInt, checked
 
 # Expansion, output channels, repeats and stride of the first block: table 2 of the paper.
 STAGES = [
@@ -28,11 +29,19 @@ STAGES = [
 
 
 class _Conv(nnx.Module):
-    """A kernel (HWIO) and a bias: 1x1, or depthwise, or any other convolution. SAME padding."""
+    """A convolution with a kernel (HWIO), a bias and SAME padding; 1x1, depthwise, or any other."""
 
     def __init__(
-        self, size: int, inputs: int, outputs: int, *, stride=1, depthwise=False, dtype, rngs
-    ):
+        self,
+        size: int,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        depthwise: bool = False,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
         shape = (size, size, 1 if depthwise else inputs, outputs)
         init = uniform((6 / math.prod(shape[:3])) ** 0.5)
         self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
@@ -49,9 +58,18 @@ class _Conv(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Expand, filter, project; the input is added where it has the output's shape."""
+    """An inverted residual: expand, filter, project; the input is added where it has the output's shape."""
 
-    def __init__(self, inputs: int, outputs: int, *, expansion, stride, dtype, rngs):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        expansion: int,
+        stride: int,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ) -> None:
         wide = inputs * expansion
         if expansion != 1:
             self.expand = _Conv(1, inputs, wide, dtype=dtype, rngs=rngs)
@@ -67,17 +85,13 @@ class _Block(nnx.Module):
 
 
 class MobileNetV2(nnx.Module):
-    """Features [B, 1280]: the mean over positions of the last ReLU6.
-
-    It has no normalisation layers, so it is meant to start from `weights`: drawn at random
-    (He et al., 2015) it trains slowly.
-    """
+    """The backbone; its features `[B, 1280]` are the mean over positions of the last ReLU6."""
 
     features = 1280
     channels = 3
     stochastic = False
 
-    def __init__(self, *, image_size: int, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, *, image_size: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.stem = _Conv(3, 3, 32, stride=2, dtype=dtype, rngs=rngs)
         inputs = 32
         blocks: list[str] = []
@@ -111,4 +125,40 @@ def _without_classifier(flat: Mapping[str, Any], source: str) -> Mapping[str, An
     return {k: v for k, v in flat.items() if not k.startswith("classifier/")}
 
 
-FAMILY = Family(MobileNetV2, 224, (0.5,), (0.5,), _without_classifier)
+@checked("model")
+def mobilenet_v2(
+    *,
+    embedding_dim: PositiveInt | None = None,
+    normalize: bool = True,
+    weights: WeightsFile | None = None,
+    image_size: PositiveInt = 224,
+    dtype: DType = "float32",
+) -> Model:
+    """Makes MobileNetV2 1.0 (Sandler et al., CVPR 2018), with 1280 features of RGB images.
+
+    Its batch normalisation is folded into the convolutions, so it is meant to start from `weights`: drawn at random (He
+    et al., 2015) it trains slowly. A classifier in the file of weights is left out.
+
+    Args:
+      embedding_dim: the output dimension of the linear head; None leaves the backbone's features.
+      normalize: True to divide every embedding by its Euclidean norm.
+      weights: an .npz file with the backbone's parameters, which `Model.init` reads; None draws them.
+      image_size: the side of the (square) images in pixels; 224 is the paper's.
+      dtype: what the backbone computes in; parameters, head and embeddings are float32.
+
+    Raises:
+      UserError: a value out of range.
+
+    >>> mobilenet_v2(image_size=96).dim
+    1280
+    """
+    return Model(
+        "mobilenet_v2",
+        MobileNetV2,
+        image_size,
+        embedding_dim=embedding_dim,
+        normalize=normalize,
+        weights=weights,
+        dtype=dtype,
+        read_weights=_without_classifier,
+    )

@@ -1,7 +1,7 @@
 """Convolutions with SAME padding, in the form that is fast on the backend at hand.
 
-On CPU, XLA's convolutions and above all their gradients are slower, some of them ten times, than
-the products of shifted slices that they can be written as. Both forms give the same numbers.
+On CPU, XLA's convolutions and above all their gradients are slower, some of them ten times, than the products of
+shifted slices that they can be written as. Both forms give the same numbers.
 """
 
 import functools
@@ -19,9 +19,17 @@ TAPS = [(i, j) for i in range(3) for j in range(3)]
 def convolve(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], *, stride: int = 1
 ) -> Float[Array, "b p q d"]:
-    """y[b, p, q, d] = sum_ijc x[b, p s + i - a, q s + j - a', c] kernel[i, j, c, d].
+    """Convolves: y[b, p, q, d] = sum_ijc x[b, p s + i - a, q s + j - a', c] kernel[i, j, c, d].
 
-    TensorFlow's SAME padding: ceil(h / s) rows, and the odd row of padding at the bottom.
+    The padding (a, a') is TensorFlow's SAME: ceil(h / s) rows, and the odd row of padding at the bottom.
+
+    Args:
+      x: the images.
+      kernel: k x k weights from c to d channels.
+      stride: s, of both axes.
+
+    >>> convolve(jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4)), stride=2).shape
+    (1, 3, 3, 4)
     """
     if kernel.shape[:2] == (1, 1) and stride == 1:
         # On two axes: on CPU that is faster than a product over the last of four.
@@ -32,9 +40,15 @@ def convolve(
 def depthwise(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], *, stride: int = 1
 ) -> Float[Array, "b p q c"]:
-    """y[b, p, q, c] = sum_ij x[b, p s + i - a, q s + j - a', c] kernel[i, j, 0, c].
+    """Convolves each channel on its own: y[b, p, q, c] = sum_ij x[b, p s + i - a, q s + j - a', c] kernel[i, j, 0, c].
 
-    Padding as in `convolve`.
+    Args:
+      x: the images.
+      kernel: 3 x 3 weights of each channel.
+      stride: s, of both axes; the padding is as in `convolve`.
+
+    >>> depthwise(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2)))[0, 1, 1, 0]
+    Array(9., dtype=float32)
     """
     return (depthwise_by_shifts if _on_cpu() else depthwise_by_xla)(x, kernel, stride)
 
@@ -46,7 +60,7 @@ def _on_cpu() -> bool:
 def by_xla(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k e d"], stride: int, groups: int = 1
 ) -> Float[Array, "b p q d"]:
-    """`convolve` as XLA's own operation; `groups` as it defines them."""
+    """Computes `convolve` as XLA's own operation; `groups` are as it defines them."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -61,7 +75,7 @@ def by_xla(
 def by_patches(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int
 ) -> Float[Array, "b p q d"]:
-    """`convolve` as one product of patches [b p q, k k c] and the kernel.
+    """Computes `convolve` as one product of patches [b p q, k k c] and the kernel.
 
     The patches, k k / s s times the size of x, are made again for the gradient.
     """
@@ -77,7 +91,7 @@ def by_patches(
 def depthwise_by_xla(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], stride: int
 ) -> Float[Array, "b p q c"]:
-    """`depthwise` as XLA's convolution with a group for each channel."""
+    """Computes `depthwise` as XLA's convolution with a group for each channel."""
     return by_xla(x, kernel, stride, groups=x.shape[-1])
 
 
@@ -85,7 +99,7 @@ def depthwise_by_xla(
 def depthwise_by_shifts(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], stride: int
 ) -> Float[Array, "b p q c"]:
-    """`depthwise` as a sum of nine strided slices times a row of the kernel, which XLA fuses."""
+    """Computes `depthwise` as a sum of nine strided slices times a row of the kernel, which XLA fuses."""
     x = _pad(x, 3, stride)
     shape = _outputs(x, 3, stride)
     return _sum(_tap(x, i, j, stride, shape) * kernel[i : i + 1, j : j + 1] for i, j in TAPS)
@@ -107,8 +121,8 @@ def _backward(stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array,
     dx = _sum(
         _tap(wide, i, j, 1, x.shape[1:3]) * kernel[2 - i : 3 - i, 2 - j : 3 - j] for i, j in TAPS
     )
-    # The kernel's: one pass that carries nine sums. Nine separate ones would each write a
-    # shifted copy of x to memory first.
+    # The kernel's gradient in one pass that carries nine sums: nine separate ones would each write a shifted copy of
+    # x to memory first.
     x = _pad(x, 3, stride)
     products = [(_tap(x, i, j, stride, g.shape[1:3]) * g).astype(jnp.float32) for i, j in TAPS]
     zeros = [jnp.zeros((), jnp.float32)] * len(TAPS)
@@ -135,7 +149,7 @@ def _outputs(padded: Array, size: int, stride: int) -> tuple[int, ...]:
 
 
 def _tap(x: Array, i: int, j: int, stride: int, shape: tuple[int, ...]) -> Array:
-    """Every `stride`-th row and column of x from (i, j), to the number `shape`."""
+    """Returns every `stride`-th row and column of x from (i, j) on, `shape` of them."""
     last = (i + (shape[0] - 1) * stride + 1, j + (shape[1] - 1) * stride + 1)
     return lax.slice(x, (0, i, j, 0), (x.shape[0], *last, x.shape[3]), (1, stride, stride, 1))
 

@@ -1,0 +1,1 @@
+"""The backbones, a module each; `dml_jax.models` exports their factories."""
