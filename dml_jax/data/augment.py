@@ -29,7 +29,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from dml_jax import names
+from dml_jax import names, parameters
 from dml_jax.bound import Bound
 from dml_jax.data.base import Augmentation
 from dml_jax.data.randaugment import rand_augment
@@ -165,12 +165,7 @@ def get(name: str, **hyper: Any) -> Augmentation:
     >>> get("flip", p=0.2) == flip(0.2)
     True
     """
-    made = names.resolve("augmentation", TABLE, name)(**hyper)
-    if not isinstance(made, Augmentation):
-        raise UserError(
-            f"augmentation {name!r} made {made!r}; accepted: a function of (Pillow image, NumPy generator)"
-        )
-    return made
+    return parameters.make("augmentation", TABLE, Augmentation, name, hyper)  # type: ignore[type-abstract]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Data sets by name.
 
-A data set of your own is a function that returns a `Source`, in a file of yours; `Images` makes one of labels, names
-and a function that reads the image at a position:
+A data set of your own is a function of `split` that returns a `Source`, in a file of yours; `Images` makes one of
+labels, names and a function that reads the image at a position:
 
     # my_package/my_module.py
     from dml_jax import data
@@ -19,13 +19,12 @@ fields of that section. `dml_jax.parameters.checked` on the function checks its 
 from collections.abc import Callable
 from typing import Any
 
-from dml_jax import names
+from dml_jax import parameters
 from dml_jax.data.base import Source
 from dml_jax.data.datasets.folder import folder
 from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
 from dml_jax.data.datasets.omniglot import omniglot
-from dml_jax.errors import UserError
 
 TABLE: dict[str, Callable[..., Source]] = {
     "folder": folder,
@@ -58,9 +57,5 @@ def load(name: str, split: str, **options: Any) -> Source:
     >>> load("glyphs", "test", size=8, classes=2).class_names
     ('D', 'E')
     """
-    source = names.resolve("data set", TABLE, name)(split, **options)
-    if not isinstance(source, Source):
-        raise UserError(
-            f"data set {name!r} returned {type(source).__name__}; accepted: a Source, such as dml_jax.data.Images"
-        )
-    return source
+    given = {"split": split, **options}
+    return parameters.make("data set", TABLE, Source, name, given)  # type: ignore[type-abstract]

@@ -28,8 +28,7 @@ documents what the module has to be, and its options. Hyper-parameters are bound
 from collections.abc import Callable
 from typing import Any
 
-from dml_jax import names
-from dml_jax.errors import UserError
+from dml_jax import parameters
 from dml_jax.models.backbones.convnet import convnet
 from dml_jax.models.backbones.mobilenet_v2 import mobilenet_v2
 from dml_jax.models.backbones.vit import vit
@@ -67,9 +66,4 @@ def get(name: str, **hyper: Any) -> Model:
     >>> get("convnet", width=16, embedding_dim=8).dim
     8
     """
-    model = names.resolve("model", TABLE, name)(**hyper)
-    if not isinstance(model, Model):
-        raise UserError(
-            f"model {name!r} returned {type(model).__name__}; accepted: a dml_jax.models.Model"
-        )
-    return model
+    return parameters.make("model", TABLE, Model, name, hyper)

@@ -219,7 +219,7 @@ REFUSED = [
     (3, {}, "unknown data set 3"),
     ("no_such_package.module:birds", {}, "there is no module 'no_such_package.module'"),
     ("dml_jax.data:Imagess", {}, "did you mean 'Images'"),
-    ("builtins:str", {}, "data set 'builtins:str' returned str; accepted: a Source"),
+    ("builtins:str", {}, "data set 'builtins:str' .*; accepted: a function that returns a Source"),
 ]
 
 

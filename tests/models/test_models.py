@@ -215,7 +215,10 @@ REFUSED = [
     ({"name": "convnets"}, r"unknown model 'convnets'; did you mean 'convnet'\?"),
     ({"name": 3}, "unknown model 3"),
     ({"name": "no_such_package:net"}, "there is no module 'no_such_package'"),
-    ({"name": "builtins:dict"}, "model 'builtins:dict' returned dict; accepted: a dml_jax.models"),
+    (
+        {"name": "builtins:dict"},
+        "model 'builtins:dict' (is|returned) .*; accepted: a function that returns a Model",
+    ),
     ({"name": "convnet", "widht": 8}, r"hyper-parameter of model 'convnet': 'widht'.*'width'"),
     ({"name": "convnet", "width": 12}, "width of model 'convnet' is 12; accepted: a multiple of 8"),
     ({"name": "convnet", "width": 0}, "width of model 'convnet' is 0; accepted: .* at least 1"),
