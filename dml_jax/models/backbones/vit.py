@@ -212,7 +212,8 @@ class VisionTransformer(nnx.Module):
         )
         for i, name in enumerate(self.blocks):
             x = getattr(self, name)(x, None if key is None else jax.random.fold_in(key, i))
-        return self.norm(x[:, 0])
+        features: Array = self.norm(x[:, 0])
+        return features
 
     def _positions(self, n: int) -> Float[Array, "n*n d"]:
         """Returns the position embedding of n x n patches."""

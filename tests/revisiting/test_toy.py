@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dml_jax.experiments import toy
+from dml_jax.revisiting import toy
 
 X = toy.points(toy.TRAIN, 3)
 
 
 def test_the_rules_are_means_over_all_triplets():
     """Against a triple loop; of the regularised rule for no and for every negative replaced."""
-    x = np.asarray(toy.embed(toy.init(jax.random.key(0)), X.places), float)[::4]
+    x = np.asarray(toy.embed(toy.init(jax.random.key(0)), X.coordinates), float)[::4]
     y = X.labels[::4]
     d = np.linalg.norm(x[:, None] - x[None], axis=-1)
     near, far, pushed = [], [], []
@@ -45,10 +45,13 @@ def test_the_rules_are_means_over_all_triplets():
 
 def test_points_lie_on_their_lines():
     assert np.bincount(X.labels).tolist() == [15] * 4
-    np.testing.assert_allclose(X.places[:, 0], X.places[:, 1])
-    assert len(np.unique(X.places[:, 0])) == 60
+    np.testing.assert_allclose(X.coordinates[:, 0], X.coordinates[:, 1])
+    assert len(np.unique(X.coordinates[:, 0])) == 60
+    philox = np.random.Generator(np.random.Philox(key=[3, 4]))
+    drawn = np.linspace(*toy.TRAIN[0], 100)[philox.choice(100, 15, replace=False)]
+    np.testing.assert_array_equal(X.coordinates[:15], drawn)
     test = toy.points(toy.TEST, 3)
-    assert (test.places[:30, 0] == 0.2).all() and (test.places[30:, 1] == 0.2).all()
+    assert (test.coordinates[:30, 0] == 0.2).all() and (test.coordinates[30:, 1] == 0.2).all()
 
 
 def test_the_regularised_spectrum_is_flatter(tmp_path):
