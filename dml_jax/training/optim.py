@@ -369,10 +369,15 @@ def group(name: str, spec: Mapping[str, Any]) -> Group:
       name: what the group is called in errors.
       spec: `match` (the group's pattern), `name` of the optimizer, `lr`, the optimizer's hyper-parameters
         (`weight_decay`, `momentum`, ...), and where wanted `schedule` (its `name` and hyper-parameters),
-        `warmup_steps` and `freeze`. lr=0 freezes, too.
+        `warmup_steps` and `freeze`. lr=0 freezes, too. A `weight_decay` of 0 is accepted for every optimizer.
 
     Raises:
       UserError: an unknown name or hyper-parameter, a negative or missing rate, a group without a pattern.
+
+    Example:
+      >>> head = group("head", {"match": "model/head/.*", "name": "sgd", "lr": 0.5, "warmup_steps": 4})
+      >>> [float(head.rate(step, RunLength(10, 5))) for step in (0, 1, 9)]
+      [0.125, 0.25, 0.5]
     """
     spec = plain(spec)
 
@@ -384,18 +389,25 @@ def group(name: str, spec: Mapping[str, Any]) -> Group:
     lr = field("lr", NonNegativeFloat, spec.get("lr"))
     frozen = field("freeze", bool, spec.get("freeze", False))
     schedule = {"name": "constant", **(spec.get("schedule") or {})}
+    hyper = {k: v for k, v in spec.items() if k not in _GROUP_FIELDS}
     try:
+        if not hyper.get("weight_decay") and not _decays(spec.get("name", "")):
+            hyper.pop("weight_decay", None)
         return Group(
             pattern=field("match", str, spec["match"]),
             lr=0.0 if frozen else lr,
-            optimizer=get(
-                spec.get("name", ""), **{k: v for k, v in spec.items() if k not in _GROUP_FIELDS}
-            ),
+            optimizer=get(spec.get("name", ""), **hyper),
             schedule=get_schedule(**schedule),
             warmup_steps=field("warmup_steps", NonNegativeInt, spec.get("warmup_steps", 0)),
         )
     except UserError as error:
         raise UserError(f"optim.{name}: {error}") from error
+
+
+def _decays(name: str) -> bool:
+    """Returns True for an optimizer with a hyper-parameter `weight_decay`."""
+    factory = names.resolve("optimizer", OPTIMIZERS, name)
+    return callable(factory) and "weight_decay" in inspect.signature(factory).parameters
 
 
 def groups_of(section: Mapping[str, Mapping[str, Any]]) -> dict[str, Group]:
@@ -437,6 +449,14 @@ def build(
 
     Raises:
       UserError: what the groups do not take.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> section = {"all": {"match": ".*", "name": "sgd", "lr": 0.5}}
+      >>> tx, params = build(section, total_steps=10, epoch_steps=5), {"loss": {"weights": jnp.ones(2)}}
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> updates["loss"]["weights"].tolist()
+      [-0.5, -0.5]
     """
     return partition(groups_of(section), RunLength(total_steps, epoch_steps))
 

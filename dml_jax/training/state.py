@@ -26,6 +26,9 @@ def make_mesh(devices: int | None = None, *, alone: bool = False) -> Mesh:
 
     Raises:
       UserError: a process has fewer devices.
+
+    >>> make_mesh(1).axis_names
+    ('data',)
     """
     have = jax.local_device_count()
     if devices is not None and not 1 <= devices <= have:

@@ -99,7 +99,11 @@ def make_train_step(
 def write_rows(
     storage: Float[Array, "n d"], ids: Int[Array, " b"], embeddings: Float[Array, "b d"]
 ) -> Float[Array, "n d"]:
-    """Returns the storage with these embeddings in the rows `ids`; of several for one row the last one stays."""
+    """Returns the storage with these embeddings in the rows `ids`; of several for one row the last one stays.
+
+    >>> write_rows(jnp.zeros((2, 1)), jnp.array([1, 1]), jnp.array([[3.0], [4.0]])).tolist()
+    [[0.0], [4.0]]
+    """
     # A scatter leaves open which of several values stays. Which place is the last, it does not.
     places = jnp.arange(len(ids), dtype=jnp.int32)
     last = jnp.zeros(len(storage), jnp.int32).at[ids].max(places)
@@ -120,6 +124,10 @@ def micro_batches(
 
     Raises:
       UserError: `size` does not divide the batch, or the devices do not divide `size`.
+
+    >>> split, join = micro_batches(4, 2)
+    >>> split(jnp.arange(4)).tolist(), join(split(jnp.arange(4))).tolist()
+    ([[0, 1], [2, 3]], [0, 1, 2, 3])
     """
     devices = data_devices()
     if size < 1 or batch % size:

@@ -118,6 +118,10 @@ def test_optimizers_and_schedules_of_ones_own(tmp_path, monkeypatch):
     spec["schedule"] = {"name": "my_optim:halving", "every": 1}
     # Steps of .5 * 3 * 2, then half as long.
     assert run(spec, [2, 2]) == pytest.approx([1 - 3, 1 - 3 - 1.5])
+    # A decay of 0 is none.
+    assert run({"name": "my_optim:plain", "lr": 1.0, "weight_decay": 0.0}, [2]) == [-1]
+    with pytest.raises(UserError, match="'my_optim:plain': 'weight_decay'"):
+        run({"name": "my_optim:plain", "lr": 1.0, "weight_decay": 0.1}, [2])
     # What optax has without a rate of its own.
     assert run({"name": "optax:scale_by_sign", "lr": 0.5}, [2, -3]) == pytest.approx([0.5, 1])
     for change, message in (
