@@ -286,7 +286,8 @@ def make(
       given: the hyper-parameters.
 
     Raises:
-      UserError: a name or a hyper-parameter that does not exist; a user's object that is no such factory.
+      UserError: a name or a hyper-parameter that does not exist, a value that its annotation does not accept; a
+        user's object that is no such factory.
     """
     factory = names.resolve(kind, table, name)
     owner = f"{kind} {name!r}"
@@ -296,7 +297,10 @@ def make(
     except (TypeError, ValueError):  # no function, or one without a signature
         raise UserError(f"{owner} is {factory!r}; {accepted}") from None
     bind(owner, signature, (), given)
-    made = factory(**given)
+    # Of a class, the annotations of the arguments are those of its __init__.
+    function: Any = factory.__init__ if isinstance(factory, type) else factory
+    hints = typing.get_type_hints(function, include_extras=True)
+    made = factory(**{k: check(f"{k} of {owner}", hints.get(k, Any), v) for k, v in given.items()})
     if not isinstance(made, type_):
         raise UserError(f"{owner} returned {made!r}; {accepted}")
     return made

@@ -17,7 +17,8 @@ class (or a function that returns such a function) in a file of yours:
 
 and a config names it: `augment=({"name": "my_package.my_module:Invert", "p": 0.2}, ...)`. Images are grey ("L") or
 "RGB". With `data.workers` above 0 an augmentation travels to other processes, so it has to be picklable, as instances
-of a class at module level are. `dml_jax.parameters.checked` on a factory checks its arguments.
+of a class at module level are. Values of a config are checked against the annotations, which may be ranges of
+`dml_jax.parameters`.
 """
 
 import math

@@ -13,7 +13,7 @@ labels, names and a function that reads the image at a position:
         return data.Images(labels, tuple(class_names), files, data.FileReader(files, channels=3))
 
 and a config names it: `config.data = configs.data(name="my_package.my_module:birds", path=DIR)`. Further arguments are
-fields of that section. `dml_jax.parameters.checked` on the function checks its arguments.
+fields of that section, and are checked against their annotations, which may be ranges of `dml_jax.parameters`.
 """
 
 from collections.abc import Callable

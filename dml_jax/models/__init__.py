@@ -21,8 +21,8 @@ A model of your own is a Flax NNX module and a function that returns a `Model` o
 
 and a config names it: `config.model = dict(name="my_package.my_module:perceptron", embedding_dim=16)`. `Model`
 documents what the module has to be, and its options. Hyper-parameters are bound by
-`dml_jax.bound.Bound(Perceptron, width=8)`, so that equal models are equal and compile once;
-`dml_jax.parameters.checked` on the function checks its arguments.
+`dml_jax.bound.Bound(Perceptron, width=8)`, so that equal models are equal and compile once. Values of a config are
+checked against the annotations, which may be ranges of `dml_jax.parameters`.
 """
 
 from collections.abc import Callable

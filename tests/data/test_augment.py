@@ -160,6 +160,14 @@ def test_an_augmentation_of_the_users_own(documented_module):
     assert chain.steps[0] == module.Invert(1.0) == pickle.loads(pickle.dumps(chain)).steps[0]
     with pytest.raises(UserError, match="did you mean 'Invert'"):
         augment.get("my_package.my_module:Invertt")
+    with pytest.raises(
+        UserError, match=r"p of augmentation 'my_package.my_module:Invert' is 'half'"
+    ):
+        augment.get(name, p="half")
+    with pytest.raises(
+        UserError, match=r"hyper-parameter of .*Invert': 'q'; did you mean 'p'|accepted"
+    ):
+        augment.get(name, q=0.5)
     module.three = lambda: 3
     with pytest.raises(UserError, match="returned 3; accepted: a function that returns"):
         augment.get("my_package.my_module:three")
