@@ -34,9 +34,9 @@ from dml_jax.parameters import (
     Interval,
     NonNegativeFloat,
     NonNegativeInt,
-    bind,
     check,
     checked,
+    make,
 )
 
 Decay = Annotated[float, Interval(0, 1, closed_low=True)]
@@ -277,12 +277,7 @@ def get(name: str, **hyper: Any) -> optax.GradientTransformation:
     Example:
       >>> optimizer = get("sgd", momentum=0.9)
     """
-    made = _make("optimizer", OPTIMIZERS, name, hyper)
-    if not isinstance(made, optax.GradientTransformation):
-        raise UserError(
-            f"optimizer {name!r} made {made!r}; an optax.GradientTransformation is accepted"
-        )
-    return made
+    return make("optimizer", OPTIMIZERS, optax.GradientTransformation, name, hyper)
 
 
 def get_schedule(name: str, **hyper: Any) -> Schedule:
@@ -298,22 +293,13 @@ def get_schedule(name: str, **hyper: Any) -> Schedule:
     Example:
       >>> schedule = get_schedule("cosine", final=0.1)
     """
-    made = _make("schedule", SCHEDULES, name, hyper)
+    made = make("schedule", SCHEDULES, object, name, hyper)
     if not callable(made):
         raise UserError(
-            f"schedule {name!r} made {made!r}; a function of the step and the length is accepted"
+            f"schedule {name!r} returned {made!r}; accepted: a function that returns a function of the step and the "
+            "length"
         )
-    schedule: Schedule = made
-    return schedule
-
-
-def _make(kind: str, table: Mapping[str, Any], name: str, hyper: Mapping[str, Any]) -> Any:
-    factory = names.resolve(kind, table, name)
-    if not callable(factory):
-        raise UserError(f"{kind} {name!r} is {factory!r}; a function that makes one is accepted")
-    # Functions of one's own need no check of theirs.
-    bind(f"{kind} {name!r}", inspect.signature(factory), (), hyper)
-    return factory(**hyper)
+    return made
 
 
 def available() -> tuple[str, ...]:

@@ -127,10 +127,13 @@ def test_optimizers_and_schedules_of_ones_own(tmp_path, monkeypatch):
     for change, message in (
         ({"scal": 1}, "optim.x: unknown hyper-parameter of optimizer 'my_optim:plain': 'scal'"),
         ({"name": "my_optim:plan"}, "unknown optimizer of module my_optim: 'plan'; did you mean"),
-        ({"name": "my_optim:nothing", "scale": 1}, "unknown hyper-parameter"),
+        (
+            {"name": "my_optim:nothing"},
+            "optimizer 'my_optim:nothing' returned None; accepted: a func",
+        ),
         (
             {"schedule": {"name": "my_optim:nothing"}},
-            "optim.x: schedule 'my_optim:nothing' made None",
+            "optim.x: schedule 'my_optim:nothing' returned None",
         ),
         ({"name": "optax:adam"}, "optimizer 'optax:adam' needs a value for 'learning_rate'"),
     ):
