@@ -73,9 +73,10 @@ def random_resized_crop(
     Raises:
       UserError: a value out of range, or bounds that do not ascend.
 
-    >>> rng = np.random.Generator(np.random.Philox(key=0))
-    >>> random_resized_crop(24, scale=(0.3, 1.0))(Image.new("RGB", (40, 30)), rng).size
-    (24, 24)
+    Example:
+      >>> rng = np.random.Generator(np.random.Philox(key=0))
+      >>> random_resized_crop(24, scale=(0.3, 1.0))(Image.new("RGB", (40, 30)), rng).size
+      (24, 24)
     """
     for name, bounds in (("scale", scale), ("ratio", ratio)):
         if bounds[0] > bounds[1]:
@@ -97,8 +98,9 @@ def resize(size: Size) -> Augmentation:
     Raises:
       UserError: a value out of range.
 
-    >>> resize(15)(Image.new("RGB", (40, 30)), np.random.default_rng()).size
-    (20, 15)
+    Example:
+      >>> resize(15)(Image.new("RGB", (40, 30)), np.random.default_rng()).size
+      (20, 15)
     """
     return Bound(_resize, size=size)
 
@@ -113,8 +115,9 @@ def center_crop(size: Size) -> Augmentation:
     Raises:
       UserError: a value out of range.
 
-    >>> center_crop((20, 50))(Image.new("RGB", (40, 30)), np.random.default_rng()).size
-    (50, 20)
+    Example:
+      >>> center_crop((20, 50))(Image.new("RGB", (40, 30)), np.random.default_rng()).size
+      (50, 20)
     """
     return Bound(_center_crop, size=size)
 
@@ -129,8 +132,9 @@ def flip(p: Fraction = 0.5) -> Augmentation:
     Raises:
       UserError: a value out of range.
 
-    >>> flip() == flip(p=0.5)
-    True
+    Example:
+      >>> flip() == flip(p=0.5)
+      True
     """
     return Bound(_flip, p=p)
 
@@ -147,8 +151,9 @@ TABLE: dict[str, Callable[..., Augmentation]] = {
 def available() -> list[str]:
     """Lists the names that `get` and `build` accept.
 
-    >>> available()
-    ['center_crop', 'flip', 'rand_augment', 'random_resized_crop', 'resize']
+    Example:
+      >>> available()
+      ['center_crop', 'flip', 'rand_augment', 'random_resized_crop', 'resize']
     """
     return sorted(TABLE)
 
@@ -163,8 +168,9 @@ def get(name: str, **hyper: Any) -> Augmentation:
     Raises:
       UserError: an unknown name or argument, with near misses, or a value out of range.
 
-    >>> get("flip", p=0.2) == flip(0.2)
-    True
+    Example:
+      >>> get("flip", p=0.2) == flip(0.2)
+      True
     """
     return parameters.make("augmentation", TABLE, Augmentation, name, hyper)  # type: ignore[type-abstract]
 
@@ -205,9 +211,10 @@ def build(config: Sequence[str | Mapping[str, Any] | Augmentation]) -> Chain:
     Raises:
       UserError: an item without a name, an unknown name or argument, or a value out of range.
 
-    >>> chain = build([{"name": "random_resized_crop", "size": 32}, "flip"])
-    >>> chain(np.zeros((50, 40, 3), np.uint8), np.random.default_rng()).shape
-    (32, 32, 3)
+    Example:
+      >>> chain = build([{"name": "random_resized_crop", "size": 32}, "flip"])
+      >>> chain(np.zeros((50, 40, 3), np.uint8), np.random.default_rng()).shape
+      (32, 32, 3)
     """
     for item in config:
         named = isinstance(item, (str, Augmentation)) or (hasattr(item, "keys") and "name" in item)

@@ -102,10 +102,11 @@ class Images:
       parent_labels: int64 `[N]`, the coarser class of each image, where the set has one.
       label_sets: bool `[N, T]`, which of T further labels each image has, where the set has them.
 
-    >>> pixels = np.zeros((3, 8, 8, 1), np.uint8)
-    >>> source = Images(np.array([0, 0, 1]), ("a", "b"), ["x", "y", "z"], ArrayReader(pixels))
-    >>> len(source), source[2]["label"], source.name(2)
-    (3, 1, 'z')
+    Example:
+      >>> pixels = np.zeros((3, 8, 8, 1), np.uint8)
+      >>> source = Images(np.array([0, 0, 1]), ("a", "b"), ["x", "y", "z"], ArrayReader(pixels))
+      >>> len(source), source[2]["label"], source.name(2)
+      (3, 1, 'z')
     """
 
     labels: Int64[np.ndarray, " n"]
@@ -186,10 +187,11 @@ def subset(source: Source, classes: Sequence[int] | np.ndarray) -> Subset:
     Raises:
       UserError: a class that does not exist, one that comes twice, or none at all.
 
-    >>> pixels = np.zeros((3, 8, 8, 1), np.uint8)
-    >>> source = Images(np.array([0, 1, 2]), ("a", "b", "c"), ["x", "y", "z"], ArrayReader(pixels))
-    >>> subset(source, [2, 0]).labels.tolist()
-    [1, 0]
+    Example:
+      >>> pixels = np.zeros((3, 8, 8, 1), np.uint8)
+      >>> source = Images(np.array([0, 1, 2]), ("a", "b", "c"), ["x", "y", "z"], ArrayReader(pixels))
+      >>> subset(source, [2, 0]).labels.tolist()
+      [1, 0]
     """
     kept = np.asarray(classes, np.int64).reshape(-1)
     count = len(source.class_names)
@@ -221,11 +223,12 @@ def hold_out(source: Source, fraction: float, seed: int) -> tuple[Subset, Subset
     Raises:
       UserError: a fraction out of range, or a source of fewer than two classes.
 
-    >>> pixels = np.zeros((4, 8, 8, 1), np.uint8)
-    >>> source = Images(np.arange(4), tuple("abcd"), list("wxyz"), ArrayReader(pixels))
-    >>> rest, held_out = hold_out(source, 0.25, seed=0)
-    >>> len(rest.class_names), len(held_out.class_names)
-    (3, 1)
+    Example:
+      >>> pixels = np.zeros((4, 8, 8, 1), np.uint8)
+      >>> source = Images(np.arange(4), tuple("abcd"), list("wxyz"), ArrayReader(pixels))
+      >>> rest, held_out = hold_out(source, 0.25, seed=0)
+      >>> len(rest.class_names), len(held_out.class_names)
+      (3, 1)
     """
     count = len(source.class_names)
     if not 0 < fraction < 1:
@@ -250,10 +253,11 @@ def hierarchy(source: Source) -> Int64[np.ndarray, "n 2"]:
     Raises:
       UserError: a source without coarser classes.
 
-    >>> pixels, parents = np.zeros((3, 8, 8, 1), np.uint8), np.array([7, 7, 9])
-    >>> source = Images(np.arange(3), tuple("abc"), list("xyz"), ArrayReader(pixels), parents)
-    >>> hierarchy(source).tolist()
-    [[0, 0], [0, 1], [1, 2]]
+    Example:
+      >>> pixels, parents = np.zeros((3, 8, 8, 1), np.uint8), np.array([7, 7, 9])
+      >>> source = Images(np.arange(3), tuple("abc"), list("xyz"), ArrayReader(pixels), parents)
+      >>> hierarchy(source).tolist()
+      [[0, 0], [0, 1], [1, 2]]
     """
     if source.parent_labels is None:
         raise UserError(
@@ -272,6 +276,12 @@ def label_sets(source: Source) -> Bool[np.ndarray, "n t"]:
 
     Raises:
       UserError: a source without sets of labels.
+
+    Example:
+      >>> pixels, sets = np.zeros((2, 8, 8, 1), np.uint8), np.array([[True, False], [True, True]])
+      >>> source = Images(np.arange(2), tuple("ab"), list("xy"), ArrayReader(pixels), label_sets=sets)
+      >>> label_sets(source).tolist()
+      [[True, False], [True, True]]
     """
     if source.label_sets is None:
         raise UserError(
@@ -291,10 +301,11 @@ def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[n
       channels: 1 (grey) or 3 (RGB).
       size: the side to which the image is resized by area averages, without keeping the aspect ratio.
 
-    >>> file = io.BytesIO()
-    >>> Image.new("RGB", (4, 3), "white").save(file, "PNG")
-    >>> decode(file.getvalue(), channels=1).shape
-    (3, 4, 1)
+    Example:
+      >>> file = io.BytesIO()
+      >>> Image.new("RGB", (4, 3), "white").save(file, "PNG")
+      >>> decode(file.getvalue(), channels=1).shape
+      (3, 4, 1)
     """
     with Image.open(io.BytesIO(encoded)) as opened:
         opened.load()
@@ -462,9 +473,10 @@ def integer_labels(keys: Iterable[Key]) -> tuple[Int64[np.ndarray, " n"], list[K
     Args:
       keys: hashable values that can be sorted, one for each image.
 
-    >>> labels, classes = integer_labels(["cat", "ant", "cat"])
-    >>> labels.tolist(), classes
-    ([1, 0, 1], ['ant', 'cat'])
+    Example:
+      >>> labels, classes = integer_labels(["cat", "ant", "cat"])
+      >>> labels.tolist(), classes
+      ([1, 0, 1], ['ant', 'cat'])
     """
     keys = list(keys)
     classes = sorted(set(keys))  # type: ignore[type-var]
@@ -488,8 +500,9 @@ def split_classes(
     Raises:
       UserError: fractions that are negative or have another sum.
 
-    >>> {split: len(classes) for split, classes in split_classes(10, (0.5, 0.1, 0.4), 0, "x").items()}
-    {'train': 5, 'val': 1, 'test': 4}
+    Example:
+      >>> {split: len(classes) for split, classes in split_classes(10, (0.5, 0.1, 0.4), 0, "x").items()}
+      {'train': 5, 'val': 1, 'test': 4}
     """
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(

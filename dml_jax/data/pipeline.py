@@ -86,11 +86,12 @@ def train_batches(
       UserError: an option out of range; while iterating, images of different shapes.
       DecodeError: while iterating, an image that cannot be decoded, or a class of which none can.
 
-    >>> from dml_jax import data
-    >>> source = data.glyphs("test", size=8, classes=2)
-    >>> plan = np.arange(6).reshape(2, 3)
-    >>> [b["id"].tolist() for b in train_batches(source, plan, transform=None, seed=0, epoch=0)]
-    [[0, 1, 2], [3, 4, 5]]
+    Example:
+      >>> from dml_jax import data
+      >>> source = data.glyphs("test", size=8, classes=2)
+      >>> plan = np.arange(6).reshape(2, 3)
+      >>> [b["id"].tolist() for b in train_batches(source, plan, transform=None, seed=0, epoch=0)]
+      [[0, 1, 2], [3, 4, 5]]
     """
     if on_error not in ON_ERROR:
         raise names.unknown("on_error:", on_error, ON_ERROR)
@@ -148,10 +149,11 @@ def eval_batches(
       UserError: an option out of range; while iterating, images of different shapes.
       DecodeError: while iterating, an image that cannot be decoded under `on_error="raise"`, or none that can.
 
-    >>> from dml_jax import data
-    >>> source = data.glyphs("test", size=8, classes=1)
-    >>> [int(b["valid"].sum()) for b in eval_batches(source, 8, transform=None)]
-    [8, 8]
+    Example:
+      >>> from dml_jax import data
+      >>> source = data.glyphs("test", size=8, classes=1)
+      >>> [int(b["valid"].sum()) for b in eval_batches(source, 8, transform=None)]
+      [8, 8]
     """
     if on_error not in ON_ERROR:
         raise names.unknown("on_error:", on_error, ON_ERROR)

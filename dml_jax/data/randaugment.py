@@ -58,8 +58,9 @@ def strength_of(name: str, magnitude: int, bins: int, width: int, height: int) -
       width: of the image.
       height: of the image.
 
-    >>> strength_of("Rotate", 15, 31, 24, 24)
-    15.0
+    Example:
+      >>> strength_of("Rotate", 15, 31, 24, 24)
+      15.0
     """
     match name:
         case "ShearX" | "ShearY":
@@ -109,9 +110,10 @@ def rand_augment(
     Raises:
       UserError: a value out of range, or a magnitude that is none of the bins.
 
-    >>> from PIL import Image
-    >>> rand_augment(num_ops=2)(Image.new("L", (20, 20)), np.random.default_rng(0)).size
-    (20, 20)
+    Example:
+      >>> from PIL import Image
+      >>> rand_augment(num_ops=2)(Image.new("L", (20, 20)), np.random.default_rng(0)).size
+      (20, 20)
     """
     if magnitude >= num_magnitude_bins:
         raise UserError(

@@ -37,8 +37,9 @@ TABLE: dict[str, Callable[..., Source]] = {
 def available() -> list[str]:
     """Lists the names that `load` accepts.
 
-    >>> available()
-    ['folder', 'glyphs', 'grocery_store', 'omniglot']
+    Example:
+      >>> available()
+      ['folder', 'glyphs', 'grocery_store', 'omniglot']
     """
     return sorted(TABLE)
 
@@ -54,8 +55,9 @@ def load(name: str, split: str, **options: Any) -> Source:
     Raises:
       UserError: an unknown name, split or option (with near misses), a value out of range, or data that are not there.
 
-    >>> load("glyphs", "test", size=8, classes=2).class_names
-    ('D', 'E')
+    Example:
+      >>> load("glyphs", "test", size=8, classes=2).class_names
+      ('D', 'E')
     """
     given = {"split": split, **options}
     return parameters.make("data set", TABLE, Source, name, given)  # type: ignore[type-abstract]

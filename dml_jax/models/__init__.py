@@ -47,8 +47,9 @@ TABLE: dict[str, Callable[..., Model]] = {
 def available() -> list[str]:
     """Lists the names that `get` accepts.
 
-    >>> available()
-    ['convnet', 'mobilenet_v2', 'vit']
+    Example:
+      >>> available()
+      ['convnet', 'mobilenet_v2', 'vit']
     """
     return sorted(TABLE)
 
@@ -63,7 +64,8 @@ def get(name: str, **hyper: Any) -> Model:
     Raises:
       UserError: an unknown name or argument, with near misses, or a value out of range.
 
-    >>> get("convnet", width=16, embedding_dim=8).dim
-    8
+    Example:
+      >>> get("convnet", width=16, embedding_dim=8).dim
+      8
     """
     return parameters.make("model", TABLE, Model, name, hyper)

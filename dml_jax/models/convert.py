@@ -58,8 +58,9 @@ def import_dinov2(
     Raises:
       UserError: a name that is in no such file, or a query without its key and value.
 
-    >>> list(import_dinov2({"encoder.layer.3.norm1.weight": np.ones(8)}))
-    ['block_03/norm1/scale']
+    Example:
+      >>> list(import_dinov2({"encoder.layer.3.norm1.weight": np.ones(8)}))
+      ['block_03/norm1/scale']
     """
     flat: dict[str, np.ndarray] = {}
     unknown: list[str] = []

@@ -44,8 +44,9 @@ def unflatten_like(
     Raises:
       UserError: keys are missing or left over, or a shape differs.
 
-    >>> unflatten_like({"a/b": [1, 2]}, {"a": {"b": np.zeros(2)}}, source="a file")
-    {'a': {'b': array([1., 2.], dtype=float32)}}
+    Example:
+      >>> unflatten_like({"a/b": [1, 2]}, {"a": {"b": np.zeros(2)}}, source="a file")
+      {'a': {'b': array([1., 2.], dtype=float32)}}
     """
     expected = trees.flatten(tree)
     missing = [k for k in expected if k not in flat]
@@ -67,8 +68,9 @@ def shorten(names: Iterable[str]) -> str:
     Args:
       names: the names.
 
-    >>> shorten("dcba")
-    "'a', 'b', 'c' and 1 more"
+    Example:
+      >>> shorten("dcba")
+      "'a', 'b', 'c' and 1 more"
     """
     names = sorted(names)
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

@@ -106,8 +106,9 @@ def points(lines: Sequence[tuple[Point, Point]], seed: int) -> LabelledPoints:
       lines: the two ends of each line; a line is a class.
       seed: of the draw.
 
-    >>> points(TRAIN, 0).labels.tolist() == [0] * 15 + [1] * 15 + [2] * 15 + [3] * 15
-    True
+    Example:
+      >>> points(TRAIN, 0).labels.tolist() == [0] * 15 + [1] * 15 + [2] * 15 + [3] * 15
+      True
     """
     rng = streams.generator("toy_points", seed, epoch=len(lines))
     drawn = [
@@ -192,8 +193,9 @@ def spectrum(embedded: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " 2"]:
     Args:
       embedded: the embeddings.
 
-    >>> spectrum(np.array([[3.0, 0.0], [0.0, 1.0]]))
-    array([0.75, 0.25])
+    Example:
+      >>> spectrum(np.array([[3.0, 0.0], [0.0, 1.0]]))
+      array([0.75, 0.25])
     """
     values = np.linalg.svd(np.asarray(embedded, np.float64), compute_uv=False)
     values /= values.sum()

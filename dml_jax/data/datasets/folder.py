@@ -70,7 +70,15 @@ def folder(
         two columns.
 
     Example:
-      `data.folder("train", path="my_images", fractions=(0.8, 0.0, 0.2))`
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> with tempfile.TemporaryDirectory() as path:
+      ...     for name in ("ant", "bee", "cat", "dog"):
+      ...         pathlib.Path(path, name).mkdir()
+      ...         Image.new("RGB", (4, 3)).save(f"{path}/{name}/1.png")
+      ...     source = folder("train", path=path, fractions=(0.75, 0.0, 0.25))
+      ...     len(source.class_names), source[0]["image"].shape
+      (3, (3, 4, 3))
     """
     path = existing_path(path, "folder")
     read = _from_csv if os.path.isfile(path) else _from_directory
@@ -100,6 +108,14 @@ def files(paths: Sequence[str], *, channels: int) -> Images:
 
     Raises:
       UserError: a path that is not a file.
+
+    Example:
+      >>> import tempfile
+      >>> from PIL import Image
+      >>> with tempfile.TemporaryDirectory() as path:
+      ...     Image.new("RGB", (4, 3)).save(f"{path}/a.png")
+      ...     files([f"{path}/a.png"], channels=1)[0]["image"].shape
+      (3, 4, 1)
     """
     paths = [os.path.expanduser(path) for path in paths]
     for path in paths:
@@ -117,6 +133,14 @@ def files_below(path: str | os.PathLike[str], *, channels: int) -> Images:
 
     Raises:
       UserError: no such directory, or no image in it.
+
+    Example:
+      >>> import tempfile
+      >>> from PIL import Image
+      >>> with tempfile.TemporaryDirectory() as path:
+      ...     Image.new("RGB", (4, 3)).save(f"{path}/a.png")
+      ...     len(files_below(path, channels=3))
+      1
     """
     path = existing_path(path, "images")
     paths = _image_files(path)

@@ -84,9 +84,10 @@ def glyphs(
     Raises:
       UserError: a value out of range.
 
-    >>> source = glyphs("test", size=8, classes=2)
-    >>> source.class_names, source[0]["image"].shape
-    (('D', 'E'), (8, 8, 1))
+    Example:
+      >>> source = glyphs("test", size=8, classes=2)
+      >>> source.class_names, source[0]["image"].shape
+      (('D', 'E'), (8, 8, 1))
     """
     chosen = [x for x in letters() if _split_of(x, seed) == split][:classes]
     drawn = [(label, *pair) for label, x in enumerate(chosen) for pair in x.glyphs]
@@ -134,8 +135,9 @@ def render(
       size: the side of the images in pixels.
       seed: of turn, scale and shift; None leaves the letters as they are.
 
-    >>> render([("DejaVuSans", "A")], size=8, seed=None).shape
-    (1, 8, 8, 1)
+    Example:
+      >>> render([("DejaVuSans", "A")], size=8, seed=None).shape
+      (1, 8, 8, 1)
     """
     side = size * _OVERSAMPLING
     faces = {

@@ -44,7 +44,13 @@ def grocery_store(
       UserError: nothing at `path`, one of the lists missing, or a row that is not `path, fine, coarse`.
 
     Example:
-      `data.grocery_store("train", path="grocery_store_256.tar")`
+      >>> import pathlib, tempfile
+      >>> lists = {"train.txt": "train/a.jpg, 0, 0", "val.txt": "val/b.jpg, 40, 1", "test.txt": "test/c.jpg, 41, 1"}
+      >>> with tempfile.TemporaryDirectory() as path:
+      ...     for name, text in {**lists, "classes.csv": "name,id\\nGala,0\\nBanana,40"}.items():
+      ...         _ = pathlib.Path(path, name).write_text(text)
+      ...     grocery_store("train", path=path).class_names
+      ('Gala', 'Banana')
     """
     path = existing_path(path, "grocery_store")
     root, read_text, reader = (_open_tar if os.path.isfile(path) else _open_folder)(path)

@@ -43,7 +43,15 @@ def omniglot(
       UserError: a value out of range, nothing at `path`, or nothing of the split in it.
 
     Example:
-      `data.omniglot("train", path="omniglot_full.zip", size=28)`
+      >>> import pathlib, tempfile
+      >>> from PIL import Image
+      >>> with tempfile.TemporaryDirectory() as path:
+      ...     file = pathlib.Path(path, "images_background/Greek/character01/0001_01.png")
+      ...     file.parent.mkdir(parents=True)
+      ...     Image.new("1", (105, 105)).save(file)
+      ...     source = omniglot("train", path=path, size=28)
+      ...     source.class_names, source[0]["image"].shape
+      (('Greek/character01',), (28, 28, 1))
     """
     folder = FOLDERS[split]
     path = existing_path(path, "omniglot")

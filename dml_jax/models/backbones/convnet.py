@@ -133,8 +133,9 @@ def convnet(
     Raises:
       UserError: a value out of range.
 
-    >>> convnet(width=16).dim
-    64
+    Example:
+      >>> convnet(width=16).dim
+      64
     """
     if width % 8:
         raise UserError(f"width of model 'convnet' is {width}; accepted: a multiple of 8")

@@ -28,8 +28,9 @@ def convolve(
       kernel: k x k weights from c to d channels.
       stride: s, of both axes.
 
-    >>> convolve(jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4)), stride=2).shape
-    (1, 3, 3, 4)
+    Example:
+      >>> convolve(jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4)), stride=2).shape
+      (1, 3, 3, 4)
     """
     if kernel.shape[:2] == (1, 1) and stride == 1:
         # On two axes: on CPU that is faster than a product over the last of four.
@@ -47,8 +48,9 @@ def depthwise(
       kernel: 3 x 3 weights of each channel.
       stride: s, of both axes; the padding is as in `convolve`.
 
-    >>> depthwise(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2)))[0, 1, 1, 0]
-    Array(9., dtype=float32)
+    Example:
+      >>> depthwise(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2)))[0, 1, 1, 0]
+      Array(9., dtype=float32)
     """
     return (depthwise_by_shifts if _on_cpu() else depthwise_by_xla)(x, kernel, stride)
 

@@ -149,8 +149,9 @@ def mobilenet_v2(
     Raises:
       UserError: a value out of range.
 
-    >>> mobilenet_v2(image_size=96).dim
-    1280
+    Example:
+      >>> mobilenet_v2(image_size=96).dim
+      1280
     """
     return Model(
         "mobilenet_v2",

@@ -42,9 +42,10 @@ def cubic_matrix(
       scale: output samples to an input sample; None is outputs / inputs.
       antialias: which of the two.
 
-    >>> cubic_matrix(4, 2).round(2)
-    array([[ 0.5 ,  0.59, -0.09,  0.  ],
-           [ 0.  , -0.09,  0.59,  0.5 ]])
+    Example:
+      >>> cubic_matrix(4, 2).round(2)
+      array([[ 0.5 ,  0.59, -0.09,  0.  ],
+             [ 0.  , -0.09,  0.59,  0.5 ]])
     """
     ratio = inputs / outputs if scale is None else 1 / scale
     positions = (np.arange(outputs) + 0.5) * ratio - 0.5
@@ -267,8 +268,9 @@ def vit(
     Raises:
       UserError: a value out of range.
 
-    >>> vit("s", image_size=98, embedding_dim=128).dim
-    128
+    Example:
+      >>> vit("s", image_size=98, embedding_dim=128).dim
+      128
     """
     width, depth, heads = SIZES[size]
     if image_size % PATCH:
