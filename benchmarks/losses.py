@@ -31,7 +31,6 @@ from typing import Any
 from machine import RESULTS, cpu
 
 from dml_jax import losses
-from dml_jax.losses.own import ViewsLoss
 
 HERE = pathlib.Path(__file__).parent
 # Anchors (or classes) at a time, by batch; 0 for all of them. The larger of CLASSES is never taken at once.
@@ -151,7 +150,7 @@ def cases(names: list[str], batches: list[int], block: int | None) -> list[dict[
             if batch > 4096 and name not in LARGE:
                 continue
             loss = losses.get(name, **HYPER.get(name, {}))
-            by_class = isinstance(loss, losses.ClassLoss) and loss.takes_block
+            by_class = losses.has_class_weights(loss) and loss.takes_block
             for classes in CLASSES if by_class else (0,):
                 usual = BLOCK if classes == max(CLASSES) else BLOCKS.get(batch, BLOCK)
                 rows = usual if block is None else block
@@ -161,7 +160,7 @@ def cases(names: list[str], batches: list[int], block: int | None) -> list[dict[
                         "batch": batch,
                         "classes": classes,
                         "block": (rows or None) if loss.takes_block else None,
-                        "views": isinstance(loss, ViewsLoss),
+                        "views": isinstance(loss, losses.ViewsLoss),
                     }
                 )
     return found

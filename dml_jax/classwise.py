@@ -32,7 +32,7 @@ def cross_entropy(
     block: int | None = None,
     own_in_sum: bool = True,
 ) -> Float[Array, " b"]:
-    """-log softmax(logits)[label] of every sample, over all classes.
+    """Returns -log softmax(logits)[label] of every sample, over all classes.
 
     `block` classes at a time (as few as half of that where these divide a device's share evenly; None: all
     of it), recomputed in the backward pass: memory is O(b x block). A label outside 0..c-1 has no logit of
@@ -42,12 +42,12 @@ def cross_entropy(
 
     def part(values: Array, target: Array, real: Array) -> Array:
         counted = real if own_in_sum else real & ~target
-        log_sum = jax.nn.logsumexp(jnp.where(counted, values, -jnp.inf), axis=1)
+        log_sum = _log_sum_exp(jnp.where(counted, values, -jnp.inf), axis=1)
         own = jnp.sum(jnp.where(target & real, values, 0), axis=1)
         return jnp.stack([log_sum, own])
 
     def join(parts: Array) -> Array:
-        return jnp.stack([jax.nn.logsumexp(parts[:, 0], axis=0), jnp.sum(parts[:, 1], axis=0)])
+        return jnp.stack([_log_sum_exp(parts[:, 0], axis=0), jnp.sum(parts[:, 1], axis=0)])
 
     log_sum, own = _over_classes(logits, part, join, samples, weights, labels, block)
     if not own_in_sum and weights.shape[0] == 1:
@@ -66,7 +66,7 @@ def mean(
     *,
     block: int | None = None,
 ) -> Float[Array, " b"]:
-    """The mean of `terms` over all classes, for every sample; memory and labels as `cross_entropy`."""
+    """Returns the mean of `terms` over all classes, for every sample; memory and labels as `cross_entropy`."""
 
     def part(values: Array, target: Array, real: Array) -> Array:
         del target
@@ -86,18 +86,36 @@ def log_sum_exp(
     *,
     block: int | None = None,
 ) -> Float[Array, "b k"]:
-    """log sum_c exp(values) over all classes, for every sample; memory as `cross_entropy`."""
+    """Returns log sum_c exp(values) over all classes, for every sample; memory as `cross_entropy`."""
 
     def part(values: Array, target: Array, real: Array) -> Array:
         del target
-        return jax.nn.logsumexp(jnp.where(real[:, None, :], values, -jnp.inf), axis=2)
+        return _log_sum_exp(jnp.where(real[:, None, :], values, -jnp.inf), axis=2)
 
-    join = lambda parts: jax.nn.logsumexp(parts, axis=0)
+    join = lambda parts: _log_sum_exp(parts, axis=0)
     return _over_classes(values, part, join, samples, weights, labels, block)
 
 
+def _log_sum_exp(x: Array, axis: int) -> Array:
+    """Returns log sum exp(x) along an axis; -inf where all are.
+
+    XLA computes x anew for the maximum and for the sum, with other roundings: of logits of 1e9 the two differ by far
+    more than the exponent of any float. No exponent is above 0, and no sum under the 1 of the largest, whatever they
+    say (`jax.nn.logsumexp` overflows there, in optimised code only).
+    """
+    largest = jnp.max(x, axis=axis, keepdims=True)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
+    gap = x - top
+    gap = jnp.where(gap > 0, gap - jax.lax.stop_gradient(gap), gap)
+    total = jnp.sum(jnp.exp(gap), axis=axis)
+    some = jnp.squeeze(jnp.isfinite(largest), axis)
+    total = jnp.where(some & (total < 1), 1 + total - jax.lax.stop_gradient(total), total)
+    none = total == 0
+    return jnp.where(none, -jnp.inf, jnp.squeeze(top, axis) + jnp.log(jnp.where(none, 1, total)))
+
+
 def even_block(rows: int, block: int) -> int:
-    """The largest divisor of `rows` from block / 2 to block; without any, block (at most rows).
+    """Returns the largest divisor of `rows` from block / 2 to block; without any, block (at most rows).
 
     Blocks that fill the rows evenly need no padded copy of the weights, nor one of their gradient.
     """
@@ -106,7 +124,7 @@ def even_block(rows: int, block: int) -> int:
 
 
 def _where_known(labels: Array, weights: Array, values: Array) -> Array:
-    """NaN for labels that are no class."""
+    """Returns the values, NaN for labels that are no class."""
     return jnp.where((labels >= 0) & (labels < weights.shape[0]), values, jnp.nan)
 
 
@@ -119,7 +137,7 @@ def _over_classes(
     labels: Array,
     block: int | None,
 ) -> Array:
-    """What `join` makes of the parts of all chunks and devices.
+    """Returns what `join` makes of the parts of all chunks and devices.
 
     `part(values [b, c], target [b, c], real [1, c])` sees one chunk, and `real` is False for classes that
     only fill it up; `join` takes parts along a new first axis, and what it returns is a part again.
@@ -127,8 +145,8 @@ def _over_classes(
     check_block(block)
     classes, devices = weights.shape[0], data_devices()
     share = -(-classes // devices)
-    block = share if block is None else even_block(share, block)
-    share = -(-share // block) * block
+    size = share if block is None else even_block(share, block)
+    share = -(-share // size) * size
     ids = jnp.arange(share * devices)
 
     def one_device(ids: Array, weights: Array, samples: Any, labels: Array) -> Array:
@@ -137,9 +155,9 @@ def _over_classes(
             real = (ids < classes)[None, :]
             return part(values(samples, weights, target), target, real)
 
-        if block == share:
+        if size == share:
             return one_chunk(ids, weights)
-        chunks = jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), (ids, weights))
+        chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (ids, weights))
         again = jax.checkpoint(one_chunk, prevent_cse=False)
         return join(jax.lax.map(lambda chunk: again(*chunk), chunks))
 

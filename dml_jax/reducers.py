@@ -1,14 +1,17 @@
 """How the values of a loss become one number: sums that add up over blocks, then one division."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from dml_jax import names
+from dml_jax import names, parameters
+from dml_jax.errors import UserError
+from dml_jax.parameters import checked
 
 
 class Sums(NamedTuple):
@@ -27,7 +30,7 @@ class Reducer:
       by: "weight" divides by the number of values that were counted (their weights), "divisor" by
         what the loss supplies, "one" does not divide.
       class_weights: what a value is multiplied by, by the label of its anchor; () for nothing.
-      per_anchor: whether the values of an anchor are averaged first, so that anchors count alike.
+      per_anchor: True averages the values of an anchor first, so that anchors count alike.
       terms: other reducers for terms of the loss, by the term's name.
     """
 
@@ -40,7 +43,7 @@ class Reducer:
     terms: tuple[tuple[str, "Reducer"], ...] = ()
 
     def of(self, term: str) -> "Reducer":
-        """The reducer of one term of a loss."""
+        """Returns the reducer of one term of a loss."""
         return dict(self.terms).get(term, self)
 
     def sums(
@@ -51,14 +54,14 @@ class Reducer:
         labels: Int[Array, " a"] | None = None,
         real: Bool[Array, " a"] | None = None,
     ) -> Sums:
-        """The sums of one term over one block of anchors.
+        """Adds up one term over one block of anchors.
 
         `labels` of the anchors are for class weights. `real` is False for anchors that are padding: their
         weights are 0, but an anchor without pairs counts for per_anchor, and padding does not.
         """
         weights = weights.astype(values.dtype)
         if self.per_anchor and values.ndim == 2:
-            values = _row_means(values, weights)
+            values = _row_means(values, (weights > 0).astype(values.dtype))
             weights = jnp.ones_like(values) if real is None else real.astype(values.dtype)
         keep = weights != 0
         # Asked this way round, and only where there is a bound: NaN and infinity must show in the loss.
@@ -80,86 +83,173 @@ class Reducer:
         )
 
     def _class_weight(self, labels: Int[Array, " a"] | None) -> Float[Array, " a"]:
-        """The weight of each label; NaN, which shows in the loss, for a label without one."""
+        """Returns the weight of each label; NaN, which shows in the loss, for a label without one."""
         assert labels is not None  # losses.get refuses class weights where labels are no integers
         table = jnp.asarray(self.class_weights)
         known = (labels >= 0) & (labels < len(table))
         return jnp.where(known, table[jnp.where(known, labels, 0)], jnp.nan)
 
     def denominator(self, sums: Sums) -> Array:
-        """What the total is divided by at the end."""
+        """Returns what the total is divided by at the end."""
         return {"weight": sums.weight, "divisor": sums.divisor, "one": jnp.ones_like(sums.total)}[
             self.by
         ]
 
 
 def _row_means(values: Array, weights: Array) -> Array:
-    """The weighted mean of each row, 0 in a row of no weight."""
+    """Returns the weighted mean of each row; 0 in a row of no weight."""
     count = jnp.sum(weights, -1)
     total = jnp.sum(jnp.where(weights != 0, values, 0) * weights, -1)
     return jnp.where(count > 0, total / jnp.where(count > 0, count, 1), 0)
 
 
+@checked("reducer")
 def mean() -> Reducer:
-    """The mean of all values."""
+    """Makes the mean of all values. PML: MeanReducer.
+
+    Example:
+      >>> sums = mean().sums(jnp.asarray([1.0, 3.0, 0.0]), jnp.ones(3))
+      >>> round(float(sums.total / mean().denominator(sums)), 3)
+      1.333
+    """
     return Reducer("mean")
 
 
+@checked("reducer")
 def sum_() -> Reducer:
-    """The sum of all values."""
+    """Makes the sum of all values. PML: SumReducer.
+
+    Example:
+      >>> sum_() == get("sum")
+      True
+    """
     return Reducer("sum", by="one")
 
 
+@checked("reducer")
 def avg_non_zero() -> Reducer:
-    """The mean of the values above 0; 0 if there are none."""
+    """Makes the mean of the values above 0; 0 if there are none. PML: AvgNonZeroReducer.
+
+    Example:
+      >>> avg_non_zero().low
+      0.0
+    """
     return Reducer("avg_non_zero", low=0.0)
 
 
+@checked("reducer")
 def threshold(*, low: float | None = None, high: float | None = None) -> Reducer:
-    """The mean of the values with low < value < high; 0 if there are none."""
+    """Makes the mean of the values with low < value < high; 0 if there are none. PML: ThresholdReducer.
+
+    Args:
+      low: the values must be above it; None: no bound.
+      high: the values must be below it; None: no bound.
+
+    Raises:
+      UserError: neither bound is given, or they leave nothing between them.
+
+    Example:
+      >>> threshold(high=5).high
+      5
+    """
     if low is None and high is None:
-        raise ValueError("reducer 'threshold' needs a value for 'low' or 'high' (or both)")
+        raise UserError("reducer 'threshold' needs a value for 'low' or 'high' (or both)")
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     if not low < high:
-        raise ValueError(f"reducer 'threshold' has low={low} and high={high}; low must be smaller")
+        raise UserError(f"reducer 'threshold' has low={low} and high={high}; low must be smaller")
     return Reducer("threshold", low=low, high=high)
 
 
+@checked("reducer")
 def divisor() -> Reducer:
-    """The sum over a divisor that the loss supplies (proxy_anchor, margin); 0 where that is 0."""
+    """Makes the sum over a divisor that the loss supplies (proxy_anchor, margin); 0 where that is 0.
+
+    PML: DivisorReducer.
+
+    Example:
+      >>> divisor().by
+      'divisor'
+    """
     return Reducer("divisor", by="divisor")
 
 
-def class_weighted(*, weights: Sequence[float]) -> Reducer:
-    """mean( weights[label of the anchor] * value ): divided by the number of values, as in PML.
+@checked("reducer")
+def class_weighted(*, weights: Any) -> Reducer:
+    """Makes mean( weights[label of the anchor] * value ): divided by the number of values, as in PML.
 
-    Differs from PML for losses whose values PML keeps as a column [B, 1] (multi_similarity): there PML
-    multiplies every value with every weight.
+    A label without a weight makes the loss NaN. Differs from PML (ClassWeightedReducer) for losses whose values PML
+    keeps as a column [B, 1] (multi_similarity): there PML multiplies every value with every weight.
+
+    Args:
+      weights: one number for each class, as a sequence or an array.
+
+    Raises:
+      UserError: anything else than a sequence of numbers.
+
+    Example:
+      >>> class_weighted(weights=[1, 0.5]).class_weights
+      (1.0, 0.5)
     """
-    return Reducer("class_weighted", class_weights=tuple(float(w) for w in weights))
+    try:
+        numbers = np.asarray(weights, float)
+    except (TypeError, ValueError):
+        numbers = np.zeros(0)
+    if numbers.ndim != 1 or not numbers.size or np.isnan(numbers).any():
+        raise UserError(
+            f"weights of reducer 'class_weighted' are {weights!r}; accepted: a sequence of numbers, one for each class"
+        )
+    return Reducer("class_weighted", class_weights=tuple(numbers.tolist()))
 
 
+@checked("reducer")
 def per_anchor(*, reducer: Any = "mean") -> Reducer:
-    """The mean of each anchor's pairs, then `reducer` over all anchors; one without pairs counts as 0.
+    """Makes the mean of each anchor's pairs, then `reducer` over all anchors; one without pairs counts as 0.
 
-    Values that are by anchor already go to `reducer` as they are. PML: PerAnchorReducer, which cannot
-    take references of another number than the batch; this can.
+    The mean is over an anchor's different pairs: a pair that a miner chose several times (a triplet miner has a
+    positive in as many triplets as it has negatives) counts once, as in PML (PerAnchorReducer), whose matrix of
+    values has one entry a pair. Values that are by anchor already go to `reducer` as they are. PML's cannot take
+    references of another number than the batch; this can.
+
+    Args:
+      reducer: of the anchors' means, as `build` takes it.
+
+    Example:
+      >>> sums = per_anchor().sums(jnp.asarray([[1.0, 3.0], [4.0, 0.0]]), jnp.asarray([[2, 1], [1, 0]]))
+      >>> float(sums.total / sums.weight)
+      3.0
     """
     return replace(build(reducer), name="per_anchor", per_anchor=True)
 
 
+@checked("reducer")
 def multiple(*, default: Any = "mean", **terms: Any) -> Reducer:
-    """A reducer for each term of a loss, by the term's name ("positive", ...), and `default` for the rest."""
+    """Makes a reducer for each term of a loss, by the term's name ("positive", ...). PML: MultipleReducers.
+
+    The loss refuses names that are none of its terms.
+
+    Args:
+      default: for the other terms.
+      **terms: for the term of that name.
+
+    Example:
+      >>> multiple(positive="sum").of("positive").name
+      'sum'
+    """
     chosen = tuple((term, build(spec)) for term, spec in sorted(terms.items()))
     return replace(build(default), name="multiple", terms=chosen)
 
 
-def build(spec: Any) -> Reducer:
-    """A reducer from its name, a dict with a name, or itself."""
-    return names.build("reducer", get, Reducer, spec)
+def build(spec: Any, default: Any = None) -> Reducer:
+    """Makes a reducer from its name, a dict with a name, or itself.
+
+    Args:
+      spec: what the user wrote.
+      default: what None stands for.
+    """
+    return names.build("reducer", get, Reducer, default if spec is None else spec)
 
 
-REDUCERS = {
+REDUCERS: dict[str, Callable[..., Reducer]] = {
     "mean": mean,
     "sum": sum_,
     "avg_non_zero": avg_non_zero,
@@ -172,15 +262,18 @@ REDUCERS = {
 
 
 def available() -> list[str]:
-    """The names that `get` takes."""
+    """Lists the names that `get` takes."""
     return sorted(REDUCERS)
 
 
 def get(name: str, **hyper: Any) -> Reducer:
-    """The reducer called `name`; ValueError for an unknown name or hyper-parameter."""
-    make = names.resolve("reducer", REDUCERS, name)
-    accepted = names.keywords(make)
-    if make is multiple:  # the terms of a loss are its keywords; the loss checks them
-        accepted |= hyper
-    names.check_hyper(f"reducer {name!r}", accepted, hyper)
-    return make(**hyper)
+    """Returns the reducer called `name`.
+
+    Args:
+      name: one of `available()`, or "package.module:name" for a function of the user's own that returns a `Reducer`.
+      **hyper: its hyper-parameters.
+
+    Raises:
+      UserError: an unknown name or hyper-parameter.
+    """
+    return parameters.make("reducer", REDUCERS, Reducer, name, hyper)

@@ -12,7 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from dml_jax.linear import linear_call
 
 
 @partial(
@@ -233,32 +236,36 @@ def place_of_least(values: Array, mask: Array) -> Int[Array, "a 1"]:
     As argmin, whose index makes XLA's loop on CPU five times slower.
     """
     least = jnp.min(jnp.where(mask, values, jnp.inf), axis=-1, keepdims=True)
-    place = first_place(mask & (values == least))
+    # Not `values == least`: of values that are no numbers the first masked one is taken.
+    place = first_place(mask & ~(values > least))
     return jnp.minimum(place, mask.shape[1] - 1)[:, None]
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def rows_at(one: Array, rows: Float[Array, "n d"]) -> Float[Array, "a d"]:
-    """The row at the only True of each row of `one` `[a, n]`; zeros in a row without one.
+    """Returns the row at the only True of each row of `one` `[a, n]`; zeros in a row without one.
 
-    A lookup, whose derivative is a matmul: it adds in a fixed order (a scatter on a GPU does not).
+    It is a lookup, whose derivative is a matmul: that adds in a fixed order (a scatter on a GPU does not).
     """
+    return _look_up(one, rows)
+
+
+@rows_at.defjvp
+def _rows_at_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    one, rows = primals
+    return rows_at(one, rows), linear_call(_look_up, _look_up_transposed, one, tangents[1])
+
+
+def _look_up(one: Array, rows: Array) -> Array:
     place = first_place(one)[:, None]
     found = jnp.take(rows, jnp.minimum(place[:, 0], rows.shape[0] - 1), axis=0)
     return jnp.where(place < rows.shape[0], found, 0)
 
 
-def _rows_fwd(one, rows):
-    return rows_at(one, rows), one
-
-
-def _rows_bwd(one, cotangent):
-    # (g^T one)^T, because of what a large transposed operand costs (distances._gram).
+def _look_up_transposed(one: Array, cotangent: Array) -> Array:
+    # (g^T one)^T, because of what a large transposed operand costs (distances.inner_products).
     slopes = jnp.matmul(cotangent.T, one.astype(cotangent.dtype), precision="highest")
-    return None, jax.lax.optimization_barrier(slopes).T
-
-
-rows_at.defvjp(_rows_fwd, _rows_bwd)
+    return jax.lax.optimization_barrier(slopes).T
 
 
 def each_positive(body: Callable[[Array, Array, Any], Any], pos: Array, init: Any) -> Any:
@@ -283,16 +290,21 @@ def each_positive(body: Callable[[Array, Array, Any], Any], pos: Array, init: An
     return jax.lax.while_loop(more, turn, (first_place(some), init))[1]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def sum_over_positives(
     term: Callable[[Array, Any, Any], tuple[Array, Array]], operands: Any, rest: Any, pos: Array
 ) -> tuple[Array, Array]:
-    """(sum_p w_p value_p, sum_p w_p count_p) of each row, streamed over its positives.
+    """Returns (sum_p w_p value_p, sum_p w_p count_p) of each row, streamed over its positives.
 
-    `term(one [a, n], operands, rest)` is one positive's (value, count), `[a, ...]`, given its mask. A loop
-    of dynamic length has no reverse mode in JAX; the backward pass here is a second such loop, which
-    differentiates one positive at a time, so nothing is kept per positive. Only the value has a
-    derivative, with respect to `operands` (a tree of float arrays); `rest` and `pos` are constants.
+    A loop of dynamic length has no reverse mode in JAX; the backward pass here is a second such loop, which
+    differentiates one positive at a time, so that nothing is kept per positive.
+
+    Args:
+      term: `term(one [a, n], operands, rest)` gives one positive's (value, count), `[a, ...]`, by its mask. It holds no
+        arrays of its own.
+      operands: a tree of float arrays; the value alone has a derivative, by these.
+      rest: a tree of constants.
+      pos: the weights of the positives, `[a, n]`.
     """
 
     def body(one, weight, carry):
@@ -304,25 +316,37 @@ def sum_over_positives(
 
 
 def _by_row(weight: Array, x: Array) -> Array:
-    """The weights `[a]` in the shape and type that multiply `[a, ...]` row by row."""
+    """Returns the weights `[a]` in the shape and type that multiply `[a, ...]` row by row."""
     return weight.astype(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
-def _stream_fwd(term, operands, rest, pos):
-    return sum_over_positives(term, operands, rest, pos), (operands, rest, pos)
+@sum_over_positives.defjvp
+def _sum_over_positives_jvp(term: Any, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    total, count = sum_over_positives(term, *primals)
+    forward, backward = partial(_tangent_sum, term), partial(_cotangent_sum, term)
+    slope = linear_call(forward, backward, primals, tangents[0])
+    flat = np.zeros(count.shape, jax.dtypes.float0)
+    if jnp.issubdtype(count.dtype, jnp.inexact):
+        flat = jnp.zeros_like(count)
+    return (total, count), (slope, flat)
 
 
-def _stream_bwd(term, saved, cotangents):
-    operands, rest, pos = saved
+def _tangent_sum(term: Any, primals: Any, tangents: Any) -> Array:
+    operands, rest, pos = primals
+
+    def body(one, weight, sum_):
+        slope = jax.jvp(lambda x: term(one, x, rest)[0], (operands,), (tangents,))[1]
+        return sum_ + _by_row(weight, slope) * slope
+
+    shape = jax.eval_shape(term, pos > 0, operands, rest)[0]
+    return each_positive(body, pos, jnp.zeros(shape.shape, shape.dtype))
+
+
+def _cotangent_sum(term: Any, primals: Any, cotangent: Array) -> Any:
+    operands, rest, pos = primals
 
     def body(one, weight, slopes):
-        _, pull = jax.vjp(lambda operands: term(one, operands, rest)[0], operands)
-        return jax.tree.map(
-            jnp.add, slopes, pull(_by_row(weight, cotangents[0]) * cotangents[0])[0]
-        )
+        _, pull = jax.vjp(lambda x: term(one, x, rest)[0], operands)
+        return jax.tree.map(jnp.add, slopes, pull(_by_row(weight, cotangent) * cotangent)[0])
 
-    slopes = each_positive(body, pos, jax.tree.map(jnp.zeros_like, operands))
-    return slopes, None, None
-
-
-sum_over_positives.defvjp(_stream_fwd, _stream_bwd)
+    return each_positive(body, pos, jax.tree.map(jnp.zeros_like, operands))

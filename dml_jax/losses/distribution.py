@@ -1,40 +1,55 @@
 """Losses on distributions: histograms of similarities and margins, moments, random walks on a graph."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import distances
-from dml_jax.losses.pair import Mask, Rows, Sims, log_one_plus_sum_exp
+from dml_jax.bound import Bound
+from dml_jax.errors import UserError
+from dml_jax.losses.base import (
+    DistanceSpec,
+    Loss,
+    MinerSpec,
+    ReducerSpec,
+    RegularizerSpec,
+    RelationSpec,
+    Variables,
+    build_parts,
+)
+from dml_jax.losses.forms import GraphLoss, SumsLoss, ViewsLoss, from_rows, on_pairs
+from dml_jax.losses.kernels import Mask, Rows, Sims, log_one_plus_sum_exp
 from dml_jax.losses.ranking import Shares, soft_histogram
-from dml_jax.losses.triplet import over_triplets, within
+from dml_jax.losses.triplet import TripletsPerAnchor, drawn, over_triplets, within
+from dml_jax.pairwise import Block, WholeBatch
+from dml_jax.parameters import (
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    checked,
+)
+from dml_jax.relations import SAME_LABEL
 from dml_jax.selection import Triplets
 
 
 def histogram_sums(
-    sims: Sims, pos: Mask, neg: Mask, *, n_bins: int | None = None, delta: float | None = None
+    sims: Sims, pos: Mask, neg: Mask, *, n_bins: int
 ) -> tuple[dict[str, Float[Array, " r"]], tuple[()]]:
-    """Soft histograms of the cosines of positive and of negative pairs, on n_bins + 1 nodes of [-1, 1].
+    """Returns soft histograms of the cosines of positive and of negative pairs, on n_bins + 1 nodes of [-1, 1].
 
-    A pair is shared by its two nearest nodes (Ustinova and Lempitsky, NIPS 2016).
-    `delta` is the width of a bin, another way to say 2 / n_bins; 100 bins where neither is given. A
-    repeated pair counts once. Cosines beyond 1 by rounding count as 1.
+    A pair is shared by its two nearest nodes. A repeated pair counts once. Cosines beyond 1 by rounding count as 1.
     """
-    if n_bins is None:
-        n_bins = 100 if delta is None else max(round(2 / delta), 1)
-    if delta is not None and abs(delta * n_bins - 2) > 1e-6:
-        raise ValueError(
-            f"loss 'histogram' has delta={delta} with {n_bins} bins; accepted: delta = 2 / n_bins"
-        )
     return pair_histograms(sims, pos, neg, n_bins), ()
 
 
 def pair_histograms(
     sims: Sims, pos: Mask, neg: Mask, n_bins: int, shares: Shares | None = None
 ) -> dict[str, Float[Array, " r"]]:
-    """Soft histograms of the positive and of the negative pairs, and how many there are of each."""
+    """Returns soft histograms of the positive and of the negative pairs, and how many there are of each."""
     inside = jnp.clip(sims, -1, 1)
     sides = [(side > 0).astype(sims.dtype) for side in (pos, neg)]
     positive, negative = (
@@ -46,16 +61,7 @@ def pair_histograms(
 
 
 def histogram_value(sums: dict[str, Float[Array, " r"]]) -> Float[Array, ""]:
-    """Histogram loss (Ustinova and Lempitsky, NIPS 2016) of the sums of `histogram_sums`.
-
-    L = sum_r h-_r sum_{q <= r} h+_q
-
-    the probability that a random negative pair is more similar than a random positive one; h+ and h- are
-    the histograms over all pairs of the batch, each divided by its number of pairs. No positive or no
-    negative pair: 0. Differs from PML: pairs of two samples that have no positives count, as in the paper
-    (PML goes through triplets); a pair that a miner chose from both ends counts twice; duplicates do not
-    raise; references are taken; histograms never list pairs.
-    """
+    """Returns sum_r h-_r sum_{q <= r} h+_q of the sums of `histogram_sums`; see `histogram`."""
     positive, negative, pairs = sums["positive"], sums["negative"], sums["pairs"]
     scale = pairs[0] * pairs[1]
     some = scale != 0
@@ -63,19 +69,81 @@ def histogram_value(sums: dict[str, Float[Array, " r"]]) -> Float[Array, ""]:
     return jnp.where(some, value, 0)
 
 
+@checked("loss")
+def histogram(
+    n_bins: PositiveInt | None = None,
+    delta: PositiveFloat | None = None,
+    *,
+    miner: MinerSpec = None,
+    distance: DistanceSpec = None,
+    regularizer: RegularizerSpec = None,
+    relation: RelationSpec = None,
+) -> Loss:
+    """Makes the histogram loss (Ustinova and Lempitsky, NIPS 2016).
+
+    L = sum_r h-_r sum_{q <= r} h+_q
+
+    the probability that a random negative pair is more similar than a random positive one; h+ and h- are
+    the soft histograms over all pairs of the batch on n_bins + 1 nodes of [-1, 1], each divided by its number of pairs;
+    a pair is shared by its two nearest nodes. No positive or no
+    negative pair: 0. Differs from PML: pairs of two samples that have no positives count, as in the paper
+    (PML goes through triplets); a pair that a miner chose from both ends counts twice; duplicates do not
+    raise; references are taken; histograms never list pairs.
+
+    Args:
+      n_bins: of the histograms; 100, PML's default, where neither is given.
+      delta: the width of a bin, another way to say 2 / n_bins.
+      miner: narrows the pairs in play (`dml_jax.miners`): a name, a dict with a name, or the object; None: all pairs.
+      distance: "cosine" alone (`dml_jax.distances`).
+      regularizer: a penalty to add, or several (`dml_jax.regularizers`); None: none.
+      relation: what makes two samples positives (`dml_jax.relations`); by default equal labels.
+
+    Raises:
+      UserError: a delta that is not 2 / n_bins.
+
+    Example:
+      >>> x = jnp.asarray([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+      >>> round(float(histogram(n_bins=10)(x, [0, 1, 0, 1])), 3)
+      0.75
+    """
+    if n_bins is None:
+        n_bins = 100 if delta is None else max(round(2 / delta), 1)
+    if delta is not None and abs(delta * n_bins - 2) > 1e-6:
+        raise UserError(
+            f"loss 'histogram' has delta={delta} with {n_bins} bins; accepted: delta = 2 / n_bins"
+        )
+    parts = build_parts(
+        "histogram",
+        miner=miner,
+        distance=distance,
+        regularizer=regularizer,
+        relation=relation,
+        only_distances=("cosine",),
+    )
+    return SumsLoss(
+        name="histogram",
+        sums=from_rows(histogram_sums, n_bins=n_bins),
+        kernel=histogram_value,
+        distance=parts.distance,
+        miner=parts.miner,
+        regularizers=parts.regularizers,
+        relation=parts.relation,
+    )
+
+
 def dynamic_soft_margin_sums(
     sims: Sims,
     pos: Mask,
     neg: Mask,
     *,
-    min_val: float = -2.0,
-    num_bins: int = 10,
+    min_val: float,
+    num_bins: int,
     triplets: Triplets | None = None,
 ) -> tuple[Float[Array, " r"], tuple[()]]:
-    """The soft histogram of d_ap - d_an over all triplets, on num_bins nodes from min_val upwards.
+    """Returns the soft histogram of d_ap - d_an over all triplets, on num_bins nodes from min_val upwards.
 
     Nodes are 2 |min_val| / num_bins apart; a triplet is shared by its two nearest nodes, one beyond an end
-    counts at that end (where PML raises). A constant: it has no derivative.
+    counts at that end (where PML raises). It is a constant: it has no derivative.
     """
     width = 2 * abs(min_val) / num_bins
     last = min_val + width * (num_bins - 1)
@@ -88,15 +156,15 @@ def dynamic_soft_margin_sums(
     return jnp.sum(over_triplets(term, fixed, fixed, pos, neg, triplets)[0], 0), ()
 
 
-def dynamic_soft_margin_state(*, num_bins: int = 10) -> dict[str, Float[Array, " r"]]:
-    """The running histogram before the first step: zeros."""
+def dynamic_soft_margin_state(*, num_bins: int) -> dict[str, Float[Array, " r"]]:
+    """Returns the running histogram before the first step: zeros."""
     return {"histogram": jnp.zeros(num_bins)}
 
 
 def dynamic_soft_margin_update(
-    state: dict[str, Float[Array, " r"]], sums: Float[Array, " r"], *, momentum: float = 0.01
+    state: dict[str, Float[Array, " r"]], sums: Float[Array, " r"], *, momentum: float
 ) -> dict[str, Float[Array, " r"]]:
-    """h <- (1 - momentum) h + momentum h_batch, both of sum 1; h_batch itself at the first step.
+    """Returns h <- (1 - momentum) h + momentum h_batch, both of sum 1; h_batch itself at the first step.
 
     Without a triplet in the batch the histogram stays as it is.
     """
@@ -111,24 +179,14 @@ def dynamic_soft_margin_rows(
     pos: Mask,
     neg: Mask,
     *,
-    min_val: float = -2.0,
-    num_bins: int = 10,
+    min_val: float,
+    num_bins: int,
     triplets: Triplets | None = None,
-    low: float = -math.inf,
-    high: float = math.inf,
+    low: float,
+    high: float,
     sums: dict[str, Float[Array, " r"]],
 ) -> Rows:
-    """Dynamic soft margin loss of each anchor, (mean over its triplets, how many).
-
-    l_apn = F(x) x,    x = d_ap - d_an,    F(x) = the share of triplets at or below the bin of x
-
-    (Zhang and Rusinkiewicz, ICCV 2019; their code takes the hardest negatives alone, and 512 nodes from -2
-    to 2.) F comes from the running histogram, which is the loss's state (`momentum` is the share of the new
-    batch) and holds this batch already; it is a constant of the step. Euclidean distances of unit vectors.
-    Differs from PML: the histogram has no derivative, a later step works (PML's raises) and weighs the
-    batch's histogram by momentum (PML's would weigh the raw counts, which drowns the past); labels are
-    needed.
-    """
+    """Returns (mean over its triplets, how many) of each anchor; see `dynamic_soft_margin`."""
     width = 2 * abs(min_val) / num_bins
 
     def term(d_ap: Array, d_an: Array, weight: Array, below: Array) -> Rows:
@@ -142,25 +200,119 @@ def dynamic_soft_margin_rows(
     return jnp.where(some, total / jnp.where(some, count, 1), 0), count
 
 
+def _init_histogram(key: Array, num_classes: int, dim: int, *, num_bins: int) -> Variables:
+    del key, num_classes, dim
+    return {"state": dynamic_soft_margin_state(num_bins=num_bins)}
+
+
+def _prepare_histogram(whole_batch: WholeBatch, *, min_val: float, num_bins: int) -> Any:
+    return whole_batch.map_blocks(Bound(_triplet_sums, min_val=min_val, num_bins=num_bins))
+
+
+def _triplet_sums(block: Block, *, min_val: float, num_bins: int) -> Any:
+    chosen = block.selection
+    how = dict(min_val=min_val, num_bins=num_bins, triplets=chosen.triplets)
+    return dynamic_soft_margin_sums(block.sims, chosen.pos, chosen.neg, **how)
+
+
+def _dynamic_soft_margin(
+    block: Block, *, min_val: float, num_bins: int, low: float, high: float
+) -> Rows:
+    chosen = block.selection
+    return dynamic_soft_margin_rows(
+        block.sims,
+        chosen.pos,
+        chosen.neg,
+        min_val=min_val,
+        num_bins=num_bins,
+        triplets=chosen.triplets,
+        low=low,
+        high=high,
+        sums=block.prepass_sums,
+    )
+
+
+@checked("loss")
+def dynamic_soft_margin(
+    min_val: float = -2.0,
+    num_bins: PositiveInt = 10,
+    momentum: Fraction = 0.01,
+    triplets_per_anchor: TripletsPerAnchor = "all",
+    *,
+    miner: MinerSpec = None,
+    distance: DistanceSpec = None,
+    reducer: ReducerSpec = None,
+    regularizer: RegularizerSpec = None,
+    relation: RelationSpec = None,
+) -> Loss:
+    """Makes the dynamic soft margin loss of each anchor.
+
+    l_apn = F(x) x,    x = d_ap - d_an,    F(x) = the share of triplets at or below the bin of x
+
+    (Zhang and Rusinkiewicz, ICCV 2019; their code takes the hardest negatives alone, and 512 nodes from -2
+    to 2.) F comes from the running histogram, which is the loss's state and holds this batch already; it is a constant
+    of the step. Differs from PML: the histogram has no derivative, a later step works (PML's raises) and weighs the
+    batch's histogram by momentum (PML's would weigh the raw counts, which drowns the past); labels are
+    needed.
+
+    Args:
+      min_val: the first node of the histogram, below 0: nodes are 2 |min_val| / num_bins apart; PML's default.
+      num_bins: the number of nodes; PML's default.
+      momentum: the share of the new batch in the running histogram, 0 to 1; PML's default.
+      triplets_per_anchor: "all", or how many to draw for each anchor where there is no miner.
+      miner: narrows the triplets (`dml_jax.miners`): a name, a dict with a name, or the object; None: all triplets.
+      distance: "lp" alone, of normalised vectors (`dml_jax.distances`).
+      reducer: makes one number of the values (`dml_jax.reducers`); by default "mean".
+      regularizer: a penalty to add, or several (`dml_jax.regularizers`); None: none.
+      relation: what makes two samples positives (`dml_jax.relations`); by default equal labels.
+
+    Raises:
+      UserError: a distance that is not "lp" of normalised vectors, a min_val of 0.
+
+    Example:
+      >>> loss = dynamic_soft_margin()
+      >>> variables = loss.init(jax.random.key(0), num_classes=2, dim=2)
+      >>> x = jnp.asarray([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+      >>> mean, state = loss.apply(variables, x, [0, 1, 0, 1])
+      >>> round(float(mean.compute()), 3)
+      0.211
+    """
+    if min_val == 0:
+        raise UserError("loss 'dynamic_soft_margin' has min_val=0; accepted: a number other than 0")
+    parts = build_parts(
+        "dynamic_soft_margin",
+        miner=miner,
+        distance=distance,
+        reducer=reducer,
+        regularizer=regularizer,
+        relation=relation,
+        default_distance="lp",
+        only_distances=("lp",),
+        unit_vectors=True,
+    )
+    bins = dict(min_val=min_val, num_bins=num_bins)
+    return on_pairs(
+        "dynamic_soft_margin",
+        parts,
+        Bound(_dynamic_soft_margin, low=parts.reducer.low, high=parts.reducer.high, **bins),
+        init_variables=Bound(_init_histogram, num_bins=num_bins),
+        prepare=Bound(_prepare_histogram, **bins),
+        update=Bound(dynamic_soft_margin_update, momentum=momentum),
+        **drawn("dynamic_soft_margin", triplets_per_anchor),
+    )
+
+
 def vic_reg_views(
     first: Float[Array, "b d"],
     second: Float[Array, "b d"],
     valid: Bool[Array, " b"],
     *,
-    invariance_lambda: float = 25.0,
-    variance_mu: float = 25.0,
-    covariance_v: float = 1.0,
-    eps: float = 1e-4,
+    invariance_lambda: float,
+    variance_mu: float,
+    covariance_v: float,
+    eps: float,
 ) -> Float[Array, ""]:
-    """VICReg loss of two views of a batch (Bardes, Ponce, LeCun, ICLR 2022).
-
-    L = invariance_lambda mean (x - y)^2
-        + variance_mu sum over views of mean_d [1 - sqrt(Var_d + eps)]+ / 2
-        + covariance_v sum over views of sum_{d != e} Cov_de^2 / D
-
-    with unbiased variances over the batch and vectors as they are. Fewer than two samples have no
-    variance or covariance term (PML: NaN). Labels are not read. O(B D + D^2) memory.
-    """
+    """Returns the VICReg loss of two views of a batch; see `vic_reg`."""
     real = valid[:, None]
     count = jnp.sum(valid)
     size = first.shape[1]
@@ -180,31 +332,66 @@ def vic_reg_views(
     return invariance_lambda * invariance + jnp.where(count > 1, spread, 0)
 
 
+def _vic_reg(first: Array, second: Array, valid: Array, params: Any, **hyper: float) -> Array:
+    del params
+    return vic_reg_views(first, second, valid, **hyper)
+
+
+@checked("loss")
+def vic_reg(
+    invariance_lambda: NonNegativeFloat = 25.0,
+    variance_mu: NonNegativeFloat = 25.0,
+    covariance_v: NonNegativeFloat = 1.0,
+    eps: PositiveFloat = 1e-4,
+    *,
+    regularizer: RegularizerSpec = None,
+) -> Loss:
+    """Makes the VICReg loss of two views of a batch (Bardes, Ponce, LeCun, ICLR 2022).
+
+    L = invariance_lambda mean (x - y)^2
+        + variance_mu sum over views of mean_d [1 - sqrt(Var_d + eps)]+ / 2
+        + covariance_v sum over views of sum_{d != e} Cov_de^2 / D
+
+    with unbiased variances over the batch and vectors as they are. The second view comes as `ref_embeddings`. Fewer
+    than two samples have no variance or covariance term (PML: NaN). Labels are not read. O(B D + D^2) memory.
+
+    Args:
+      invariance_lambda: the weight of the first term; the paper's and PML's default.
+      variance_mu: the weight of the second term; the paper's and PML's default.
+      covariance_v: the weight of the third term; the paper's and PML's default.
+      eps: is added to the variances, above 0; the paper's and PML's default.
+      regularizer: a penalty to add, or several (`dml_jax.regularizers`); None: none.
+
+    Raises:
+      UserError: a weight below 0; at the call, no second view of the same shape.
+
+    Example:
+      >>> x = jnp.asarray([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+      >>> round(float(vic_reg()(x, None, ref_embeddings=x[:, ::-1])), 3)
+      35.47
+    """
+    kernel = Bound(
+        _vic_reg,
+        invariance_lambda=invariance_lambda,
+        variance_mu=variance_mu,
+        covariance_v=covariance_v,
+        eps=eps,
+    )
+    regularizers = build_parts("vic_reg", regularizer=regularizer).regularizers
+    return ViewsLoss(name="vic_reg", relation=SAME_LABEL, kernel=kernel, regularizers=regularizers)
+
+
 def manifold_graph(
     sims: Float[Array, "m m"],
     labels: Int[Array, " b"],
     valid: Bool[Array, " b"],
     *,
-    K: int = 50,
-    lambdaC: float = 1.0,
-    alpha: float = 0.8,
-    margin: float = 5e-4,
+    K: int,
+    lambdaC: float,
+    alpha: float,
+    margin: float,
 ) -> Float[Array, ""]:
-    """Manifold similarity loss of a batch and K proxies (Aziere and Todorovic, CVPR 2019).
-
-    F = (1 - alpha) (I - alpha D^-1/2 S D^-1/2)^-1,    S = exp(2 [cos]+) off the diagonal, D its row sums
-
-    intrinsic: mean_i log(1 + sum_k e^{v_ik}) over the proxies k with v_ik = F_ik - F_iy + margin >= 0,
-    context: the same with cos(F_i, F_k) in place of F_ik;    L = intrinsic + lambdaC context
-
-    y is the proxy of the sample's meta-class, its label modulo K; lambdaC = inf is the context term alone.
-    The inverse is of the whole graph, O((B + K)^3) time and O((B + K)^2) memory, without a form by rows.
-    Differs from PML: meta-classes follow the labels (PML draws one for each sample unless given), the
-    inverse is not rounded to float32, lambdaC = inf is finite. PML's `l`, the dimension, is known from
-    `init`.
-    """
-    if lambdaC < 0:
-        raise ValueError(f"loss 'manifold' has lambdaC={lambdaC}; accepted: 0 or more")
+    """Returns the manifold similarity loss of a batch and K proxies; see `manifold`."""
     batch, nodes = labels.shape[0], sims.shape[0]
     unit = jnp.eye(nodes, dtype=bool)
     real = jnp.concatenate([valid, jnp.ones(nodes - batch, bool)])
@@ -223,7 +410,69 @@ def manifold_graph(
         rows = log_one_plus_sum_exp(gap, ~(gap < 0) & ~own)  # NaN stays in play
         return jnp.sum(jnp.where(valid, rows, 0)) / jnp.maximum(jnp.sum(valid), 1)
 
-    context = term(distances.cosine(flow[:batch], flow[batch:]))
+    context = term(distances.cosine_matrix(flow[:batch], flow[batch:]))
     if math.isinf(lambdaC):
         return context
     return term(flow[:batch, batch:]) + lambdaC * context
+
+
+@checked("loss")
+def manifold(
+    K: PositiveInt = 50,
+    lambdaC: NonNegativeFloat = 1.0,
+    alpha: Fraction = 0.8,
+    margin: float = 5e-4,
+    *,
+    distance: DistanceSpec = None,
+    regularizer: RegularizerSpec = None,
+    relation: RelationSpec = None,
+) -> Loss:
+    """Makes the manifold similarity loss of a batch and K proxies (Aziere and Todorovic, CVPR 2019).
+
+    F = (1 - alpha) (I - alpha D^-1/2 S D^-1/2)^-1,    S = exp(2 [cos]+) off the diagonal, D its row sums
+
+    intrinsic: mean_i log(1 + sum_k e^{v_ik}) over the proxies k with v_ik = F_ik - F_iy + margin >= 0,
+    context: the same with cos(F_i, F_k) in place of F_ik;    L = intrinsic + lambdaC context
+
+    y is the proxy of the sample's meta-class, its label modulo K; lambdaC = inf is the context term alone. Proxies are
+    `params["weights"]` `[K, dim]`, drawn from N(0, 1).
+    The inverse is of the whole graph, O((B + K)^3) time and O((B + K)^2) memory, without a form by rows.
+    Differs from PML: meta-classes follow the labels (PML draws one for each sample unless given), the
+    inverse is not rounded to float32, lambdaC = inf is finite. PML's `l`, the dimension, is known from
+    `init`.
+
+    Args:
+      K: the number of proxies; PML's default.
+      lambdaC: the weight of the context term, 0 or more, inf for that term alone; PML's default.
+      alpha: how far the walk goes, 0 to 1; PML's default.
+      margin: PML's default.
+      distance: "cosine" alone (`dml_jax.distances`).
+      regularizer: a penalty to add, or several (`dml_jax.regularizers`); None: none.
+      relation: gives the classes (`dml_jax.relations`); by default the labels are.
+
+    Raises:
+      UserError: a hyper-parameter out of range.
+
+    Example:
+      >>> x = jnp.asarray([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+      >>> mean, _ = manifold(K=2).apply({"params": {"weights": jnp.eye(2)}}, x, [0, 1, 0, 1])
+      >>> round(float(mean.compute()), 3)
+      0.733
+    """
+    parts = build_parts(
+        "manifold",
+        distance=distance,
+        regularizer=regularizer,
+        relation=relation,
+        only_distances=("cosine",),
+        with_classes=True,
+        centers=1,
+    )
+    return GraphLoss(
+        name="manifold",
+        relation=parts.relation,
+        kernel=Bound(manifold_graph, K=K, lambdaC=lambdaC, alpha=alpha, margin=margin),
+        num_proxies=K,
+        distance=parts.distance,
+        regularizers=parts.regularizers,
+    )

@@ -1,16 +1,62 @@
 """Losses on triplets, reduced to one value a row; never an `[a, n, n]` array."""
 
-import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dml_jax.losses.pair import Mask, Rows, Sims
-from dml_jax.selection import STREAM_LIMIT, Listed, Triplets, Within, pick, sum_over_positives
+from dml_jax.bound import Bound
+from dml_jax.distances import Distance
+from dml_jax.errors import UserError
+from dml_jax.losses.base import (
+    DistanceSpec,
+    Loss,
+    MinerSpec,
+    ReducerSpec,
+    RegularizerSpec,
+    RelationSpec,
+    build_parts,
+)
+from dml_jax.losses.forms import on_pairs, partner_sims
+from dml_jax.losses.kernels import Mask, Rows, Sims
+from dml_jax.pairwise import Block
+from dml_jax.parameters import PositiveInt, checked
+from dml_jax.selection import (
+    STREAM_LIMIT,
+    Listed,
+    Selection,
+    Triplets,
+    Within,
+    draw_triplets,
+    pick,
+    sum_over_positives,
+)
+
+# "all", or how many triplets to draw for each anchor.
+TripletsPerAnchor = Literal["all"] | PositiveInt
+
+
+def drawn(name: str, triplets_per_anchor: int | str) -> dict[str, Any]:
+    """Returns the fields of a loss on triplets that draws some of them where it has no miner.
+
+    Args:
+      name: of the loss.
+      triplets_per_anchor: "all", or how many to draw.
+    """
+    if triplets_per_anchor == "all":
+        return {}
+    return {"draw": Bound(_draw, name=name, count=triplets_per_anchor)}
+
+
+def _draw(block: Block, keys: Array | None, *, name: str, count: int) -> Selection:
+    if keys is None:
+        raise UserError(
+            f"loss {name!r} draws triplets_per_anchor={count} at random and needs a key"
+        )
+    return draw_triplets(block.related.pos, block.related.neg, keys, count)
 
 
 def triplet_margin_rows(
@@ -18,30 +64,22 @@ def triplet_margin_rows(
     pos: Mask,
     neg: Mask,
     *,
-    margin: float = 0.05,
-    swap: bool = False,
-    smooth_loss: bool = False,
-    similarity: bool = False,
+    margin: float,
+    swap: bool,
+    smooth_loss: bool,
+    similarity: bool,
     triplets: Triplets | None = None,
     partner: Callable[[Array, Array], Array] | None = None,
     vectors: tuple[Array, Array] | None = None,
-    low: float = 0.0,
-    high: float = math.inf,
+    low: float,
+    high: float,
 ) -> Rows:
-    """Triplet margin loss of each anchor: (mean over its triplets, how many were averaged).
+    """Returns (mean over its triplets, how many were averaged) of each anchor; see `triplet_margin`.
 
-    l_apn = [d_ap - d_an + margin]+      (`similarity=True`: [s_an - s_ap + margin]+)
-
-    averaged over the triplets with low < l_apn < high: by default those that violate the margin (Schroff
-    et al., CVPR 2015; PML's avg_non_zero); low = -inf averages over all. `triplets` narrows them
-    further (see `selection`). An anchor without a counted triplet is (0, 0). `smooth_loss` puts softplus in
-    the place of [.]+. `swap` puts min(d_an, d_pn) in the place of d_an (Balntas et al., BMVC 2016), d_pn
-    being `partner(one, vectors[1])`, the distances of the positive under `one` to all references.
-
-    Evaluated in closed form: one sort of the row's negatives, with prefix sums, gives the value and the
-    gradient in O(n log n); a row block whose anchors have few positives streams over these instead, and
-    so do `swap` and `smooth_loss`, which have no such form. Same values up to rounding. Differs from PML
-    in memory (PML lists all triplets), and in that `swap` takes references.
+    `triplets` narrows them (see `selection`); with `swap` d_pn is `partner(one, vectors[1])`, the distances of the
+    positive under `one` to all references. It is evaluated in closed form: one sort of the row's negatives, with prefix
+    sums, gives the value and the gradient in O(n log n); a row block whose anchors have few positives streams over
+    these instead, and so do `swap` and `smooth_loss`, which have no such form. Same values up to rounding.
     """
     sign = -1.0 if similarity else 1.0
     d = sign * sims
@@ -68,6 +106,98 @@ def triplet_margin_rows(
     return jnp.where(some, total / jnp.where(some, count, 1), 0), count
 
 
+def _triplet_margin(
+    block: Block,
+    *,
+    margin: float,
+    swap: bool,
+    smooth_loss: bool,
+    distance: Distance,
+    low: float,
+    high: float,
+) -> Rows:
+    chosen = block.selection
+    return triplet_margin_rows(
+        block.sims,
+        chosen.pos,
+        chosen.neg,
+        margin=margin,
+        swap=swap,
+        smooth_loss=smooth_loss,
+        similarity=distance.similarity,
+        triplets=chosen.triplets,
+        partner=Bound(partner_sims, distance=distance),
+        vectors=(block.anchors, block.refs),
+        low=low,
+        high=high,
+    )
+
+
+@checked("loss")
+def triplet_margin(
+    margin: float = 0.05,
+    swap: bool = False,
+    smooth_loss: bool = False,
+    triplets_per_anchor: TripletsPerAnchor = "all",
+    *,
+    miner: MinerSpec = None,
+    distance: DistanceSpec = None,
+    reducer: ReducerSpec = None,
+    regularizer: RegularizerSpec = None,
+    relation: RelationSpec = None,
+) -> Loss:
+    """Makes the triplet margin loss of each anchor.
+
+    l_apn = [d_ap - d_an + margin]+      (similarities: [s_an - s_ap + margin]+)
+
+    averaged over the triplets whose loss is within the bounds of the reducer: by default those that violate the margin
+    (Schroff et al., CVPR 2015; PML's avg_non_zero). An anchor without a counted triplet has no part. Evaluated in
+    closed form, without a list of triplets: O(n log n) a row. Differs from PML in memory (PML lists all triplets), and
+    in that `swap` takes references.
+
+    Args:
+      margin: what a negative is to be farther than a positive; PML's default.
+      swap: True puts min(d_an, d_pn) in the place of d_an (Balntas et al., BMVC 2016); PML's default.
+      smooth_loss: True puts softplus in the place of [.]+; PML's default.
+      triplets_per_anchor: "all", PML's default, or how many to draw for each anchor (by `apply`'s key and the anchor's
+        position in the batch) where there is no miner.
+      miner: narrows the triplets (`dml_jax.miners`): a name, a dict with a name, or the object; None: all triplets.
+      distance: by default "lp", Euclidean between normalised vectors, as in PML (`dml_jax.distances`).
+      reducer: makes one number of the values (`dml_jax.reducers`); by default "avg_non_zero", as in PML.
+      regularizer: a penalty to add, or several (`dml_jax.regularizers`); None: none.
+      relation: what makes two samples positives (`dml_jax.relations`); by default equal labels.
+
+    Raises:
+      UserError: a hyper-parameter of another type.
+
+    Example:
+      >>> x = jnp.asarray([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
+      >>> round(float(triplet_margin(margin=0.2)(x, [0, 1, 0, 1])), 3)
+      0.894
+    """
+    parts = build_parts(
+        "triplet_margin",
+        miner=miner,
+        distance=distance,
+        reducer=reducer,
+        regularizer=regularizer,
+        relation=relation,
+        default_distance="lp",
+        default_reducer="avg_non_zero",
+    )
+    # Several terms would have reducers of their own; this loss has one.
+    kernel = Bound(
+        _triplet_margin,
+        margin=margin,
+        swap=swap,
+        smooth_loss=smooth_loss,
+        distance=parts.distance,
+        low=parts.reducer.low,
+        high=parts.reducer.high,
+    )
+    return on_pairs("triplet_margin", parts, kernel, **drawn("triplet_margin", triplets_per_anchor))
+
+
 def over_triplets(
     term: Callable[[Array, Array, Array, Any], tuple[Array, Array]],
     near: Sims,
@@ -80,7 +210,7 @@ def over_triplets(
     closer: Callable[[Array, Any], Array] | None = None,
     refs: Any = None,
 ) -> tuple[Array, Array]:
-    """The sums of `term(near_ap, far_an, weights, rest) -> (value, count)` over the triplets of each row.
+    """Returns the sums of `term(near_ap, far_an, weights, rest) -> (value, count)` over the triplets of each row.
 
     One positive of every row at a time, O(a n) each: never an `[a, n, n]` array. `term` sums over the last
     axis of what it gets, `[a, m]` (near_ap may be `[a, 1]`), and holds no arrays of its own (they would have
@@ -118,7 +248,7 @@ def over_triplets(
 
 
 def within(values: Array, weights: Array, low: float, high: float) -> Rows:
-    """(sum, count) by row of the values with low < value < high; NaN is counted, so that it shows."""
+    """Returns (sum, count) by row of the values with low < value < high; NaN is counted, so that it shows."""
     weights = jnp.where((values <= low) | (values >= high), 0, weights)
     return jnp.sum(jnp.where(weights > 0, values, 0) * weights, -1), jnp.sum(weights, -1)
 
@@ -126,7 +256,7 @@ def within(values: Array, weights: Array, low: float, high: float) -> Rows:
 def sum_triplets(
     value: Callable[[Array, Array], Array], *triplets: Any, low: float, high: float, **reach: Any
 ) -> Rows:
-    """(sum, count) of value(near_ap, far_an) over the triplets of each row with low < value < high.
+    """Returns (sum, count) of value(near_ap, far_an) over the triplets of each row with low < value < high.
 
     `value` is elementwise; the rest as `over_triplets`.
     """
@@ -147,7 +277,7 @@ def _sorted(
     low: float,
     high: float,
 ) -> Rows:
-    """(sum, count) of the hinges in (low, high), from the row's sorted negatives.
+    """Returns (sum, count) of the hinges in (low, high), from the row's sorted negatives.
 
     The negatives that form a counted triplet with a positive are an interval of the sorted row:
     l > low and l < high bound d_an by d_ap + margin - low from above and d_ap + margin - high from

@@ -8,10 +8,7 @@ import numpy as np
 from dml_jax import data, losses, miners, models, names, samplers
 from dml_jax.config import DATA_FIELDS, plain
 from dml_jax.errors import UserError
-from dml_jax.losses import Loss
-from dml_jax.losses.base import ClassLoss
-from dml_jax.losses.own import ViewsLoss
-from dml_jax.losses.wrappers import CrossBatchMemory, Multiple, SelfSupervised
+from dml_jax.losses import CrossBatchMemory, Loss, Multiple, SelfSupervised, ViewsLoss
 from dml_jax.relations import Relation
 
 
@@ -176,14 +173,8 @@ def check_pairs(loss: Loss, labels: np.ndarray, views: int = 1) -> None:
     Raises:
       UserError: it cannot, so that a training would go on at loss 0.
     """
-    if isinstance(loss, Multiple):
-        for _, part in loss.losses:
-            check_pairs(part, labels, views)
-        return
-    # Proxies stand for classes; with a memory an image meets itself in later epochs; views are each other's positives;
-    # and for "instance" every image is a class.
-    alone = isinstance(loss, ClassLoss | CrossBatchMemory | SelfSupervised)
-    if not loss.pairwise or alone or loss.name == "instance":
+    # With a memory an image meets itself in later epochs.
+    if not loss.needs_positives or isinstance(loss, CrossBatchMemory):
         return
     _, counts = np.unique(labels.reshape(len(labels), -1)[:, 0], return_counts=True)
     if views * counts.max(initial=0) < 2:

@@ -7,9 +7,7 @@ import re
 import jax
 import pytest
 
-from dml_jax import losses
-from dml_jax.losses import registry
-from dml_jax.losses.own import ViewsLoss
+from dml_jax import distances, losses, reducers
 
 PATH = pathlib.Path(__file__).parents[2] / "docs" / "losses.md"
 COLUMNS = ("loss", "formula", "paper", "defaults", "distance", "reducer", "cost", "needs")
@@ -19,8 +17,12 @@ GIVEN = {
     "cross_batch_memory": dict(loss="contrastive"),
     "multiple": dict(losses=["contrastive"]),
     "self_supervised": dict(loss="contrastive"),
-    "generic_pair": dict(rows=losses.contrastive_rows),
+    "generic_pair": dict(
+        rows=losses.contrastive_rows, pos_margin=0.0, neg_margin=1.0, similarity=False
+    ),
 }
+WRAPPERS = ("cross_batch_memory", "multiple", "self_supervised")
+PARTS = ("miner", "distance", "reducer", "regularizer", "relation")
 
 
 def read(text):
@@ -49,25 +51,37 @@ def listed(hyper):
     return ", ".join(f"`{name}={show(value)}`" for name, value in hyper.items())
 
 
-def chosen(entry, part):
-    """How the table writes the default distance or reducer of an entry: a dash where the loss takes none."""
-    if part in entry.without:
-        return "-"
-    default = getattr(entry, part)
-    spec = {"name": default} if isinstance(default, str) else dict(default)
-    return ", ".join(filter(None, [f"`{spec.pop('name')}`", listed(spec)]))
+def signature(name):
+    """What the factory takes beside the parts of every loss, with the defaults."""
+    found = inspect.signature(losses.LOSSES[name]).parameters.values()
+    return {p.name: p.default for p in found if p.name not in PARTS and p.kind is not p.VAR_KEYWORD}
+
+
+def part_of(kind, made):
+    """How the table writes a distance or a reducer: its name, and what differs from that name's defaults."""
+    if made.name == "multiple":
+        inner = next(n for n in ("mean", "sum", "avg_non_zero") if reducers.get(n).low == made.low)
+        terms = {term: reducer.name for term, reducer in made.terms}
+        return ", ".join([f"`{made.name}`", listed({"default": inner} | terms)])
+    spec = {}
+    if kind == "distance":
+        usual = distances.get(made.name).matrix.keywords
+        spec = {k: v for k, v in made.matrix.keywords.items() if v != usual[k]}
+    return ", ".join(filter(None, [f"`{made.name}`", listed(spec)]))
 
 
 def facts(name):
     """The cells that the code decides."""
-    if name in registry.WRAPPERS:
-        built = {"distance": "-", "reducer": "-"}
-    elif name == registry.GENERIC:
-        built = {"distance": "`lp`", "reducer": "`mean`"}
-    else:
-        entry = losses.LOSSES[name]
-        built = {part: chosen(entry, part) for part in ("distance", "reducer")}
-    return {"defaults": split(listed(losses.hyper_parameters(name)))} | built
+    loss, accepted = make(name), inspect.signature(losses.LOSSES[name]).parameters
+    built = {
+        part: part_of(part, getattr(loss, part)) if part in accepted else "-"
+        for part in ("distance", "reducer")
+    }
+    return {"defaults": split(listed(signature(name)))} | built
+
+
+def make(name):
+    return losses.get(name, **GIVEN.get(name, {}))
 
 
 def split(cell):
@@ -90,25 +104,27 @@ def test_the_code_agrees(name):
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_the_needs_are_the_code_s(name):
     """Class weights, a state, learned scalars, references and miners: said if and only if they are so."""
-    needs, loss = ROWS[name]["needs"], losses.get(name, **GIVEN.get(name, {}))
+    needs, loss = ROWS[name]["needs"], make(name)
     made = loss.init(jax.random.key(0), 3, 4)
-    entry = losses.LOSSES.get(name)
-    own = entry is not None and issubclass(entry.cls, losses.ClassLoss)
-    assert ("Class weights" in needs) == own == ("weights" in made.get("params", {}))
+    own = losses.has_class_weights(loss)
+    assert ("Class weights" in needs) == own
+    assert not own or "weights" in made["params"]
     assert ("keeps a state" in needs) == ("state" in made)
     assert ("learns" in needs) == (bool(made.get("params")) and not own)
-    if entry is not None:
-        assert ("No miner" in needs) == ("miner" in entry.without)
-        assert ("No labels" in needs or "no labels" in needs) == (not loss.reads_labels)
-        refused = not loss.takes_references and not issubclass(entry.cls, losses.ClassLoss)
-        assert ("References: none" in needs) == (refused or name == "manifold")
-        assert ("the second view" in needs) == issubclass(entry.cls, ViewsLoss)
-        penalties = [f"Regularizer `{r.name}`, weight {r.weight:g}" for r in loss.regularizers]
-        assert all(penalty in needs for penalty in penalties)
-        assert ("Regularizer" in needs) == bool(penalties)
-        weighs = getattr(loss, "weighs_samples", False)
-        assert ("weighs the anchors" in needs) == weighs
-        assert ("weighs the samples" in needs) == (own and "miner" not in entry.without)
+    if name in (*WRAPPERS, "generic_pair"):
+        return
+    takes_miner = "miner" in inspect.signature(losses.LOSSES[name]).parameters
+    assert ("No miner" in needs) != takes_miner
+    assert ("No labels" in needs or "no labels" in needs) == (not loss.reads_labels)
+    refused = not loss.takes_references and not own
+    assert ("References: none" in needs) == (refused or name == "manifold")
+    assert ("the second view" in needs) == isinstance(loss, losses.ViewsLoss)
+    penalties = [f"Regularizer `{r.name}`, weight {r.weight:g}" for r in loss.regularizers]
+    assert all(penalty in needs for penalty in penalties)
+    assert ("Regularizer" in needs) == bool(penalties)
+    weighs = getattr(loss, "weighs_samples", False)
+    assert ("weighs the anchors" in needs) == weighs
+    assert ("weighs the samples" in needs) == (own and takes_miner)
 
 
 def test_a_wrong_table_fails():

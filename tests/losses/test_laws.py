@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dml_jax import losses
-from dml_jax.losses import base
+from dml_jax.pairwise import Samples
 from tests.losses import table
 from tests.losses.loops import common, ranking
 
@@ -106,6 +106,13 @@ def evaluate(name, embeddings, labels=LABELS, miner=None, block=None, valid=None
     made = variables(loss)
     params, state = made.get("params", {}), made.get("state", {})
     return graded(name, miner, block)(embeddings, params, state, labels, valid)
+
+
+def evaluate_with(name, embeddings, labels, valid):
+    """As `evaluate`, of labels as the row takes them."""
+    made = variables(make(name))
+    params, state = made.get("params", {}), made.get("state", {})
+    return graded(name)(embeddings, params, state, jnp.asarray(labels), jnp.asarray(valid))
 
 
 def assert_same(got, want, rtol=1e-5):
@@ -248,7 +255,9 @@ def test_a_nan_passes_bounds(name):
     """Without the check of `apply`: the kernels themselves let NaN through."""
     loss, x = make(name), batch()
     x[3, 2] = np.nan
-    step = lambda x: loss.step(variables(loss), (x, LABELS, jnp.ones(22, bool)), None, None, None)
+    step = lambda x: loss.step(
+        variables(loss), Samples(x, LABELS, jnp.ones(22, bool)), None, None, None
+    )
     assert np.isnan(jax.jit(step)(x)[0].compute())
 
 
@@ -262,12 +271,12 @@ def test_perfect_alignment_is_finite(name):
     assert_finite(evaluate(name, weights[table.LABELS]))
 
 
-PAIR = [n for n in ALL if not isinstance(make(n), losses.ClassLoss) and n not in table.VIEWS]
+PAIR = [n for n in ALL if not losses.has_class_weights(make(n)) and n not in table.VIEWS]
 RELATED = [
     n
     for n in PAIR
-    if isinstance(make(n), base.KernelLoss)
-    and not make(n).needs_labels
+    if isinstance(make(n), losses.PairLoss | losses.SumsLoss)
+    and not make(n).reads_classes
     and n.partition("/")[0] != "happier"  # reads classes, too
     and n not in table.LABELLED
 ]

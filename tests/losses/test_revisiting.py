@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dml_jax import losses, miners, selection
-from dml_jax.losses import revisiting, revisiting_own
+from dml_jax.revisiting import losses as revisiting
 from tests.losses import table
 from tests.losses.loops import common
 
@@ -55,7 +55,7 @@ def parameters(name):
 
 def give(monkeypatch, drawn):
     """Makes every anchor draw what was recorded."""
-    for module in (selection, revisiting, revisiting_own):
+    for module in (selection, revisiting):
         monkeypatch.setattr(module, "draw", lambda keys, mask: jnp.asarray(drawn)[:, None])
     jax.clear_caches()
 

@@ -107,7 +107,8 @@ def nearest_positive(sims, pos, neg):
 
 def test_easy_positives_are_others_not_the_own_copy():
     """With PML the nearest positive in the queue is the own copy, and is then taken out: no loss is left."""
-    miner = miners.Miner("nearest", nearest_positive, (), distances.get("lp"), False)
+    nearest = miners.from_rows(nearest_positive)
+    miner = miners.Miner("nearest", nearest, distances.get("lp"), triplets=False)
     loss = losses.get("cross_batch_memory", loss="contrastive", miner=miner, memory_size=40)
     plain = losses.get("contrastive", miner=miner)
     x = X.astype(np.float32)
