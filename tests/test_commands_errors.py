@@ -30,7 +30,27 @@ COMMANDS = {
     "good run": train(workdir="run"),
     "same again": train(workdir="run"),
     "longer": train("--config.train.epochs=2", workdir="run"),
+    "parts of one's own": [TRAIN, "--config=my_config.py", "--workdir=own"],
+    "a part that the module lacks": [
+        TRAIN,
+        "--config=my_config.py",
+        "--workdir=new",
+        "--config.loss.name=my_parts:gab",
+    ],
+    "a module that is not there": [
+        TRAIN,
+        "--config=my_config.py",
+        "--workdir=new",
+        "--config.sampler.name=my_part:in_turn",
+    ],
+    "a hyper-parameter of one's own": [
+        TRAIN,
+        "--config=my_config.py",
+        "--workdir=new",
+        "--config.miner.radius=-1.0",
+    ],
     "good evaluation": [EVALUATE, "--workdir=run"],
+    "evaluation of one's own": [EVALUATE, "--workdir=own"],
     "evaluation of other data": [
         EVALUATE,
         "--workdir=run",
@@ -188,6 +208,9 @@ ERRORS = {
     "unknown argument": ["'stepz'", "'steps'"],
     "empty argument": ["steps=''", "type int"],
     "out of range": ["train.log_steps is 0", "at least 1"],
+    "a part that the module lacks": ["unknown loss of module my_parts: 'gab'", "'gap'"],
+    "a module that is not there": ["sampler 'my_part:in_turn'", "no module 'my_part'"],
+    "a hyper-parameter of one's own": ["radius of miner 'nearer_than' is -1.0", "above 0"],
     "no folder": ["--workdir=good/class01/0.png/run cannot be made", "Not a directory"],
     "no such config": ["tiny_confg.py", "tiny_config.py"],
     "no config": ["--config is missing"],
@@ -285,6 +308,8 @@ def outcomes(tmp_path_factory, server):
         noise.save(folder / "large" / f"{name}.png")
     (folder / "tests" / "training").mkdir(parents=True)
     shutil.copy(CONFIG, folder / "tests" / "training")
+    for name in ("my_parts.py", "my_config.py"):
+        shutil.copy(CONFIG.with_name(name), folder)
     (folder / "configs").mkdir()
     shutil.copy(ROOT / "configs" / "run.py", folder / "configs")
     first = {k: v for k, v in COMMANDS.items() if v[0] == TRAIN}

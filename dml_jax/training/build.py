@@ -94,11 +94,6 @@ def transform(steps: Sequence[Any]) -> Any:
     return data.augment.build(steps) if len(steps) else None
 
 
-def pipeline(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of the data section that batches of training and evaluation share."""
-    return {k: section[k] for k in ("threads", "workers", "prefetch", "on_error")}
-
-
 def labels(relation: Relation, source: data.Source, field: str = "loss.relation") -> np.ndarray:
     """Returns the labels of all images as a relation takes them, `[N]`, `[N, levels]` or `[N, labels]`.
 

@@ -10,7 +10,7 @@ import numpy as np
 from dml_jax import data, evaluation
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.evaluate import parts
-from dml_jax.training import build
+from dml_jax.training.loading import Loader
 from dml_jax.training.tasks import Task, reported_as
 
 Batches = Iterable[dict[str, Any]]
@@ -18,19 +18,14 @@ Rows = dict[str, dict[str, Any]]
 
 
 def batches(config: Any, source: data.Source, skipped: Counter[str] | None = None) -> Batches:
-    """A split in the batches of the section `evaluation`, this process's part of them.
+    """Returns a split in the batches of the section `evaluation`, this process's part of them.
 
-    `skipped` counts the images that cannot be decoded, where `data.on_error` is "skip".
+    Args:
+      config: a configuration, of which `data` and `evaluation` are used.
+      source: the split.
+      skipped: counts the images that cannot be decoded, where `data.on_error` is "skip".
     """
-    return data.eval_batches(
-        source,
-        config.evaluation.batch_size,
-        transform=build.transform(config.data.prepare),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        skipped=skipped,
-        **build.pipeline(config.data),
-    )
+    return Loader.from_config(config).eval_batches(source, skipped)
 
 
 def embedder(model: Any) -> Callable[[Any, jax.Array], jax.Array]:

@@ -46,7 +46,7 @@ class Task:
         options, found = self.options, []
         relation = options["relation"]
         if relation != relations.SAME_LABEL:
-            hyper = "".join(f", {name} {value}" for name, value in relation.hyper)
+            hyper = "".join(f", {name} {value}" for name, value in relation.hyper.items())
             found.append(f"relevant by relation {relation.name}{hyper}")
         for part, how in (("gallery", "searched in"), ("distractors", "with distractors:")):
             if part in self.sources:

@@ -13,6 +13,7 @@ from tests.training.commands import CONFIG, ROOT, logged, losses, pictures, rows
 
 LOSSES = ("multi_similarity", "cos_face")
 ARGUMENTS = "loss={},steps=6,epochs=2"
+STORAGE = f"{ARGUMENTS.format('multi_similarity')},sampler=greedy_coreset"
 LAUNCH = (sys.executable, str(ROOT / "launch" / "local.py"), "--processes=2", "--cpu_devices=2")
 
 
@@ -62,42 +63,91 @@ def test_a_run_moves_to_other_devices(data, one, tmp_path):
     same_curve(tmp_path, one[loss])
 
 
-def test_two_processes(data, one, tmp_path):
-    loss = "multi_similarity"
-    command = train_command(data, tmp_path, arguments=ARGUMENTS.format(loss))
-    status, out, err = run([*LAUNCH, "--", sys.executable, "-m", *command])
-    assert status == 0, err
-    assert out.count("4 devices") == 1, "process 1 is to keep quiet"
-    same_curve(tmp_path, one[loss])
+# The commands, one after the other, in each of two processes that find each other once: training, training with a
+# sampler that plans from embeddings, evaluation, embedding, and an evaluation that fails in the second process.
+PROGRAM = """
+import json, os, sys
+from dml_jax import command_line, config, embed, evaluate, processes, run_folder, train
+given, process = json.loads(sys.argv.pop()), os.environ["JAX_PROCESS_ID"]
 
-
-# Evaluates and embeds in one process of two; writing anything below the run's folder is an error in the second one.
-COMMANDS = """
-import os, sys
-workdir, options = sys.argv[1], sys.argv[2:]
-def refuse(event, arguments):
-    if event == "open" and str(arguments[0]).startswith(workdir):
+def refuse_to_write(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(given["one"]):
         assert not set(arguments[1] or "") & set("wax+"), arguments
-if os.environ["JAX_PROCESS_ID"] == "1":
-    sys.addaudithook(refuse)
-from dml_jax import command_line, embed, evaluate, processes
+
+def step(name, main, workdir, config):
+    if process == "0":
+        print(f"== {name}", flush=True)
+    options = train.flags.FLAGS
+    options.workdir, options.config = workdir, config
+    main()
+
+def everything():
+    step("train", train.main, given["train"], train.flags.FLAGS.config)
+    processes.connect = lambda: None  # once is enough
+    storage = config.load(given["storage_config"])
+    storage.data.path = given["data"]
+    step("storage", train.main, given["storage"], storage)
+    if process == "1":
+        sys.addaudithook(refuse_to_write)
+    run = run_folder.read_config(given["one"])
+    run.evaluation.update(
+        after=("int8",), average="each_class", embeddings=("embedding", "features")
+    )
+    train.flags.FLAGS.step = "last"
+    step("evaluate", evaluate.main, given["one"], run)
+    step("embed", embed.main, given["one"], run)
+    broken = config.load(given["config"])
+    broken.data.path = given["broken"]
+    train.flags.FLAGS.split = "all"
+    step("broken", evaluate.main, given["one"], broken)
+
 embed.define_flags()
-sys.argv = ["evaluate", f"--workdir={workdir}", "--step=last", *options]
-def both():
-    evaluate.main()
-    processes.connect = lambda: None
-    embed.main()
-    print("ended", os.environ["JAX_PROCESS_ID"])
-command_line.run(both)
+command_line.run(everything)
 """
 
 
-def test_two_processes_evaluate(one, tmp_path):
-    """The values of one process, written and said once."""
+@pytest.fixture(scope="module")
+def two(data, one, tmp_path_factory):
+    """(folder, exit status, what each step printed, what was printed as errors) of the commands in two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    broken = pictures(folder / "broken", classes=3)
+    (broken / "class02" / "0.png").write_bytes(b"no image")
+    given = {
+        "one": str(one["cos_face"]),
+        "train": str(folder / "train"),
+        "storage": str(folder / "storage"),
+        "storage_config": f"{CONFIG}:{STORAGE}",
+        "data": str(data),
+        "config": str(CONFIG),
+        "broken": str(broken),
+    }
+    _, *options = train_command(data, folder, arguments=ARGUMENTS.format("multi_similarity"))
+    program = [sys.executable, "-c", PROGRAM, *options, json.dumps(given)]
+    status, out, err = run([*LAUNCH, "--", *program])
+    printed = dict(part.split("\n", 1) for part in out.split("== ")[1:])
+    assert list(printed) == ["train", "storage", "evaluate", "embed", "broken"], out + err
+    return folder, status, printed, err
+
+
+def test_two_processes_train(one, two):
+    folder, _, printed, _ = two
+    assert printed["train"].count("4 devices") == 1, "process 1 is to keep quiet"
+    assert printed["train"].count("done. In") == 1
+    same_curve(folder / "train", one["multi_similarity"])
+
+
+def test_a_storage_in_two_processes(data, two, tmp_path):
+    config = configs.load(f"{CONFIG}:{STORAGE}")
+    config.data.path = str(data)
+    config.train.devices = 1
+    loop.train(config, str(tmp_path))
+    same_curve(tmp_path, two[0] / "storage")
+
+
+def test_two_processes_evaluate(one, two):
+    """The values of one process, written and printed once; writing is an error in the second process."""
+    _, _, printed, _ = two
     workdir = one["cos_face"]
-    options = [f"--config={ROOT / 'configs' / 'run.py'}:{workdir}"]
-    options += ["--config.evaluation.after=('int8',)", "--config.evaluation.average=each_class"]
-    options += ["--config.evaluation.embeddings=('embedding','features')"]
     config = run_folder.read_config(str(workdir))
     config.evaluation.update(
         after=("int8",), average="each_class", embeddings=("embedding", "features")
@@ -105,11 +155,10 @@ def test_two_processes_evaluate(one, tmp_path):
     model = build.model(config.model)
     expected = evaluate.evaluate(config, model, str(workdir), "last", "test", "alone")
     there = workdir / "evaluation" / "folder_test_last"
-    program = [sys.executable, "-c", COMMANDS, str(workdir), *options]
-    status, out, err = run([*LAUNCH, "--", *program])
-    assert status == 0, err
-    assert out.count("ended") == 2 and out.count("after training") == 1
-    assert out.count("written: ") == 2 and out.count("each class:") == 1, out
+    text = printed["evaluate"]
+    for words in ("after training", "written: ", "each class:"):
+        assert text.count(words) == 1, text
+    assert printed["embed"].count("written: ") == 1
     for name, table in zip(("metrics", "each_class", "after_training"), expected, strict=False):
         found = json.loads((there / f"{name}.json").read_text())
         assert found.keys() == table.keys()
@@ -121,34 +170,12 @@ def test_two_processes_evaluate(one, tmp_path):
     assert len(embeddings) == len(build.source(config, "test"))
 
 
-def test_an_error_of_one_process_ends_both(one, tmp_path):
+def test_an_error_of_one_process_ends_both(two):
     """An image that only the second process reads cannot be decoded: one line, and no process waits for the other."""
-    folder = pictures(tmp_path / "broken", classes=3)
-    (folder / "class02" / "0.png").write_bytes(b"no image")
-    program = [
-        sys.executable,
-        "-m",
-        "dml_jax.evaluate",
-        f"--workdir={one['cos_face']}",
-        "--split=all",
-    ]
-    program += [f"--config={CONFIG}", f"--config.data.path={folder}", "--step=last"]
-    status, out, err = run([*LAUNCH, "--", *program])
-    assert status == 1 and "written" not in out
+    _, status, printed, err = two
+    assert status == 1 and "written" not in printed["broken"]
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "cannot decode" in lines[0] and "class02/0.png" in lines[0]
-
-
-def test_a_storage_in_two_processes(data, tmp_path):
-    arguments = f"{ARGUMENTS.format('multi_similarity')},sampler=greedy_coreset"
-    config = configs.load(f"{CONFIG}:{arguments}")
-    config.data.path = str(data)
-    config.train.devices = 1
-    loop.train(config, str(tmp_path / "one"))
-    command = train_command(data, tmp_path / "two", arguments=arguments)
-    status, _, err = run([*LAUNCH, "--", sys.executable, "-m", *command])
-    assert status == 0, err
-    same_curve(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_process_that_fails_stops_the_others():

@@ -1,0 +1,114 @@
+"""What a run works with between its start and its end."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+from jax.sharding import Mesh
+
+from dml_jax import run_folder
+from dml_jax.processes import is_primary
+from dml_jax.training import optim
+from dml_jax.training import state as states
+from dml_jax.training.experiment import Experiment
+from dml_jax.training.planning import Plans
+from dml_jax.training.position import Position
+from dml_jax.training.preemption import Preemption
+from dml_jax.training.reporting import Reporter, log
+from dml_jax.training.saving import Saver
+from dml_jax.training.state import State
+from dml_jax.training.step import Step, make_train_step
+from dml_jax.training.validation import Validator
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a run works with, made by `open_session`.
+
+    Attributes:
+      experiment: what is trained.
+      mesh: the devices that it is trained on.
+      step: the compiled step.
+      plans: plans its epochs.
+      validator: evaluates it.
+      saver: saves it.
+      reporter: reports it.
+      preemption: ends it where SIGTERM arrives.
+      skipped: the images that could not be decoded, by name.
+    """
+
+    experiment: Experiment
+    mesh: Mesh
+    step: Step
+    plans: Plans
+    validator: Validator
+    saver: Saver
+    reporter: Reporter
+    preemption: Preemption
+    skipped: Counter[str]
+
+
+@contextlib.contextmanager
+def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session, State, Position]]:
+    """Opens the folder of a run, and yields (session, state, position): a new run, or one that goes on.
+
+    The devices of the session are in context (`jax.set_mesh`). Files and threads are closed at the end, whatever it is.
+
+    Args:
+      experiment: what is trained.
+      workdir: the folder of the run.
+
+    Raises:
+      UserError: too few devices, a sampler that cannot make batches of the data, a folder that holds another run.
+    """
+    mesh = states.make_mesh(experiment.options.devices)
+    with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+        plans = stack.enter_context(contextlib.closing(Plans.of(experiment)))
+        log(_summary(experiment, plans, mesh))
+        for note in plans.notes():
+            log(f"note: {note}")
+
+        options, length = experiment.options, plans.length(experiment.options.epochs)
+        tx = optim.partition(experiment.groups, length)
+        folder = run_folder.create(workdir)
+        saver = stack.enter_context(contextlib.closing(Saver(experiment, folder, plans)))
+        state, position = saver.begin(tx)
+        if saver.latest() is not None:
+            log(f"going on from {saver.latest()}")
+        if is_primary():
+            run_folder.write_config(folder, experiment.config)
+
+        skipped = Counter[str]()
+        reporter = Reporter(experiment, folder, position, length.total_steps, skipped, saver.latest)
+        stack.enter_context(contextlib.closing(reporter))
+        preemption = stack.enter_context(Preemption())
+        step = make_train_step(
+            experiment.model,
+            experiment.loss,
+            tx,
+            micro_batch=options.micro_batch,
+            block=options.block,
+        )
+        session = Session(
+            experiment=experiment,
+            mesh=mesh,
+            step=step,
+            plans=plans,
+            validator=Validator(experiment, preemption, skipped),
+            saver=saver,
+            reporter=reporter,
+            preemption=preemption,
+            skipped=skipped,
+        )
+        yield session, states.replicate(state, mesh), position
+
+
+def _summary(experiment: Experiment, plans: Plans, mesh: Mesh) -> str:
+    options, source = experiment.options, experiment.source
+    devices = f"{mesh.size} device{'s' * (mesh.size > 1)} ({mesh.devices.flat[0].device_kind})"
+    return (
+        f"{experiment.data_name}: {len(source)} images of {len(source.class_names)} classes; {options.epochs} epochs "
+        f"of {plans.steps} steps of {options.batch_size} on {devices}"
+    )
