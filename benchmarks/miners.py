@@ -59,11 +59,10 @@ def ours(name: str, batch: int) -> Callable[[], float]:
     import jax.numpy as jnp
 
     from dml_jax import miners
-    from dml_jax.relations import SAME_LABEL
 
     miner, key = miners.get(name), jax.random.key(0)
     x, labels = (jnp.asarray(a) for a in batch_of(name, batch))
-    mine = jax.jit(lambda x: miner._whole(SAME_LABEL, x, labels, None, None, key, None).pairs())
+    mine = jax.jit(lambda x: miner(x, labels, key=key).selection.pairs())
     compiled = mine.lower(x).compile()
     return lambda: float(jax.block_until_ready(compiled(x))[1][0, 0])
 

@@ -39,7 +39,7 @@ class Within:
     own_order: bool = False
 
     def negatives(self, one: Bool[Array, "a n"], neg: Array) -> Array:
-        """The weights of the negatives that form a triplet with the marked positive of each row."""
+        """Returns the weights of the negatives that form a triplet with the marked positive of each row."""
         gap = self.order - pick(one, self.order)[:, None]
         return jnp.where((gap > self.low) & (gap <= self.high), neg, jnp.zeros_like(neg))
 
@@ -66,7 +66,7 @@ class Streamed:
     bound: float
 
     def negatives(self, one: Bool[Array, "a n"], neg: Array) -> Array:
-        """The weights of the negatives that form a triplet with the marked positive of each row."""
+        """Returns the weights of the negatives that form a triplet with the marked positive of each row."""
         chosen = self.test(one, self.order, self.refs, self.bound)
         return jnp.where(chosen, neg, jnp.zeros_like(neg))
 
@@ -81,8 +81,8 @@ class Listed:
     """Up to k triplets of each anchor, by index; weight 0 marks an empty slot.
 
     Attributes:
-      intra_class_negatives: whether a triplet may name what the relation does not allow: the anchor itself as a positive,
-        a sample of the anchor's class as a negative. How many do is reported then (`pairwise.in_play`).
+      intra_class_negatives: True where a triplet may name what the relation does not allow: the anchor itself as a
+        positive, a sample of the anchor's class as a negative. How many do is reported then (`pairwise.in_play`).
     """
 
     positive: Int[Array, "a k"]
@@ -112,7 +112,7 @@ class Selection:
     triplets: Triplets | None = None
 
     def pairs(self) -> tuple[Array, Array]:
-        """(pos, neg) weights of pairs; what a pair weighs is how many triplets hold it."""
+        """Returns the (pos, neg) weights of pairs; what a pair weighs is how many triplets hold it."""
         if self.triplets is None:
             return self.pos, self.neg
         if isinstance(self.triplets, Listed):
@@ -132,7 +132,7 @@ class Selection:
 
 
 def _streamed_pairs(pos: Array, neg: Array, triplets: Within | Streamed) -> tuple[Array, Array]:
-    """How many triplets hold each pair, one positive of every row at a time."""
+    """Counts how many triplets hold each pair, one positive of every row at a time."""
     neg = neg.astype(jnp.float32)
 
     def count(one: Array, weight: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -143,7 +143,7 @@ def _streamed_pairs(pos: Array, neg: Array, triplets: Within | Streamed) -> tupl
 
 
 def _sorted_pairs(pos: Array, neg: Array, within: Within) -> tuple[Array, Array]:
-    """How many triplets hold each pair, by the sorted row: O(n log n) for any number of positives.
+    """Counts how many triplets hold each pair, by the sorted row: O(n log n) for any number of positives.
 
     The partners of a pair are an interval of the sorted pairs of the other kind; their number is a
     difference of prefix sums.
@@ -151,7 +151,7 @@ def _sorted_pairs(pos: Array, neg: Array, within: Within) -> tuple[Array, Array]
     order = within.order
 
     def between(weight: Array, side: str, first: Array, last: Array) -> Array:
-        """The weight of the pairs in [first, last), or (first, last] where side is "right"."""
+        """Returns the weight of the pairs in [first, last), or (first, last] where side is "right"."""
         weight = weight.astype(jnp.float32)
         ranked, weight = jax.lax.sort((jnp.where(weight > 0, order, jnp.inf), weight), num_keys=1)
         counts = jnp.pad(jnp.cumsum(weight, -1), [(0, 0), (1, 0)])
@@ -166,7 +166,7 @@ def _sorted_pairs(pos: Array, neg: Array, within: Within) -> tuple[Array, Array]
 
 
 def draw(keys: Array, mask: Array, count: int = 1) -> Int[Array, "a k"]:
-    """`count` columns of each row's mask, uniformly and with replacement, by the rows' own keys.
+    """Draws `count` columns of each row's mask, uniformly and with replacement, by the rows' own keys.
 
     Which rank among the marked is drawn depends on the key and on how many there are, nothing else. A row
     without any has an arbitrary column.
@@ -182,13 +182,13 @@ def draw(keys: Array, mask: Array, count: int = 1) -> Int[Array, "a k"]:
 
 
 def draw_positive(pos: Array, neg: Array, keys: Array) -> Selection:
-    """One positive of each anchor that has any, drawn uniformly by the anchors' own keys, and all negatives."""
+    """Draws one positive of each anchor that has any, uniformly by the anchors' own keys, and all negatives."""
     one = jnp.arange(pos.shape[1])[None, :] == draw(keys, pos)
     return Selection(jnp.where(one, pos, jnp.zeros_like(pos)), neg)
 
 
 def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
-    """`count` triplets of each anchor that has any, drawn with replacement: p and n uniformly.
+    """Draws `count` triplets of each anchor that has any, with replacement: p and n uniformly.
 
     `keys` are the anchors' own. PML: `triplets_per_anchor` (get_random_triplet_indices).
     """
@@ -200,7 +200,7 @@ def draw_triplets(pos: Array, neg: Array, keys: Array, count: int) -> Selection:
 def list_triplets(
     pos: Array, neg: Array, positive: Int[Array, "a k"], negative: Int[Array, "a k"]
 ) -> Listed:
-    """These triplets, of the anchors that have a positive and a negative."""
+    """Lists these triplets, of the anchors that have a positive and a negative."""
     some = jnp.any(pos > 0, -1, keepdims=True) & jnp.any(neg > 0, -1, keepdims=True)
     weight = jnp.broadcast_to(some, positive.shape).astype(jnp.float32)
     return Listed(positive, negative, weight)
@@ -209,7 +209,7 @@ def list_triplets(
 def pairs_of_triplets(
     pos: Array, neg: Array, triplets: Triplets | None, dtype: Any
 ) -> tuple[Array, Array]:
-    """How many triplets hold each pair: (a, p) and (a, n), `[a, n]`."""
+    """Counts how many triplets hold each pair: (a, p) and (a, n), `[a, n]`."""
     if triplets is not None:
         return Selection(pos, neg, triplets).pairs()
     positive, negative = pos.astype(dtype), neg.astype(dtype)
@@ -220,18 +220,18 @@ def pairs_of_triplets(
 
 
 def pick(one: Array, values: Array) -> Array:
-    """The value under the row's only True, `[a, n] -> [a]`; 0 in a row without one."""
+    """Returns the value under the row's only True, `[a, n] -> [a]`; 0 in a row without one."""
     return jnp.sum(jnp.where(one, values, 0), axis=-1)
 
 
 def first_place(mask: Array) -> Int[Array, " a"]:
-    """The column of the first True of each row, `[a, n] -> [a]`; n in a row without one."""
+    """Returns the column of the first True of each row, `[a, n] -> [a]`; n in a row without one."""
     columns = jnp.arange(mask.shape[1])[None, :]
     return jnp.min(jnp.where(mask, columns, mask.shape[1]), axis=-1, initial=mask.shape[1])
 
 
 def place_of_least(values: Array, mask: Array) -> Int[Array, "a 1"]:
-    """The column of the smallest masked value of each row, the first of equal ones; any in a row without.
+    """Returns the column of the smallest masked value of each row, the first of equal ones; any in a row without.
 
     As argmin, whose index makes XLA's loop on CPU five times slower.
     """
@@ -269,7 +269,7 @@ def _look_up_transposed(one: Array, cotangent: Array) -> Array:
 
 
 def each_positive(body: Callable[[Array, Array, Any], Any], pos: Array, init: Any) -> Any:
-    """A loop over the positives of all rows at once: the k-th positive of every row, k = 0, 1, ...
+    """Loops over the positives of all rows at once: the k-th positive of every row, k = 0, 1, ...
 
     `body(one, weight, carry)` gets the mask of the k-th positive, `[a, n]`, and its weight, `[a]`, 0 in
     rows that have no k-th. It runs as often as the row with most positives has any: O(a n) a turn,

@@ -1,19 +1,22 @@
 """Miners whose choice depends on all pairs of a batch: by counting them, never by listing them.
 
-Each has two parts: `..._before(whole_batch, ...)` adds up counts over all blocks of anchors, the same on every
-device, and the miner looks up what that means for its block.
+Each has two parts: `prepare_...(whole_batch)` adds up counts over all blocks of anchors, the same on every device, and
+`select_...(block, miner_state)` looks up what that means for its block.
 """
 
-from fractions import Fraction
+import fractions
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
-from dml_jax.miners.batch import Mask, Sims
+from dml_jax import distances
+from dml_jax.bound import Bound
+from dml_jax.mining import Mask, Miner, Sims
 from dml_jax.pairwise import Block, WholeBatch
+from dml_jax.parameters import Fraction, PositiveInt, checked
 from dml_jax.selection import Selection
 
 DIGIT = 16  # bits of a number that one pass over the pairs finds out
@@ -34,16 +37,34 @@ class Cut(NamedTuple):
     before: UInt[Array, "b 2"]
 
 
-def check_filter(*, filter_percentage: float = 0.5) -> None:
-    """ValueError for a share that is none."""
-    if not 0 <= filter_percentage <= 1:
-        raise ValueError(
-            f"filter_percentage of miner 'hdc' is {filter_percentage}; accepted: 0 to 1"
-        )
+@checked("miner")
+def hdc(filter_percentage: Fraction = 0.5, *, distance: Any = None) -> Miner:
+    """Keeps the hardest ceil(filter_percentage * count) pairs of the batch, of each kind (Yuan et al., ICCV 2017).
+
+    The hardest positives are the farthest, the hardest negatives the nearest, over all anchors. The number is exact: of
+    several that are equally hard the first in the order (anchor, reference) are taken. Up to 2^32 pairs.
+
+    Args:
+      filter_percentage: the share of pairs, 0 to 1, to four decimals; 0.5 is PML's default.
+      distance: a name, a dict with a name, or a `Distance`; Euclidean ("lp") by default, as in PML.
+
+    Example:
+      >>> from dml_jax import miners
+      >>> x = [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]]
+      >>> [i.tolist() for i in miners.hdc(0.25)(x, [0, 0, 1, 1]).indices()]
+      [[2], [3], [1, 2], [2, 1]]
+
+    Differs from PML, which takes any of several that are equally hard. PML's `set_idx_externally` (mining what another
+    miner chose) is not there.
+    """
+    built = distances.build(distance, "lp")
+    prepare = Bound(prepare_hdc, filter_percentage=filter_percentage, similarity=built.similarity)
+    select = Bound(select_hdc, similarity=built.similarity)
+    return Miner("hdc", select, built, triplets=False, prepare=prepare)
 
 
-def hdc_before(whole_batch: WholeBatch, *, filter_percentage: float, similarity: bool) -> Cut:
-    """The cut by radix selection.
+def prepare_hdc(whole_batch: WholeBatch, *, filter_percentage: float, similarity: bool) -> Cut:
+    """Returns the cut, by radix selection.
 
     A pass over all pairs counts the next digit of those that share the digits found so far; one more
     counts the ties of each anchor.
@@ -75,7 +96,7 @@ def hdc_before(whole_batch: WholeBatch, *, filter_percentage: float, similarity:
 def _count_digits(
     block: Block, *, shift: int, first: bool, similarity: bool
 ) -> tuple[UInt[Array, "2 r"], tuple[()]]:
-    """How many pairs of each kind have which digit at `shift`, of those whose higher digits are the prepass sums."""
+    """Counts, for each kind, the pairs with each digit at `shift`, among those with the higher digits found so far."""
     keys, there = _hardness(block, similarity)
     there = jnp.any(there, 0)
     if not first:
@@ -87,7 +108,7 @@ def _count_digits(
 
 
 def _hardness(block: Block, similarity: bool) -> tuple[UInt[Array, "a n"], Bool[Array, "2 a n"]]:
-    """(a number of each pair that is larger for a harder pair of its kind, where there are pairs of each)."""
+    """Returns a number of each pair that is larger for a harder pair of its kind, and where there are pairs of each."""
     far = -block.sims if similarity else block.sims
     there = jnp.stack([block.related.pos > 0, block.related.neg > 0])
     hard = jnp.where(there[0], far, -far)
@@ -100,43 +121,25 @@ def _hardness(block: Block, similarity: bool) -> tuple[UInt[Array, "a n"], Bool[
 
 
 def _by_kind(block: Block, values: Array) -> Array:
-    """`values[0]` for positive pairs, `values[1]` for the others, `[a, n]`."""
+    """Returns `values[0]` for positive pairs, `values[1]` for the others, `[a, n]`."""
     return jnp.where(block.related.pos > 0, values[0], values[1])
 
 
 def _share(share: float, counts: UInt[Array, " 2"]) -> UInt[Array, " 2"]:
-    """ceil(share * counts) in integers, whatever the size of the counts."""
-    ratio = Fraction(share).limit_denominator(2**DIGIT - 1)
+    """Returns ceil(share * counts), computed in integers, whatever the size of the counts."""
+    ratio = fractions.Fraction(share).limit_denominator(2**DIGIT - 1)
     whole, rest = counts // ratio.denominator, counts % ratio.denominator
     part = (ratio.numerator * rest + ratio.denominator - 1) // ratio.denominator
     return ratio.numerator * whole + part
 
 
-def hdc(
-    sims: Sims,
-    pos: Mask,
-    neg: Mask,
-    *,
-    filter_percentage: float = 0.5,
-    similarity: bool = False,
-    block: Block,
-    miner_state: Cut,
-) -> Selection:
-    """The hardest ceil(filter_percentage * count) pairs of the batch, of each kind (Yuan et al., ICCV 2017).
-
-    The hardest positives are the farthest, the hardest negatives the nearest, over all anchors. The number
-    is exact: of several that are equally hard the first in the order (anchor, reference) are taken, where
-    PML takes any. `filter_percentage` is a share of 1, to four decimals. Up to 2^32 pairs. PML's
-    `set_idx_externally` (mining what another miner chose) is not there.
-    """
-    del sims, pos, neg, filter_percentage
+def select_hdc(block: Block, cut: Cut, *, similarity: bool) -> Selection:
+    """Chooses the pairs of `hdc`."""
     keys, there = _hardness(block, similarity)
-    cut = _by_kind(block, miner_state.key)
-    tied = there & (keys == cut)[None]
-    rank = miner_state.before[block.anchor_ids].T[:, :, None] + jnp.cumsum(
-        tied, -1, dtype=jnp.uint32
-    )
-    keep = there & (keys > cut)[None] | tied & (rank <= miner_state.ties[:, None, None])
+    least = _by_kind(block, cut.key)
+    tied = there & (keys == least)[None]
+    rank = cut.before[block.anchor_ids].T[:, :, None] + jnp.cumsum(tied, -1, dtype=jnp.uint32)
+    keep = there & (keys > least)[None] | tied & (rank <= cut.ties[:, None, None])
     return Selection(keep[0], keep[1])
 
 
@@ -153,25 +156,56 @@ class Draws(NamedTuple):
     there: Bool[Array, " t"]
 
 
-def check_bins(*, num_bins: int = 100, pos_per_bin: int = 10, neg_per_bin: int = 10) -> None:
-    """ValueError for numbers that do not count."""
-    counts = {"num_bins": num_bins, "pos_per_bin": pos_per_bin, "neg_per_bin": neg_per_bin}
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(
-                f"{name} of miner 'uniform_histogram' is {count!r}; accepted: a positive integer"
-            )
-
-
-def uniform_histogram_before(
-    whole_batch: WholeBatch,
+@checked("miner")
+def uniform_histogram(
+    num_bins: PositiveInt = 100,
+    pos_per_bin: PositiveInt = 10,
+    neg_per_bin: PositiveInt = 10,
     *,
-    num_bins: int,
-    pos_per_bin: int,
-    neg_per_bin: int,
-    key: Key[Array, ""],
+    distance: Any = None,
+) -> Miner:
+    """Draws as many pairs of each distance, from every bin of a histogram that is not empty, with replacement.
+
+    Bins of equal width lie between the smallest and the largest distance of the batch's pairs, for positives and
+    negatives apart; a bin holds its lower end, the last its upper end, too. A pair weighs as often as it was drawn.
+
+    Args:
+      num_bins: bins, at least 1; 100 is PML's default.
+      pos_per_bin: positive pairs drawn from a bin, at least 1; 10 is PML's default.
+      neg_per_bin: negative pairs drawn from a bin, at least 1; 10 is PML's default.
+      distance: a name, a dict with a name, or a `Distance`; Euclidean ("lp") by default, as in PML.
+
+    Example:
+      >>> import jax
+      >>> from dml_jax import miners
+      >>> x = [[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [-1.0, 0.0]]
+      >>> miner = miners.uniform_histogram(num_bins=2, pos_per_bin=1, neg_per_bin=3)
+      >>> [len(i) for i in miner(x, [0, 0, 1, 1], key=jax.random.key(0)).indices()]
+      [2, 2, 6, 6]
+
+    Distribution as PML's.
+    """
+    built = distances.build(distance, "lp")
+    prepare = Bound(
+        prepare_uniform_histogram,
+        num_bins=num_bins,
+        pos_per_bin=pos_per_bin,
+        neg_per_bin=neg_per_bin,
+    )
+    return Miner(
+        "uniform_histogram",
+        select_uniform_histogram,
+        built,
+        triplets=False,
+        prepare=prepare,
+        draws=True,
+    )
+
+
+def prepare_uniform_histogram(
+    whole_batch: WholeBatch, *, num_bins: int, pos_per_bin: int, neg_per_bin: int
 ) -> tuple[Draws, Draws]:
-    """The draws of both kinds: a pass for the ends, one for the counts of each anchor, one for the columns.
+    """Draws the pairs of both kinds: a pass for the ends, one for the counts of each anchor, one for the columns.
 
     A draw is a rank among the pairs of its bin in the order (anchor, reference). Draws are in the order of their
     anchors, so that each block has a stretch of them.
@@ -186,7 +220,8 @@ def uniform_histogram_before(
     def draw(key: Key[Array, ""], counts: Int[Array, "b r"], each: int) -> tuple[Array, ...]:
         upto = jnp.cumsum(counts, 0)
         total = upto[-1][:, None]
-        rank = jax.random.randint(key, (num_bins, each), 0, jnp.maximum(total, 1))
+        # int32, so that no default type changes a choice.
+        rank = jax.random.randint(key, (num_bins, each), 0, jnp.maximum(total, 1), jnp.int32)
         row = jax.vmap(partial(jnp.searchsorted, side="right"))(upto.T, rank)
         row = jnp.minimum(row, counts.shape[0] - 1)
         bins = jnp.broadcast_to(jnp.arange(num_bins)[:, None], row.shape)
@@ -198,7 +233,7 @@ def uniform_histogram_before(
     sizes = (pos_per_bin, neg_per_bin)
     drawn = [
         draw(k, counts[i], size)
-        for i, (k, size) in enumerate(zip(jax.random.split(key), sizes, strict=True))
+        for i, (k, size) in enumerate(zip(jax.random.split(whole_batch.key), sizes, strict=True))
     ]
     columns, _ = whole_batch.map_blocks(_find, (edges, [x[:3] for x in drawn]))
     first, second = (Draws(x[0], c, x[3]) for x, c in zip(drawn, columns, strict=True))
@@ -210,14 +245,14 @@ def _kinds(block: Block) -> tuple[Bool[Array, "a n"], Bool[Array, "a n"]]:
 
 
 def _ends(block: Block) -> tuple[tuple[()], tuple[Float[Array, "a 2"], Float[Array, "a 2"]]]:
-    """The smallest and the largest distance of each anchor's pairs, by kind."""
+    """Returns the smallest and the largest distance of each anchor's pairs, by kind."""
     low = [jnp.min(jnp.where(x, block.sims, jnp.inf), -1) for x in _kinds(block)]
     high = [jnp.max(jnp.where(x, block.sims, -jnp.inf), -1) for x in _kinds(block)]
     return (), (jnp.stack(low, -1), jnp.stack(high, -1))
 
 
 def _bins(sims: Sims, edges: Float[Array, " r"]) -> Int[Array, "a n"]:
-    """The bin of each distance: [low, high), but [low, high] for the last."""
+    """Returns the bin of each distance: [low, high), but [low, high] for the last."""
     last = edges.shape[0] - 2
     width = (edges[-1] - edges[0]) / (last + 1)
     guess = (sims - edges[0]) / jnp.where(width > 0, width, 1)
@@ -229,7 +264,7 @@ def _bins(sims: Sims, edges: Float[Array, " r"]) -> Int[Array, "a n"]:
 
 
 def _count_bins(block: Block) -> tuple[tuple[()], list[Int[Array, "a r"]]]:
-    """How many pairs of each anchor are in which bin, by kind."""
+    """Counts the pairs of each anchor in each bin, by kind."""
     rows = jnp.arange(block.sims.shape[0])[:, None]
     none = jnp.zeros((block.sims.shape[0], block.prepass_sums.shape[1] - 1), jnp.int32)
     return (), [
@@ -239,7 +274,7 @@ def _count_bins(block: Block) -> tuple[tuple[()], list[Int[Array, "a r"]]]:
 
 
 def _find(block: Block) -> tuple[list[Int[Array, " t"]], tuple[()]]:
-    """The columns of the drawn pairs whose anchors are in the block, by kind; 0 for the others."""
+    """Returns the columns of the drawn pairs whose anchors are in the block, by kind; 0 for the others."""
     all_edges, drawn = block.prepass_sums
 
     def columns(kind: Mask, edges: Array, draws: tuple[Array, ...]) -> Int[Array, " t"]:
@@ -261,24 +296,8 @@ def _find(block: Block) -> tuple[list[Int[Array, " t"]], tuple[()]]:
     return [columns(*x) for x in both], ()
 
 
-def uniform_histogram(
-    sims: Sims,
-    pos: Mask,
-    neg: Mask,
-    *,
-    num_bins: int = 100,
-    pos_per_bin: int = 10,
-    neg_per_bin: int = 10,
-    block: Block,
-    miner_state: tuple[Draws, Draws],
-) -> Selection:
-    """As many pairs of each distance: per_bin draws from every bin that is not empty, with replacement.
-
-    num_bins bins of equal width between the smallest and the largest distance of the batch's pairs, for
-    positives and negatives apart; a bin holds its lower end, the last its upper end, too. A pair weighs as
-    often as it was drawn. Distribution as PML's.
-    """
-    del sims, num_bins, pos_per_bin, neg_per_bin
+def select_uniform_histogram(block: Block, drawn: tuple[Draws, Draws]) -> Selection:
+    """Chooses the pairs of `uniform_histogram`."""
 
     def weights(mask: Mask, draws: Draws) -> Float[Array, "a n"]:
         place = draws.row - block.anchor_ids[0]
@@ -286,4 +305,4 @@ def uniform_histogram(
         place = jnp.where(inside, place, mask.shape[0])  # out of range: dropped
         return jnp.zeros(mask.shape).at[place, draws.column].add(1.0, mode="drop")
 
-    return Selection(weights(pos, miner_state[0]), weights(neg, miner_state[1]))
+    return Selection(weights(block.related.pos, drawn[0]), weights(block.related.neg, drawn[1]))

@@ -26,7 +26,7 @@ from dml_jax.samplers.weights import tuples_to_weights
 from dml_jax.sampling import EpochSampler, PlanInputs, Rows, Sampler, StorageSampler, custom
 
 __all__ = [
-    "TABLE",
+    "SAMPLERS",
     "EpochSampler",
     "PlanInputs",
     "Rows",
@@ -50,7 +50,7 @@ __all__ = [
     "tuples_to_weights",
 ]
 
-TABLE: dict[str, Callable[..., Sampler]] = {
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "class_random": class_random,
     "d2_coreset": d2_coreset,
     "disthist_batchmatch": disthist_batchmatch,
@@ -73,7 +73,7 @@ def available() -> list[str]:
     >>> available()[:2]
     ['class_random', 'd2_coreset']
     """
-    return sorted(TABLE)
+    return sorted(SAMPLERS)
 
 
 def get(name: str, **hyper: Any) -> Sampler:
@@ -89,4 +89,4 @@ def get(name: str, **hyper: Any) -> Sampler:
     >>> get("m_per_class", m=2) == m_per_class(m=2)
     True
     """
-    return parameters.make("sampler", TABLE, Sampler, name, hyper)
+    return parameters.make("sampler", SAMPLERS, Sampler, name, hyper)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dml_jax import losses, miners, selection
+from dml_jax import UserError, losses, miners, selection
 from dml_jax.miners import counting
 from tests.losses import test_laws
 from tests.miners import table
@@ -211,7 +211,10 @@ def test_the_share_of_triplets_in_play(name):
 @pytest.mark.parametrize(
     ("make_miner", "message"),
     [
-        (lambda: miners.get("angular", angle=90), "accepted: degrees between 0 and 90"),
+        (
+            lambda: miners.get("angular", angle=90),
+            "angle of miner 'angular' is 90; accepted: a number above 0 and below 90",
+        ),
         (lambda: miners.get("angular", distance="cosine"), "accepted: 'lp' as it is"),
         (
             lambda: miners.get("distance_weighted", distance={"name": "lp", "p": 1}),
@@ -223,15 +226,24 @@ def test_the_share_of_triplets_in_play(name):
         ),
         (
             lambda: miners.get("batch_easy_hard", allowed_pos_range=[2, 1]),
-            "accepted: \\(low, high\\), or None",
+            r"allowed_pos_range .* is \(2, 1\); accepted: \(low, high\), or None",
         ),
-        (lambda: miners.get("batch_easy_hard", neg_strategy="medium"), "unknown neg_strategy"),
-        (lambda: miners.get("hdc", filter_percentage=1.5), "accepted: 0 to 1"),
-        (lambda: miners.get("uniform_histogram", num_bins=0), "accepted: a positive integer"),
+        (
+            lambda: miners.get("batch_easy_hard", neg_strategy="medium"),
+            "neg_strategy .* is 'medium'; accepted: 'hard' or",
+        ),
+        (
+            lambda: miners.get("hdc", filter_percentage=1.5),
+            "is 1.5; accepted: a number of at least 0 and of at most 1",
+        ),
+        (
+            lambda: miners.get("uniform_histogram", num_bins=0),
+            "num_bins of miner 'uniform_histogram' is 0; accepted: a whole number of at least 1",
+        ),
     ],
 )
 def test_bad_settings(make_miner, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make_miner()
 
 

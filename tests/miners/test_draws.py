@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from dml_jax import miners
-from dml_jax.relations import SAME_LABEL
 from tests.miners.test_choices import arrays
 
 DRAWS = 300
@@ -21,7 +20,7 @@ def draws(name, **hyper):
     x, labels, _ = arrays("batch", np.float32)
     miner = miners.get(name, **hyper)
     keys = jax.random.split(jax.random.key(8), DRAWS)
-    found = jax.vmap(lambda key: miner._whole(SAME_LABEL, x, labels, None, None, key, None))(keys)
+    found = jax.vmap(lambda key: miner(x, labels, key=key).selection)(keys)
     x, labels = np.asarray(x, np.float64), np.asarray(labels)
     return found, np.sqrt(((x[:, None] - x[None, :]) ** 2).sum(-1)), labels
 

@@ -29,7 +29,7 @@ def bare(annotation):
 
 
 def cases():
-    for name, factory in samplers.TABLE.items():
+    for name, factory in samplers.SAMPLERS.items():
         for parameter in inspect.signature(factory).parameters.values():
             kind, optional = bare(parameter.annotation)
             values = BAD.get(kind, [None, 3, "batch_hrad", {"nom": "batch_hard"}, 2.5])
@@ -48,7 +48,7 @@ def test_bad_hyper_parameters(name, parameter, value):
 
 def test_every_hyper_parameter_has_a_type():
     """So that none is left out of the check, nor of this test."""
-    for name, factory in samplers.TABLE.items():
+    for name, factory in samplers.SAMPLERS.items():
         for parameter in inspect.signature(factory).parameters.values():
             assert bare(parameter.annotation)[0] in BAD or (name, parameter.name) == (
                 "tuples_to_weights",

@@ -1,11 +1,12 @@
-"""What a miner finds out about the whole batch beforehand: the same in blocks and on devices."""
+"""Miners that prepare themselves on the whole batch: the same choice in blocks and on devices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dml_jax import distances, losses, miners
+from dml_jax import UserError, distances, losses, miners
+from dml_jax.bound import Bound
 from dml_jax.selection import Selection
 from tests.losses import test_laws
 from tests.losses.loops import common
@@ -13,19 +14,19 @@ from tests.losses.loops import common
 X, LABELS = test_laws.batch(), test_laws.LABELS
 
 
-def far_and_rare(sims, pos, neg, *, scale=1.0, similarity, miner_state, block):
+def far_and_rare(block, miner_state, *, scale):
     """Positives farther than the mean positive distance of all anchors, negatives of kept anchors.
 
     An anchor is kept where its number of far positives is at least that of the anchors on average.
     """
+    pos, neg, sims = block.related.pos, block.related.neg, block.sims
     mean, counts = miner_state
     kept = counts[block.anchor_ids] >= jnp.mean(counts)
     return Selection(pos & (sims > scale * mean) & kept[:, None], neg & kept[:, None])
 
 
-def count_far(whole_batch, *, scale, similarity):
+def count_far(whole_batch, *, scale):
     """Two passes: a mean over all anchors, then with it a count for each."""
-    assert not similarity
 
     def total(block):
         pos = block.related.pos
@@ -39,20 +40,25 @@ def count_far(whole_batch, *, scale, similarity):
     return mean, whole_batch.map_blocks(count, mean)[1]
 
 
-def keyed(sims, pos, neg, *, miner_state, keys):
+def keyed(block, miner_state):
     """Pairs that a draw by (key, anchor) and one by the key alone agree on."""
-    own = jax.vmap(lambda k: jax.random.uniform(k, (sims.shape[1],)))(keys)
+    own = jax.vmap(lambda k: jax.random.uniform(k, block.sims.shape[1:]))(block.keys)
     keep = (own < 0.5) == (miner_state < 0.5)[None, :]
-    return Selection(pos & keep, neg & keep)
+    return Selection(block.related.pos & keep, block.related.neg & keep)
 
 
-def draw(whole_batch, *, key):
-    return jax.random.uniform(key, whole_batch.refs[0].shape[:1])
+def draw(whole_batch):
+    return jax.random.uniform(whole_batch.key, whole_batch.refs.vectors.shape[:1])
 
 
-LP = distances.get("lp")
-FAR = miners.Miner("far", far_and_rare, (("scale", 1.1),), LP, False, count_far)
-KEYED = miners.Miner("keyed", keyed, (), LP, False, draw)
+FAR = miners.Miner(
+    "far",
+    Bound(far_and_rare, scale=1.1),
+    distances.lp(),
+    triplets=False,
+    prepare=Bound(count_far, scale=1.1),
+)
+KEYED = miners.Miner("keyed", keyed, distances.lp(), triplets=False, prepare=draw, draws=True)
 
 
 def test_equals_the_double_loop():
@@ -96,5 +102,5 @@ def test_losses_read_it(name):
 def test_a_draw_needs_a_key():
     for call in (KEYED, losses.get("contrastive", miner=KEYED).apply):
         args = (X, LABELS) if call is KEYED else ({}, X, LABELS)
-        with pytest.raises(ValueError, match="miner 'keyed' draws at random and needs a key"):
+        with pytest.raises(UserError, match="miner 'keyed' draws at random and needs a key"):
             call(*args)
