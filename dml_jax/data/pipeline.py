@@ -8,21 +8,20 @@ step, place in the whole batch) alone.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from dml_jax import names, streams
+from dml_jax import streams
 from dml_jax.data.base import DecodeError, Item, Source
 from dml_jax.errors import UserError
+from dml_jax.parameters import NonNegativeInt, PositiveInt, checked
 
 Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Batch = dict[str, np.ndarray]
-
-ON_ERROR = ("raise", "skip")
 
 
 class Plan(Protocol):
@@ -36,21 +35,22 @@ class Plan(Protocol):
     def __getitem__(self, step: int, /) -> Int[np.ndarray, " batch"]: ...
 
 
+@checked("function")
 def train_batches(
     source: Source,
     plan: Plan,
     *,
     transform: Transform | None,
-    seed: int,
-    epoch: int,
-    views: int = 1,
-    start_step: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
-    workers: int = 0,
-    prefetch: int = 4,
-    on_error: str = "raise",
+    seed: NonNegativeInt,
+    epoch: NonNegativeInt,
+    views: PositiveInt = 1,
+    start_step: NonNegativeInt = 0,
+    process_index: NonNegativeInt = 0,
+    process_count: PositiveInt = 1,
+    threads: PositiveInt = 2,
+    workers: NonNegativeInt = 0,
+    prefetch: PositiveInt = 4,
+    on_error: Literal["raise", "skip"] = "raise",
     skipped: Counter[str] | None = None,
     labels: np.ndarray | None = None,
 ) -> Iterator[Batch]:
@@ -93,37 +93,31 @@ def train_batches(
       >>> [b["id"].tolist() for b in train_batches(source, plan, transform=None, seed=0, epoch=0)]
       [[0, 1, 2], [3, 4, 5]]
     """
-    if on_error not in ON_ERROR:
-        raise names.unknown("on_error:", on_error, ON_ERROR)
     steps, size = plan.shape
-    if not 0 <= start_step <= steps:
+    if start_step > steps:
         raise UserError(f"start_step={start_step} of a plan of {steps} steps")
-    if views < 1:
-        raise UserError(f"views={views}; at least 1 is accepted")
     share = _share(views * size, process_index, process_count)
     labels = source.labels if labels is None else labels
     if len(labels) != len(source):
         raise UserError(
             f"labels of {len(labels)} images for a source of {len(source)}; a row for each is accepted"
         )
-    streams.generator(
-        "augment", seed, epoch=epoch
-    )  # a negative one is an error now and not in a thread
     load = _LoadTrain(source, labels, plan, transform, seed, epoch, share, on_error == "skip")
     return _batches(load, range(start_step, steps), threads, workers, prefetch, skipped)
 
 
+@checked("function")
 def eval_batches(
     source: Source,
-    batch_size: int,
+    batch_size: PositiveInt,
     *,
     transform: Transform | None,
-    process_index: int = 0,
-    process_count: int = 1,
-    threads: int = 2,
-    workers: int = 0,
-    prefetch: int = 4,
-    on_error: str = "raise",
+    process_index: NonNegativeInt = 0,
+    process_count: PositiveInt = 1,
+    threads: PositiveInt = 2,
+    workers: NonNegativeInt = 0,
+    prefetch: PositiveInt = 4,
+    on_error: Literal["raise", "skip"] = "raise",
     skipped: Counter[str] | None = None,
 ) -> Iterator[Batch]:
     """Yields every image once, in the order of the source, in batches of one shape.
@@ -155,10 +149,6 @@ def eval_batches(
       >>> [int(b["valid"].sum()) for b in eval_batches(source, 8, transform=None)]
       [8, 8]
     """
-    if on_error not in ON_ERROR:
-        raise names.unknown("on_error:", on_error, ON_ERROR)
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size}; at least 1 is accepted")
     share = _share(batch_size, process_index, process_count)
     load = _LoadEval(source, batch_size, transform, share, on_error == "skip")
     steps = range(-(-len(source) // batch_size))
@@ -167,7 +157,7 @@ def eval_batches(
 
 def _share(batch_size: int, index: int, count: int) -> slice:
     """Returns the places of a batch that a process loads."""
-    if count < 1 or not 0 <= index < count:
+    if index >= count:
         raise UserError(f"process_index={index} of process_count={count}")
     if batch_size % count:
         raise UserError(
@@ -303,25 +293,6 @@ def _stack(images: list[np.ndarray], source: Source, ids: list[int]) -> np.ndarr
 
 
 def _batches(
-    load: Callable[[int], dict[str, Any]],
-    steps: range,
-    threads: int,
-    workers: int,
-    prefetch: int,
-    skipped: Counter[str] | None,
-) -> Iterator[Batch]:
-    """Checks the options, which a generator would do at the first batch only, and returns the batches."""
-    for name, value, least in (
-        ("threads", threads, 1),
-        ("workers", workers, 0),
-        ("prefetch", prefetch, 1),
-    ):
-        if value < least:
-            raise UserError(f"{name}={value}; at least {least} is accepted")
-    return _load_ahead(load, steps, threads, workers, prefetch, skipped)
-
-
-def _load_ahead(
     load: Callable[[int], dict[str, Any]],
     steps: range,
     threads: int,

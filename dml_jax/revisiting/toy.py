@@ -71,6 +71,7 @@ def switch_negatives(block: Block, *, p_switch: float) -> Selection:
     def flip_coins(key: Key[Array, ""]) -> Bool[Array, "n n"]:
         return jax.random.bernoulli(key, p_switch, triplets.shape[1:])
 
+    assert block.keys is not None  # the miner draws
     coins = jax.vmap(flip_coins)(block.keys)
     kept = jnp.sum(triplets & ~coins, 1) + jnp.sum(triplets & coins, 2)
     return Selection(jnp.zeros(pos.shape), kept.astype(jnp.float32))

@@ -102,8 +102,6 @@ def test_views_come_one_after_another():
     parts = [run(views=3, process_index=i, process_count=4) for i in range(4)]
     for batch, *shares in zip(whole, *parts, strict=True):
         np.testing.assert_array_equal(np.concatenate([s["image"] for s in shares]), batch["image"])
-    with pytest.raises(ValueError, match="views=0; at least 1 is accepted"):
-        run(views=0)
 
 
 def test_views_of_an_image_that_does_not_decode_show_one_substitute():
@@ -273,15 +271,20 @@ def test_different_shapes_need_a_transform():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"on_error": "ignore"}, "unknown on_error: 'ignore'; accepted: raise, skip"),
-        ({"threads": 0}, "threads=0"),
-        ({"workers": -1}, "workers=-1"),
-        ({"prefetch": 0}, "prefetch=0"),
+        ({"on_error": "ignore"}, "on_error of .* is 'ignore'; accepted: 'raise' or 'skip'"),
+        ({"threads": 0}, "threads of function 'train_batches' is 0; accepted: .* at least 1"),
+        ({"threads": "two"}, "threads of function 'train_batches' is 'two'"),
+        ({"workers": -1}, "workers of function 'train_batches' is -1"),
+        ({"prefetch": 0}, "prefetch of function 'train_batches' is 0"),
+        ({"prefetch": 2.5}, "prefetch of function 'train_batches' is 2.5"),
+        ({"views": 0}, "views of function 'train_batches' is 0; accepted: .* at least 1"),
+        ({"start_step": -1}, "start_step of function 'train_batches' is -1"),
         ({"start_step": 7}, "start_step=7 of a plan of 6 steps"),
         ({"process_count": 3}, "batch_size=8 does not divide among 3 processes"),
         ({"process_index": 1}, "process_index=1 of process_count=1"),
-        ({"seed": -1}, "seed=-1 is negative"),
-        ({"epoch": -1}, "epoch=-1 is negative"),
+        ({"process_count": 0}, "process_count of function 'train_batches' is 0"),
+        ({"seed": -1}, "seed of function 'train_batches' is -1"),
+        ({"epoch": -1}, "epoch of function 'train_batches' is -1"),
         ({"labels": np.arange(3)}, "labels of 3 images for a source of 15"),
     ],
 )
@@ -289,6 +292,21 @@ def test_refused(options, says):
     """At the call, not at the first batch."""
     with pytest.raises(UserError, match=says):
         data.train_batches(source_of(), PLAN, transform=None, **({"seed": 0, "epoch": 0} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"batch_size": 0}, "batch_size of function 'eval_batches' is 0"),
+        ({"batch_size": 2.5}, "batch_size of function 'eval_batches' is 2.5"),
+        ({"batch_size": None}, "batch_size of function 'eval_batches' is None"),
+        ({"threads": 0}, "threads of function 'eval_batches' is 0"),
+        ({"process_count": 3}, "batch_size=4 does not divide among 3 processes"),
+    ],
+)
+def test_evaluation_refused(options, says):
+    with pytest.raises(UserError, match=says):
+        evaluate(**options)
 
 
 def test_streams_do_not_meet():
