@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from dml_jax import losses, reducers
+from dml_jax import losses, miners, reducers
 from tests.losses import table
 from tests.losses.loops import common
 
@@ -64,6 +64,23 @@ def test_per_anchor_by_hand(inner, block, devices):
     got = value("contrastive", block, devices, reducer=reducer)
     np.testing.assert_allclose(got, want, rtol=1e-5)
     assert abs(value("contrastive", reducer="mean") - want) > 0.01
+
+
+@pytest.mark.parametrize(("block", "devices"), FORMS)
+def test_per_anchor_counts_a_pair_of_several_triplets_once(block, devices):
+    """A triplet miner has a positive in as many triplets as it has negatives; PML's matrix of values has it once."""
+    a, p, n = miners.get("triplet_margin")(X, Y).indices()
+    pull, push = ({(i, j) for i, j in zip(a, other, strict=True)} for other in (p, n))
+    rows = lambda pairs, value: [
+        [value(D[i, j]) for i, j in sorted(pairs) if i == anchor] for anchor in range(22)
+    ]
+    want = common.mean(by_anchor(rows(pull, lambda d: d)))
+    want += common.mean(by_anchor(rows(push, lambda d: max(1 - d, 0))))
+    how = dict(reducer="per_anchor", miner="triplet_margin")
+    np.testing.assert_allclose(value("contrastive", block, devices, **how), want, rtol=1e-5)
+    # Control: by triplets, as the plain mean weighs them, it is another number.
+    weighed = [[D[i, j] for i, j in zip(a, p, strict=True) if i == k] for k in range(22)]
+    assert abs(common.mean(by_anchor(weighed)) - common.mean(by_anchor(rows(pull, abs)))) > 0.002
 
 
 @pytest.mark.parametrize("inner", ["mean", "avg_non_zero"])

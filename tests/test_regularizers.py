@@ -110,8 +110,8 @@ def test_degenerate_rows_are_finite(name):
     ("make", "words"),
     [
         (lambda: regularizers.get("lpp"), "did you mean 'lp'"),
-        (lambda: regularizers.get("lp", q=3), "accepted: p, power"),
-        (lambda: regularizers.get("lp", of="labels"), "accepted: 'embeddings', 'weights'"),
+        (lambda: regularizers.get("lp", q=3), "accepted: of, p, power, weight"),
+        (lambda: regularizers.get("lp", of="labels"), "accepted: 'embeddings' or 'weights'"),
         (lambda: regularizers.get("sparse_centers", of="embeddings"), "accepted: 'weights'"),
         (lambda: losses.get("nt_xent", regularizer="regular_face"), "has no class weights"),
         (lambda: losses.get("cos_face", regularizer="sparse_centers"), "soft_triple"),

@@ -375,12 +375,12 @@ def get(name: str, **given: Any) -> Loss:
             value = given.get(part)
             if part not in given or part in accepted:
                 continue
+            if value is not None and {"loss", "losses"} & accepted.keys():
+                inside = "each of its losses" if "losses" in accepted else "the loss inside it"
+                raise UserError(f"loss {name!r} takes the {part} in {inside}")
             if value is not None:
-                inside = "loss" in accepted or "losses" in accepted
                 raise UserError(
-                    f"loss {name!r} takes the {part} in the loss inside it"
-                    if inside
-                    else f"loss {name!r} has no use for a {part}, which is {value!r}; accepted: None"
+                    f"loss {name!r} has no use for a {part}, which is {value!r}; accepted: None"
                 )
             given = {k: v for k, v in given.items() if k != part}
     return parameters.make("loss", LOSSES, Loss, name, given)

@@ -81,7 +81,7 @@ def test_by_name_in_a_config(module):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda m: losses.get(f"{m}:pull"), "did you mean 'pull_and_push'"),
+        (lambda m: losses.get(f"{m}:pull_and_pus"), "did you mean 'pull_and_push'"),
         (lambda m: losses.get(f"{m}:jnp"), "accepted: a function that returns a Loss"),
         (lambda m: losses.get(f"{m}:pull_and_push", margn=1), "did you mean 'margin'"),
         (lambda m: losses.get(f"{m}:pull_and_push", margin="a"), "accepted: a number"),

@@ -81,7 +81,7 @@ def test_draws_depend_on_key_and_anchor_alone(name):
 
 @pytest.mark.parametrize("count", [0, 2.0, True, "al"])
 def test_bad_number_of_triplets(count):
-    with pytest.raises(ValueError, match="accepted: 'all', or a positive integer"):
+    with pytest.raises(ValueError, match="accepted: 'all' or a whole number of at least 1"):
         losses.get("triplet_margin", triplets_per_anchor=count)
 
 

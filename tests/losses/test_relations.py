@@ -340,11 +340,11 @@ def test_a_mined_choice_by_hand():
     [
         (lambda: relations.get("overlp"), "did you mean 'overlap'"),
         (lambda: relations.get("label", threshold=1), "hyper-parameter of relation 'label'"),
-        (lambda: relations.get("overlap", threshold=0), "accepted: above 0"),
-        (lambda: relations.get("overlap", threshold="2"), "threshold='2'"),
+        (lambda: relations.get("overlap", threshold=0), "accepted: a number above 0"),
+        (lambda: relations.get("overlap", threshold="2"), "is '2'; accepted: a number"),
         (lambda: relations.get("overlap", measure="jacard"), "did you mean 'jaccard'"),
         (lambda: relations.get("overlap", measure="jaccard", threshold=2), "above 0, to 1"),
-        (lambda: relations.get("hierarchy", level="fine"), "accepted: an integer"),
+        (lambda: relations.get("hierarchy", level="fine"), "accepted: a whole number"),
         (lambda: losses.get("happier", relation="overlap"), "relation 'hierarchy' or 'label', not"),
         (
             lambda: losses.get("arc_face", relation="overlap"),

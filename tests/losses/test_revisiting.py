@@ -274,7 +274,10 @@ def test_a_single_class_and_a_single_center():
         variables = loss.init(jax.random.key(0), 7, table.DIM)
         values = [
             x.apply(variables, batch(), LABELS)[0].compute()
-            for x in (loss, losses.get(loss.name, **dict(loss.hyper), reg_weight=9.0))
+            for x in (
+                loss,
+                losses.get(loss.name, centers_per_class=1, parity=parity, reg_weight=9.0),
+            )
         ]
         assert values[0] == values[1]
 

@@ -194,13 +194,15 @@ def test_multiple_keeps_parameters_and_stats_apart():
     np.testing.assert_allclose(mean.compute(), sum(parts), rtol=1e-5)
 
 
-def triplet_rows(sims, pos, neg, *, triplets=None):
-    weight = (pos > 0).sum(-1) if triplets is None else triplets.weight[:, 0]
-    return jnp.ones_like(sims[:, 0]), weight.astype(sims.dtype)
+def triplet_rows(block):
+    weight = block.selection.triplets.weight[:, 0]
+    return jnp.ones_like(block.sims[:, 0]), weight
 
 
-def test_a_kernel_that_names_triplets_gets_them():
-    loss = losses.get("generic_pair", rows=triplet_rows, miner="batch_hard", reducer="sum")
+def test_a_kernel_of_a_block_gets_triplets():
+    loss = losses.get(
+        "generic_pair", rows=triplet_rows, takes="block", miner="batch_hard", reducer="sum"
+    )
     pairs = (LABELS[:, None] == LABELS[None, :]).sum(1) > 1
     assert float(loss.apply({}, X, LABELS)[0].compute()) == pairs.sum()
 
@@ -233,7 +235,10 @@ ONE = {"name": "contrastive", "relation": "matrix"}
         (lambda: losses.get("multiple", losses=["nt_xent", ONE]), "one relation for all"),
         (lambda: losses.get("multiple", losses=["nt_xent"], miner="batch_hard"), "each of its"),
         (lambda: losses.get("self_supervised", loss="cos_face"), "takes references"),
-        (lambda: losses.get("self_supervised", loss="nt_xent", views=1), "an integer from 2"),
+        (
+            lambda: losses.get("self_supervised", loss="nt_xent", views=1),
+            "a whole number of at least 2",
+        ),
         (lambda: losses.get("self_supervised", loss="nt_xent", view=2), "did you mean 'views'"),
         (
             lambda: losses.get("self_supervised", loss="vic_reg"),
@@ -245,7 +250,7 @@ ONE = {"name": "contrastive", "relation": "matrix"}
         ),
         (lambda: losses.get("cross_batch_memory", loss="vic_reg"), "accepted: a loss on pairs"),
         (lambda: losses.get("cross_batch_memory", loss=ONE), "relation 'label'"),
-        (lambda: losses.get("cross_batch_memory", loss="nt_xent", memory_size=0), "positive"),
+        (lambda: losses.get("cross_batch_memory", loss="nt_xent", memory_size=0), "of at least 1"),
         (lambda: losses.get("cross_batch_memory", loss=None), "None is not accepted"),
         (lambda: losses.get("cross_batch_memory", loss="nt_xent", reducer="sum"), "inside it"),
         (
@@ -256,7 +261,8 @@ ONE = {"name": "contrastive", "relation": "matrix"}
             ),
             "not twice",
         ),
-        (lambda: losses.get("generic_pair"), "accepted: a function"),
+        (lambda: losses.get("generic_pair"), "needs a value for 'rows'"),
+        (lambda: losses.get("generic_pair", rows=3), "accepted: a function"),
         (lambda: losses.get("generic_pair", rows=triplet_rows, margin=1), "margin"),
     ],
 )
