@@ -177,7 +177,8 @@ def new() -> ConfigDict:
     config.sampler = dict(name="m_per_class", m=4)
     config.model = dict(name="convnet")
     config.loss = dict(name="multi_similarity")
-    config.miner = config_dict.placeholder(object)
+    # Not a placeholder, whose fields the command line could not set.
+    config.miner = None
     config.optim = optim()
     config.train = _section(TrainOptions())
     config.evaluation = _section(EvaluationOptions())

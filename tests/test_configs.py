@@ -99,6 +99,15 @@ def test_arguments():
         configs.arguments("lr=", lr=0.5)
 
 
+def test_a_miner_can_be_set_and_its_fields_too():
+    config = configs.new()
+    assert config.miner is None and configs.from_dict(configs.to_dict(config)).miner is None
+    config.miner = {"name": "multi_similarity", "epsilon": 0.1}
+    config.miner.epsilon = 0.2
+    assert configs.to_dict(config)["miner"] == {"name": "multi_similarity", "epsilon": 0.2}
+    assert configs.from_dict(configs.to_dict(config)).miner.epsilon == 0.2
+
+
 def test_fields_of_one_group_leave_the_others_alone():
     config = configs.new()
     config.optim.head.schedule.name = "cosine"

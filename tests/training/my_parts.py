@@ -13,7 +13,7 @@ from dml_jax.parameters import NonNegativeFloat, PositiveFloat, PositiveInt
 from dml_jax.selection import Selection
 
 
-@losses.custom(distance="cosine")
+@losses.pair_loss(distance="cosine")
 def gap(sims, pos, neg, *, lower: float = 0.8, upper: float = 0.3):
     return {
         "positive": (jax.nn.relu(lower - sims) ** 2, pos),
