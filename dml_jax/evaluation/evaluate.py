@@ -40,7 +40,7 @@ def evaluate_embeddings(
     embeddings: Float[np.ndarray, "q d"],
     labels: Int[np.ndarray, " q"],
     *,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: str | Sequence[str | Metric] = DEFAULT_METRICS,
     gallery: Float[np.ndarray, "n d"] | None = None,
     gallery_labels: Int[np.ndarray, " n"] | None = None,
     ids: Int[np.ndarray, " q"] | None = None,
@@ -69,7 +69,8 @@ def evaluate_embeddings(
     Args:
       embeddings: one row per query.
       labels: integers of any size; for another relation, what it takes.
-      metrics: names from `available()`, a number in the place of k.
+      metrics: names from `available()` with a number in the place of k, or `Metric` objects; one text may name several,
+        with commas between them.
       gallery: what is searched; the queries themselves by default.
       gallery_labels: as `labels`, wherever there is a gallery.
       ids: the queries' ids; by default their row numbers where there is no gallery.
@@ -136,7 +137,7 @@ def evaluate_embeddings(
         found |= pair_values([m for m in chosen if m.kind == "pairs"], data, options)
     for metric in chosen:
         if metric.kind == "ranks":
-            scored = np.ones(len(lone), bool) if metric.counts_lone else ~lone
+            scored = np.ones(len(lone), bool) if metric.counts_no_positives else ~lone
             found[metric.name] = averaged(values[metric.name], scored, data, average)
         elif metric.kind == "space":
             value = metric.function(data.queries, data.classes)
@@ -150,7 +151,7 @@ def evaluate_embeddings(
 
 def check_options(
     *,
-    metrics: Sequence[str],
+    metrics: str | Sequence[str | Metric],
     distance: str = "euclidean",
     relation: Any = None,
     parents: bool = False,
@@ -166,7 +167,7 @@ def check_options(
     Args:
       parents: whether there are any; the others as in `evaluate_embeddings`.
     """
-    chosen = [table.get(name) for name in metrics]
+    chosen = table.select(metrics)
     for kind, accepted, given in (
         ("distance", DISTANCES, distance),
         ("average", AVERAGES, average),
@@ -185,7 +186,7 @@ def check_options(
     rule = relations.build(relation)
     classless = (
         ""
-        if rule.kind.has_classes
+        if rule.has_classes
         else f"with relation {rule.name!r}; accepted: a relation with classes ({relations.WITH_CLASSES})"
     )
     if average in ("class", "each_class") and classless:
@@ -195,7 +196,7 @@ def check_options(
             raise ValueError(
                 f"metric {metric.name!r} is not of ranks: among={among!r} is not for it"
             )
-        if (metric.kind in ("clusters", "space") or metric.name.startswith("opis")) and classless:
+        if (metric.kind in ("clusters", "space") or "classes" in metric.needs) and classless:
             raise ValueError(f"metric {metric.name!r} {classless}")
     return chosen
 

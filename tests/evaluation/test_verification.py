@@ -1,5 +1,6 @@
-"""Verification and the spread of embeddings: naive loops over all pairs."""
+"""Verification and the spectrum of embeddings: naive loops over all pairs."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -16,8 +17,9 @@ from dml_jax.evaluation import (
     singular_values,
 )
 from dml_jax.evaluation.metrics.relevance import ByClass
-from dml_jax.evaluation.verification import Pairs, roc
+from dml_jax.evaluation.verification import Pairs, consistency, roc
 from dml_jax.evaluation.verification import pairs as tiled
+from dml_jax.evaluation.verification.pairs import Window
 
 
 def some(seed=0, size=70, dim=3):
@@ -29,13 +31,13 @@ def some(seed=0, size=70, dim=3):
 
 
 def pairs(embeddings, labels):
-    """(distance, whether genuine, label of the query) of every pair, in float32 as the streams have it."""
+    """(distance, whether genuine, label of the query) of every pair."""
     wide = embeddings.astype(np.float64)
     found = []
     for i in range(len(labels)):
         for j in range(len(labels)):
             if i != j:
-                away = np.float32(np.sqrt(np.sum((wide[i] - wide[j]) ** 2)))
+                away = np.sqrt(np.sum((wide[i] - wide[j]) ** 2))
                 found.append((away, labels[i] == labels[j], labels[i]))
     return map(np.array, zip(*found, strict=True))
 
@@ -144,7 +146,7 @@ def test_roc_curve_equals_scikit_learn():
 
 
 def test_roc_points_lie_on_the_curve_and_the_area_within_its_bound():
-    """Where distances share buckets: scales apart by 1e9, and the rates reached at the smallest."""
+    """Where scales are apart by 1e9, so that distances share buckets, and the rates reached at the smallest."""
     rng = np.random.default_rng(5)
     labels = np.arange(90) % 3
     embeddings = (rng.normal(size=(90, 2)) * 1e-6).astype(np.float32)
@@ -153,20 +155,161 @@ def test_roc_points_lie_on_the_curve_and_the_area_within_its_bound():
     points = {(round(f, 12), round(t, 12)) for f, t, _ in vertices(away, same)}
     found = roc_curve(embeddings, labels)
     assert {*zip(*np.round(found[:2], 12).tolist(), strict=True)} <= points
-    assert len(found.thresholds) < len(points) / 4
     own = np.arange(90)
     everything = Pairs.of(
         embeddings, embeddings, own, ByClass(labels, labels, own), labels, "euclidean"
     )
-    result = roc.verify(everything, (0.001, 0.3), equal=True)
+    result = roc.verify(everything, (0.001, 0.3), equal=True, area=True)
     area, off = result.area()
-    exact = np.mean(np.sign(away[~same][:, None] - away[same])) / 2 + 0.5
-    assert 0 < abs(area - exact) <= off and off > 0.1
+    assert abs(area - exact_area(away, same)) <= off + 1e-12 and off <= roc.AREA_BOUND
+    assert np.trapezoid(found[1], found[0]) == pytest.approx(area, abs=roc.AREA_BOUND)
     for rate in (0.001, 0.3):
         allowed = max(t for f, t, _ in vertices(away, same) if f <= rate)
         assert result.true_accept_rate(rate) == pytest.approx(allowed, abs=1e-12)
     expected = naive_equal_error_rate(vertices(away, same))
     assert result.equal_error_rate() == pytest.approx(expected, abs=1e-12)
+    # Control: what the first pass knows is worth less where it is coarse, and says so.
+    coarse = histogram_of(everything, Window.over(0, int(tiled.keys_of(np.array([1e5]))[0]), 64))
+    area, off = dataclasses.replace(result, histogram=coarse).area()
+    assert roc.AREA_BOUND < abs(area - exact_area(away, same)) <= off
+    # Divided until it meets the bound, by a few buckets a pass.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roc, "WINDOWS", 3)
+        while buckets := roc._uncertain(coarse):
+            coarse = coarse.divided(everything, np.array(sorted(buckets)))
+    assert coarse.counts.sum() == 90 * 89
+    area, off = dataclasses.replace(result, histogram=coarse).area()
+    assert abs(area - exact_area(away, same)) <= off + 1e-12 and off <= roc.AREA_BOUND
+
+
+def histogram_of(everything, window):
+    return roc.Histogram.of([window], tiled.histograms(everything, [window]))
+
+
+def exact_area(away, same):
+    """By the ranks of all distances in float64; what only rounding tells apart is a tie."""
+    _, of = np.unique(tiled.keys_of(away), return_inverse=True)
+    genuine, impostors = (np.bincount(of[s], minlength=of.max() + 1) for s in (same, ~same))
+    lower = np.cumsum(impostors) - impostors
+    total = genuine.sum() * impostors.sum()
+    return 1 - float(genuine @ (lower + impostors / 2)) / total
+
+
+def hard_sets(case):
+    """(queries, items, labels, labels of the items, distance); the queries are the items in most."""
+    rng = np.random.default_rng(11)
+    labels = np.arange(240) % 12
+    noise = rng.normal(size=(12, 8))[labels] + 1.2 * rng.normal(size=(240, 8))
+    distance = "cosine" if case in ("parallel", "nearly equal", "binary, cosine") else "euclidean"
+    queries = {
+        "parallel": 1 + 1e-4 * noise,
+        "nearly equal": 1 + 1e-6 * noise,
+        "far from the origin": 1e5 + noise,
+        "one is long": noise * np.where(np.arange(240) == 7, 1e5, 1)[:, None],
+        "several scales": noise * 10.0 ** (4 * rng.integers(-3, 4, 12))[labels, None],
+        "small": 1e-25 * noise,
+        "large": 1e25 * noise,
+        "two places": noise + 1e5 * (np.arange(240) % 2)[:, None],
+        "whole numbers": np.round(noise),
+        "whole numbers, far": np.round(noise) + 1e6,
+        "binary": noise > 0,
+        "binary, cosine": (noise > 0) * 3,
+        "duplicates": noise[np.arange(240) // 2],
+        "groups of near duplicates": np.round(2 * noise) + 1e-6 * rng.normal(size=(240, 8)),
+        "gallery far away": noise,
+    }[case].astype(np.float32)
+    items = queries
+    if case == "gallery far away":
+        # In a direction of its own: all distances are 1e4 and a little.
+        queries = np.pad(queries, ((0, 0), (0, 1)))
+        items = np.pad(queries[::-1, :8], ((0, 0), (0, 1)), constant_values=1e4)
+        labels = labels, labels[::-1]
+    return queries, items, labels, distance
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "parallel",
+        "nearly equal",
+        "far from the origin",
+        "one is long",
+        "several scales",
+        "small",
+        "large",
+        "two places",
+        "whole numbers",
+        "whole numbers, far",
+        "binary",
+        "binary, cosine",
+        "duplicates",
+        "groups of near duplicates",
+        "gallery far away",
+    ],
+)
+def test_the_area_is_exact_whatever_the_scale_and_offset(case, monkeypatch):
+    monkeypatch.setattr(tiled, "TILE", 128)
+    queries, items, labels, distance = hard_sets(case)
+    a, b = (v.astype(np.float64) for v in (queries, items))
+    if distance == "cosine":
+        a, b = (v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9) for v in (a, b))
+    squared = np.sum((a[:, None] - b[None]) ** 2, axis=2)
+    far = squared / 2 if distance == "cosine" else np.sqrt(squared)
+    if distance == "cosine":
+        far[~a.any(axis=1)] = far[:, ~b.any(axis=1)] = 1
+    given = {"distance": distance, "metrics": ("auc", "eer", "tar@far=0.01")}
+    kept = np.ones(far.shape, bool)
+    if items is queries:
+        kept[np.arange(240), np.arange(240)] = False
+        same = labels[:, None] == labels
+    else:
+        labels, item_labels = labels
+        same = labels[:, None] == item_labels
+        given |= {"gallery": items, "gallery_labels": item_labels}
+    values = evaluate_embeddings(queries, labels, **given)
+    away, same = far[kept], same[kept]
+    exact = exact_area(away, same)
+    assert (0.5 if case == "several scales" else 0.55) < exact < 0.98
+    # Where rounding of the inputs' squares decides nothing the bound is all that may differ.
+    assert abs(values["auc"] - exact) <= roc.AREA_BOUND
+    points = vertices(tiled.distances_of(tiled.keys_of(away)), same)
+    assert values["eer"] == pytest.approx(naive_equal_error_rate(points), abs=1e-4)
+    allowed = max(t for f, t, _ in points if f <= 0.01)
+    assert values["tar@far=0.01"] == pytest.approx(allowed, abs=1e-3)
+
+
+def test_a_zero_vector_is_at_right_angles_to_everything():
+    """Its cosine distances are equal, so that they are ties: with each other and with true right angles."""
+    embeddings = np.random.default_rng(3).normal(size=(40, 6)).astype(np.float32)
+    embeddings[20:] = 0
+    labels = np.arange(40) % 2
+    given = {"gallery": embeddings[:20], "gallery_labels": labels[:20], "distance": "cosine"}
+    values = evaluate_embeddings(
+        embeddings[20:], labels[20:], metrics=("eer", "auc", "tar@far=0.9"), **given
+    )
+    assert values == {"eer": 0.5, "auc": 0.5, "tar@far=0.9": 0.0}
+    away = roc_curve(embeddings[20:], labels[20:], **given).thresholds
+    np.testing.assert_array_equal(away, [-np.inf, 1])
+    both = np.array([[1, 0, 0], [0, 3, 0], [0, 0, 0], [0, 0, 7]], np.float32)
+    curve = roc_curve(both, np.array([0, 0, 1, 1]), distance="cosine")
+    np.testing.assert_array_equal(curve.thresholds, [-np.inf, 1])
+
+
+def test_many_buckets_are_found_by_bisection():
+    embeddings, labels = some(9)
+    everything = tiled.pairs_of(embeddings, labels)
+    window = everything.first_window()
+    edges = window.edges()
+    at = np.sort(np.random.default_rng(0).permutation(len(edges) - 1)[: len(edges) // 3])
+    windows = [Window.over(int(edges[i]), int(edges[i + 1]), 4) for i in at[:: len(at) // 300]]
+    many = tiled.histograms(everything, windows)
+    some_of_them = slice(40, 45)
+    few = tiled.histograms(everything, windows[some_of_them])
+    for a, b in zip(many[some_of_them], few, strict=True):
+        np.testing.assert_array_equal(a, b)
+    whole = tiled.histograms(everything, [window], complete=True)[0]
+    for part, i in zip(many, at[:: len(at) // 300], strict=True):
+        np.testing.assert_array_equal(part.sum(axis=1), whole[:, i])
 
 
 def test_a_curve_by_hand():
@@ -295,14 +438,16 @@ def test_opis_by_hand():
     found = SimpleNamespace(utilities=(at, utility))
     # Variances at the thresholds: of (1, 0, .5, 0), (1, .5, .5, 0), (1, 1, .5, 0).
     variances = [0.171875, 0.125, 0.171875]
-    assert roc.opis(found) == pytest.approx((variances[0] + 2 * variances[1] + variances[2]) / 4)
+    assert consistency.opis(found) == pytest.approx(
+        (variances[0] + 2 * variances[1] + variances[2]) / 4
+    )
     # The best class less the worst: 1 everywhere. Of two each: (.5, .75, 1) or (.75, .75, .75), less the others.
-    assert roc.epsilon_opis(found, 0.25) == pytest.approx(1)
+    assert consistency.epsilon_opis(found, 0.25) == pytest.approx(1)
     # Averages 1, .5, .5, 0: of the two equal ones the lower label counts as worse.
     differences = np.array([0.75 - 0, 0.75 - 0.25, 0.75 - 0.5])
     expected = np.sum(differences**2 * [1, 2, 1]) / 4
-    assert roc.epsilon_opis(found, 0.5) == pytest.approx(expected)
-    assert np.isnan(roc.opis(SimpleNamespace(utilities=None)))
+    assert consistency.epsilon_opis(found, 0.5) == pytest.approx(expected)
+    assert np.isnan(consistency.opis(SimpleNamespace(utilities=None)))
     for share in ("0", "1.5"):
         with pytest.raises(ValueError, match=f"a share of {share} of the classes; accepted"):
             evaluate_embeddings(np.eye(3), np.arange(3), metrics=(f"opis@epsilon={share}",))

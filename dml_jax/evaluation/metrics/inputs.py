@@ -93,14 +93,13 @@ def gather(
     relation: relations.Relation,
     normalize: bool,
 ) -> Data:
-    kind = relation.kind
 
     def prepared(name: str, vectors: np.ndarray) -> np.ndarray:
         found = as_embeddings(name, vectors)
         return normalize_rows(found).astype(np.float32) if normalize else found
 
     def checked(name: str, values: Any, size: int) -> np.ndarray:
-        if kind.rank == 1:
+        if relation.label_rank == 1:
             return as_ids(name, values, size)
         found = np.asarray(values)
         relation.check(found, None, size, None)
@@ -117,7 +116,7 @@ def gather(
         items, gallery_parents = queries, parents
         ids = gallery_ids = np.arange(count) if ids is None else ids
     else:
-        if gallery_labels is None and kind.of_samples:
+        if gallery_labels is None and relation.of_samples:
             raise ValueError("a gallery needs gallery_labels, which are None")
         if (ids is None) != (gallery_ids is None):
             raise ValueError(
@@ -129,7 +128,7 @@ def gather(
             )
         items = prepared("gallery", gallery)
     size = len(items)
-    if kind.of_samples:
+    if relation.of_samples:
         labels = checked("labels", labels, count)
         gallery_labels = labels if alone else checked("gallery_labels", gallery_labels, size)
         if labels.shape[1:] != gallery_labels.shape[1:]:
@@ -149,13 +148,13 @@ def gather(
     classes: Any = None
     gallery_classes: Any = None
     labelled = np.zeros(0, np.int64)
-    if kind.has_classes:
+    if relation.has_classes:
         both = [relation.classes(labels), relation.classes(gallery_labels)]
         labelled, of = np.unique(np.concatenate(both), return_inverse=True)
         classes, gallery_classes = of[:count], of[count:]
         labels = gallery_labels = None
     if distractors is not None:
-        if not kind.has_classes:
+        if not relation.has_classes:
             raise ValueError(
                 f"distractors with relation {relation.name!r}; accepted: a relation with classes "
                 f"({relations.WITH_CLASSES})"

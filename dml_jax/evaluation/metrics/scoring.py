@@ -79,7 +79,9 @@ def _ranks(
 
     # What depends on the first hit alone is looked for in steps, by queries that have none so far.
     until = deepest(list(chosen))
-    depth = np.maximum(deepest([m for m in chosen if not m.first]), np.minimum(until, SHALLOW))
+    depth = np.maximum(
+        deepest([m for m in chosen if not m.first_hit_only]), np.minimum(until, SHALLOW)
+    )
     rows = np.flatnonzero(relevant > 0)
     while len(rows):
         again = []
@@ -156,8 +158,9 @@ def pair_values(
     in_order = np.array_equal(index.order, np.arange(index.size))
     items = data.gallery if in_order else data.gallery[index.order]
     pairs = Pairs.of(data.queries, items, own, relevance, data.classes, options["distance"])
-    rates = sorted({rate for metric in chosen for rate in metric.rates})
-    found = roc.verify(pairs, rates, equal=any(m.name == "eer" for m in chosen))
+    rates = sorted({rate for metric in chosen for rate in metric.false_accept_rates})
+    needs = {need for metric in chosen for need in metric.needs}
+    found = roc.verify(pairs, rates, equal="equal" in needs, area="area" in needs)
     return {metric.name: metric.function(found) for metric in chosen}
 
 

@@ -1,8 +1,12 @@
 """All pairs of a query and an item of the gallery in tiles, and histograms of their distances.
 
 A pair of a query and an item of the gallery is genuine where the item is relevant, an impostor elsewhere; a query's
-pair with itself is neither. Pairs come in tiles, as often as they are asked for, and are never all in memory. A
-distance is a float64 matrix product (0 where that is within its rounding), rounded to float32.
+pair with itself is neither. Pairs come in tiles, as often as they are asked for, and are never all in memory.
+
+A distance is computed in float64 from a matrix product of the vectors less their median, so that neither an offset
+nor an outlier costs precision; it is 0 where it is within the rounding of that product. It is then rounded to 32
+significant bits, which makes ties of distances that only rounding tells apart. The bits of such a number, read as an
+integer, are its *key*: keys are ordered as the distances are, and histograms count keys.
 """
 
 import math
@@ -10,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +23,45 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import names
-from dml_jax.evaluation.metrics.relevance import ByClass
+from dml_jax.errors import UserError
+from dml_jax.evaluation.metrics.relevance import ByClass, Relevance
 from dml_jax.evaluation.search.index import DISTANCES
-from dml_jax.evaluation.vectors import as_embeddings, as_ids, normalize_rows
+from dml_jax.evaluation.vectors import ZERO_NORM, as_embeddings, as_ids, norms
 
 # Queries and items of a tile: its distances are float64 for a moment (32 MiB).
 TILE = 2048
-# Buckets of a histogram, and the float32 numbers that the first one spreads over them: 16 powers of two.
-BUCKETS = 1 << 18
-SPAN = 1 << 27
+# Buckets of the first histogram (counts of more do not stay in the cache, which costs where there are many pairs), and
+# of all later ones of a pass together.
+BUCKETS, BUCKETS_OF_FEW, FEW = 1 << 16, 1 << 18, 1 << 24
+FINE_BUCKETS = 1 << 20
+# A float64 number has 53 significant bits; so many of them are rounded away in a key.
+ROUNDED_BITS = 21
+KEYS_PER_POWER_OF_TWO = 1 << (52 - ROUNDED_BITS)
+# The first histogram resolves distances down to 2^-16 of the large ones.
+POWERS = 16
+# Queries and items whose distances tell where the first histogram has to be fine, and genuine pairs that do.
+SAMPLE, GENUINE_SAMPLE = 512, 1 << 14
+# The shares of the sampled distances of impostors and of genuine pairs, at either end, that it may leave out.
+TRIMMED = (1e-4, 1e-3)
+# Rows of which the centre is the median; odd, so that the median of whole numbers is a whole number.
+CENTRE_SAMPLE = 1023
+# float64 numbers in flight on the host, and codes that are counted at a time, which stay in its cache.
+CHUNK = 1 << 22
+COUNTED = 1 << 18
+# With more windows than this they are found by bisection.
+UNROLLED = 8
 
 
 class Tile(NamedTuple):
     """Some pairs.
 
     Attributes:
-      rows, columns: slices of the queries and of the items.
+      rows: a slice of the queries.
+      columns: a slice of the items.
       weight: how often each of its pairs counts.
-      found: [b, c], distances in float32, or codes of them.
+      found: [b, c], distances, or codes of their buckets.
       genuine: [b, c].
-      own: (places in rows, places in columns) of the queries' pairs with themselves.
+      self_pairs: (places in rows, places in columns) of the queries' pairs with themselves.
     """
 
     rows: slice
@@ -46,13 +69,13 @@ class Tile(NamedTuple):
     weight: int
     found: np.ndarray
     genuine: Bool[np.ndarray, "b c"]
-    own: tuple[np.ndarray, np.ndarray]
+    self_pairs: tuple[np.ndarray, np.ndarray]
 
 
 class Window(NamedTuple):
-    """Histogram of the float32 numbers whose bits lie in [low, high), as integers: bucket (bits - start) >> shift.
+    """A histogram of the keys in [low, high): key k is in bucket (k - start) >> shift.
 
-    The first bucket reaches down to `low`, the last of `buckets` ones up to `high`.
+    The first bucket reaches down to `low`, the last one up to `high`.
     """
 
     low: int
@@ -62,19 +85,34 @@ class Window(NamedTuple):
     buckets: int
 
     @classmethod
-    def over(cls, low: int, high: int) -> "Window":
-        """As fine as the number of buckets allows."""
-        shift = max(0, math.ceil(math.log2((high - low) / BUCKETS)))
+    def over(cls, low: int, high: int, buckets: int) -> "Window":
+        """Divides a range of keys into at most so many buckets of equal width."""
+        shift = max(0, math.ceil(math.log2((high - low) / buckets)))
         return cls(low, high, low, shift, -(-(high - low) >> shift))
 
-    def bounds(self, bucket: int) -> tuple[int, int]:
-        """The bits from which and below which the bucket's numbers lie."""
-        low = self.start + (bucket << self.shift)
-        high = low + (1 << self.shift)
-        return (
-            self.low if bucket == 0 else low,
-            self.high if bucket == self.buckets - 1 else high,
-        )
+    def edges(self) -> Int[np.ndarray, " buckets_and_1"]:
+        """Returns the keys at which the buckets begin, and `high`."""
+        inner = self.start + (np.arange(1, self.buckets, dtype=np.int64) << self.shift)
+        return np.concatenate([[self.low], inner, [self.high]])
+
+
+def keys_of(distances: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Returns the keys of distances: they are rounded to 32 significant bits, and ordered as the distances are.
+
+    >>> keys_of(np.array([0.5, 0.5 + 1e-16, 0.5 + 1e-9])) - keys_of(np.array([0.5]))
+    array([0, 0, 4])
+    """
+    bits = np.ascontiguousarray(distances, np.float64).view(np.int64)
+    return (bits + (1 << (ROUNDED_BITS - 1))) >> ROUNDED_BITS
+
+
+def distances_of(keys: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Returns the distances that have these keys.
+
+    >>> distances_of(keys_of(np.array([0.0, 0.75, 3.0])))
+    array([0.  , 0.75, 3.  ])
+    """
+    return (np.asarray(keys, np.int64) << ROUNDED_BITS).view(np.float64)
 
 
 @dataclass(frozen=True)
@@ -82,20 +120,21 @@ class Pairs:
     """All pairs of queries and items.
 
     Attributes:
-      queries, items: float32 [q, d] and [n, d], unit vectors for cosine.
-      own: [q], each query's own place among the items, -1 for none.
+      queries: float32 [q, d].
+      items: float32 [n, d].
+      self_index: [q], each query's own place among the items, -1 for none.
       relevance: which items are relevant to which queries.
-      classes: [q], for OPIS.
+      classes: [q], the queries' classes, for OPIS.
       distance: `euclidean` or `cosine`.
-      symmetric: the queries are the items, in this order, and relevance goes both ways: half of the pairs stand
-        for all.
+      symmetric: True where the queries are the items, in this order, and relevance goes both ways: half of the pairs
+        stand for all.
     """
 
-    queries: np.ndarray
-    items: np.ndarray
-    own: np.ndarray
-    relevance: Any
-    classes: np.ndarray | None
+    queries: Float[np.ndarray, "q d"]
+    items: Float[np.ndarray, "n d"]
+    self_index: Int[np.ndarray, " q"]
+    relevance: Relevance
+    classes: Int[np.ndarray, " q"] | None
     distance: str
     symmetric: bool
 
@@ -104,21 +143,18 @@ class Pairs:
         cls,
         queries: Float[np.ndarray, "q d"],
         items: Float[np.ndarray, "n d"],
-        own: Int[np.ndarray, " q"],
-        relevance: Any,
+        self_index: Int[np.ndarray, " q"],
+        relevance: Relevance,
         classes: Int[np.ndarray, " q"] | None,
         distance: str,
     ) -> "Pairs":
-        """From embeddings as given."""
+        """Makes the pairs; `symmetric` is found out."""
         symmetric = (
             queries is items
             and isinstance(relevance, ByClass)
-            and np.array_equal(own, np.arange(len(items)))
+            and np.array_equal(self_index, np.arange(len(items)))
         )
-        if distance == "cosine":
-            queries = normalize_rows(queries).astype(np.float32)
-            items = queries if symmetric else normalize_rows(items).astype(np.float32)
-        return cls(queries, items, own, relevance, classes, distance, symmetric)
+        return cls(queries, items, self_index, relevance, classes, distance, symmetric)
 
     @property
     def genuine(self) -> int:
@@ -127,49 +163,117 @@ class Pairs:
 
     @property
     def impostors(self) -> int:
-        """How many pairs are not."""
-        return len(self.queries) * len(self.items) - int((self.own >= 0).sum()) - self.genuine
+        """How many pairs are impostors."""
+        pairs = len(self.queries) * len(self.items) - int((self.self_index >= 0).sum())
+        return pairs - self.genuine
+
+    @cached_property
+    def centre(self) -> Float[np.ndarray, " d"]:
+        """The median of the items' coordinates, over some rows: what is subtracted before distances are computed."""
+        count = min(len(self.items), CENTRE_SAMPLE)
+        rows = _spaced(len(self.items), count - (count + 1) % 2)
+        return np.median(self._scaled(self.items, rows), axis=0)
+
+    def _scaled(self, vectors: np.ndarray, rows: np.ndarray | slice) -> Float[np.ndarray, "b d"]:
+        """Some of the vectors in float64, divided by their norms for cosine."""
+        found = vectors[rows].astype(np.float64)
+        return found / self._divisors(found)[:, None] if self.distance == "cosine" else found
+
+    def _divisors(self, vectors: np.ndarray) -> Float[np.ndarray, " n"]:
+        """The vectors' norms; inf for zero vectors, which makes them zero."""
+        lengths = norms(vectors)
+        return np.where(lengths <= ZERO_NORM, np.inf, lengths)
 
     @cached_property
     def largest(self) -> float:
         """No distance is larger."""
         if self.distance == "cosine":
             return 2.0
-        norms = [
-            math.sqrt(np.einsum("nd,nd->n", v, v, dtype=np.float64).max())
-            for v in (self.queries, self.items)
-        ]
-        return sum(norms)
+        size = max(1, CHUNK // self.items.shape[1])
+        return sum(
+            max(
+                float(norms(vectors[i : i + size] - self.centre).max())
+                for i in range(0, len(vectors), size)
+            )
+            for vectors in (self.queries, self.items)
+        )
+
+    def first_window(self) -> Window:
+        """The window of the first pass: over all keys, fine where the distances of a sample of pairs are."""
+        top = int(keys_of(np.array([self.largest * (1 + 1e-6)]))[0]) + 1
+        low, high = np.inf, 0.0
+        for sample, share in zip(self._sampled_distances(), TRIMMED, strict=True):
+            positive = np.sort(sample[sample > 0])
+            cut = int(share * len(positive))
+            if len(positive):
+                low, high = min(low, positive[cut]), max(high, positive[len(positive) - 1 - cut])
+        if high == 0:
+            low = high = self.largest
+        start, end = map(int, keys_of(np.array([low, high])))
+        start = max(start, end - POWERS * KEYS_PER_POWER_OF_TWO, 0)
+        few = len(self.queries) * len(self.items) <= FEW
+        buckets = BUCKETS_OF_FEW if few else BUCKETS
+        shift = max(0, math.ceil(math.log2((end - start + 1) / (buckets - 2))))
+        # The first and the last bucket are for what the sample has nothing of.
+        return Window(0, top, start - (1 << shift), shift, buckets)
+
+    def _sampled_distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distances of some impostors and of some genuine pairs."""
+        rows = _spaced(len(self.queries), max(1, min(SAMPLE, CHUNK // len(self.items))))
+        columns = _spaced(len(self.items), SAMPLE)
+        relevant = self.relevance.hits(rows, np.tile(columns, (len(rows), 1)))
+        relevant |= self.self_index[rows, None] == columns[None, :]
+        of, at = np.nonzero(~relevant)
+        impostors = self._some_distances(rows[of], columns[at])
+        of, places = self.relevance.members(rows)
+        kept = _spaced(len(of), GENUINE_SAMPLE)
+        return impostors, self._some_distances(rows[of[kept]], places[kept])
+
+    def _some_distances(self, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+        found = np.empty(len(rows))
+        size = max(1, CHUNK // self.items.shape[1])
+        for start in range(0, len(rows), size):
+            some = slice(start, start + size)
+            apart = self._scaled(self.queries, rows[some]) - self._scaled(self.items, places[some])
+            found[some] = np.einsum("md,md->m", apart, apart)
+        return found / 2 if self.distance == "cosine" else np.sqrt(found)
 
     def tiles(self, windows: Sequence[Window] = ()) -> Iterator[Tile]:
-        """Distances, or with windows codes of them: 0 outside of all, else 1 + the bucket, counted through them all."""
+        """Yields the pairs in tiles, with their distances or their codes.
+
+        Args:
+          windows: where given, disjoint and ascending, tiles hold codes: 0 outside of all windows, else 1 + the number
+            of the bucket, counted through all windows.
+        """
         size = min(TILE, 1 << max(7, (max(len(self.queries), len(self.items)) - 1).bit_length()))
-        # One device of this process, whatever the mesh in context.
-        device = jax.local_devices()[0]
+        device = _device()
         here = jax.sharding.Mesh(np.array([device]), ("here",))
-        vectors, lone = [], []
-        for part in (self.queries,) if self.symmetric else (self.queries, self.items):
-            room = -len(part) % size
-            vectors.append(jax.device_put(np.pad(part, ((0, room), (0, 0))), device))
-            zero = self.distance == "cosine" and ~part.any(axis=1)
-            lone.append(
-                jax.device_put(np.pad(zero + np.zeros(len(part), np.float32), (0, room)), device)
-            )
-        table = None
-        if windows:
-            offsets = np.cumsum([1, *(window.buckets for window in windows[:-1])])
-            rows = [(*window, at) for window, at in zip(windows, offsets, strict=True)]
-            table = jax.device_put(np.array(rows, np.int32), device)
-        waiting: deque = deque()
+        parts = (self.queries,) if self.symmetric else (self.queries, self.items)
+        put = partial(jax.device_put, device=device)
+        vectors = [put(np.pad(part, ((0, -len(part) % size), (0, 0)))) for part in parts]
+        divisors: list[Array | None] = [None, None]
+        zero: list[Array | None] = [None, None]
+        if self.distance == "cosine":
+            lengths = [self._divisors(part) for part in parts]
+            with jax.enable_x64(True):
+                divisors = [
+                    put(np.pad(found, (0, -len(found) % size), constant_values=1.0))
+                    for found in lengths
+                ]
+            if any(np.isinf(found).any() for found in lengths):
+                zero = [put(np.pad(np.isinf(found), (0, -len(found) % size))) for found in lengths]
+        with jax.enable_x64(True):
+            table = put(_table(windows)) if windows else None
+            centre = put(self.centre)
+        waiting: deque[tuple[int, int, Array]] = deque()
         for row in range(0, len(self.queries), size):
             for column in range(row if self.symmetric else 0, len(self.items), size):
                 # Only the dispatch: other code of this thread keeps its own precision.
                 with jax.enable_x64(True), jax.set_mesh(here):
                     found = _tile(
-                        vectors[0],
-                        vectors[-1],
-                        lone[0],
-                        lone[-1],
+                        (vectors[0], divisors[0], zero[0]),
+                        (vectors[-1], divisors[-1], zero[-1]),
+                        centre,
                         row,
                         column,
                         table,
@@ -187,7 +291,7 @@ class Pairs:
         rows = slice(row, min(row + size, len(self.queries)))
         columns = slice(column, min(column + size, len(self.items)))
         genuine = self.relevance.mask(np.arange(rows.start, rows.stop), columns)
-        own = self.own[rows]
+        own = self.self_index[rows]
         mine = np.flatnonzero((own >= columns.start) & (own < columns.stop))
         return Tile(
             rows,
@@ -199,12 +303,35 @@ class Pairs:
         )
 
 
+def _spaced(size: int, count: int) -> Int[np.ndarray, " m"]:
+    """At most `count` of the numbers below `size`, at equal steps."""
+    return np.unique(np.linspace(0, size - 1, min(size, count)).astype(np.int64))
+
+
+def _device() -> jax.Device:
+    """One device of this process, whatever the mesh in context; the host's CPU beside TPUs, which have no float64."""
+    device = jax.local_devices()[0]
+    return jax.local_devices(backend="cpu")[0] if device.platform == "tpu" else device
+
+
+def _table(windows: Sequence[Window]) -> Int[np.ndarray, "windows 6"]:
+    """The windows and the code of the first bucket of each, with empty windows up to a power of two of them."""
+    offsets = np.cumsum([1, *(window.buckets for window in windows[:-1])])
+    table = np.array([(*window, at) for window, at in zip(windows, offsets, strict=True)], np.int64)
+    room = (1 << (len(windows) - 1).bit_length()) - len(windows)
+    largest = np.iinfo(np.int64).max
+    empty = np.array([[largest, largest, 0, 0, 1, 0]], np.int64)
+    return np.concatenate([table, np.repeat(empty, room, axis=0)])
+
+
+Side = tuple[Array, Array | None, Array | None]
+
+
 @partial(jax.jit, static_argnames=("size", "cosine"))
 def _tile(
-    queries: Float[Array, "q d"],
-    items: Float[Array, "n d"],
-    lone_queries: Float[Array, " q"],
-    lone_items: Float[Array, " n"],
+    queries: Side,
+    items: Side,
+    centre: Float[Array, " d"],
     row: Int[Array, ""],
     column: Int[Array, ""],
     table: Int[Array, "windows 6"] | None,
@@ -212,47 +339,77 @@ def _tile(
     size: int,
     cosine: bool,
 ) -> Array:
-    """Distances of `size` queries to as many items, or their codes in a table of windows and the first code of each.
+    """Distances of `size` queries to as many items, or their codes in a table of windows.
 
-    Zero vectors are "lone": at right angles to everything for cosine.
+    Queries and items are (vectors, divisors, which of them are zero); zero vectors have cosine 0 with everything.
     """
 
-    def part(vectors: Array, lone: Array, start: Array) -> tuple[Array, Array]:
+    def part(side: Side, start: Array) -> tuple[Array, Array, Array | None]:
+        vectors, divisors, zero = side
         found = lax.dynamic_slice_in_dim(vectors, start, size).astype(jnp.float64)
-        return found, jnp.sum(found * found, axis=1) + lax.dynamic_slice_in_dim(lone, start, size)
+        if divisors is not None:
+            found = found / lax.dynamic_slice_in_dim(divisors, start, size)[:, None]
+        found = found - centre[None, :]
+        if zero is not None:
+            zero = lax.dynamic_slice_in_dim(zero, start, size)
+        return found, jnp.sum(found * found, axis=1), zero
 
-    a, squares_a = part(queries, lone_queries, row)
-    b, squares_b = part(items, lone_items, column)
+    a, squares_a, zero_a = part(queries, row)
+    b, squares_b, zero_b = part(items, column)
     sums = squares_a[:, None] + squares_b[None, :]
     squared = sums - 2 * jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
     # Equal vectors are at distance 0 and not at that of rounding.
-    squared = jnp.where(squared <= (queries.shape[1] + 8) * 2.0**-52 * sums, 0, squared)
-    far = (squared / 2 if cosine else jnp.sqrt(squared)).astype(jnp.float32)
+    squared = jnp.where(squared <= (a.shape[1] + 8) * 2.0**-52 * sums, 0, squared)
+    distances = squared / 2 if cosine else jnp.sqrt(squared)
+    if zero_a is not None and zero_b is not None:
+        distances = jnp.where(zero_a[:, None] | zero_b[None, :], 1.0, distances)
+    bits = lax.bitcast_convert_type(distances, jnp.int64)
+    # Logical shifts: unlike arithmetic ones they are vector instructions everywhere, and nothing is negative here.
+    keys = lax.shift_right_logical(bits + (1 << (ROUNDED_BITS - 1)), jnp.int64(ROUNDED_BITS))
     if table is None:
-        return far
-    bits = lax.bitcast_convert_type(far, jnp.int32)
-    code = jnp.zeros_like(bits)
-    for i in range(table.shape[0]):
-        low, high, start, shift, buckets, offset = (table[i, j] for j in range(6))
-        bucket = jnp.clip((bits - start) >> shift, 0, buckets - 1)
-        code = jnp.where((bits >= low) & (bits < high), offset + bucket, code)
-    return code
+        return lax.bitcast_convert_type(keys << ROUNDED_BITS, jnp.float64)
+    if table.shape[0] > UNROLLED:
+        found = jnp.searchsorted(table[:, 0], keys, side="right", method="scan_unrolled") - 1
+        return _codes(keys, *(table[:, j][jnp.maximum(found, 0)] for j in range(6)))
+    codes = [_codes(keys, *table[i]) for i in range(table.shape[0])]
+    return sum(codes[1:], codes[0])
 
 
-def histograms(pairs: Pairs, windows: Sequence[Window]) -> list[Int[np.ndarray, "2 buckets"]]:
-    """How many impostors and how many genuine pairs have their distance in each bucket of each window."""
+def _codes(
+    keys: Array, low: Array, high: Array, start: Array, shift: Array, buckets: Array, offset: Array
+) -> Int[Array, "b c"]:
+    """The codes of keys in a window, 0 outside of it."""
+    above = jnp.maximum(keys - start, 0)
+    bucket = jnp.minimum(
+        lax.shift_right_logical(above, jnp.broadcast_to(shift, above.shape)), buckets - 1
+    )
+    return jnp.where((keys >= low) & (keys < high), offset + bucket, 0).astype(jnp.int32)
+
+
+def histograms(
+    pairs: Pairs, windows: Sequence[Window], *, complete: bool = False
+) -> list[Int[np.ndarray, "2 buckets"]]:
+    """Counts impostors and genuine pairs in each bucket of each window, in one pass over the pairs.
+
+    Args:
+      pairs: all of them.
+      windows: disjoint, ascending.
+      complete: True where nearly every pair lies in a window.
+    """
     size = 1 + sum(window.buckets for window in windows)
     counts = np.zeros((2, size), np.int64)
 
     def count(codes: np.ndarray) -> np.ndarray:
-        return np.bincount(codes.reshape(-1), minlength=size)
+        flat = codes.reshape(-1)
+        found = np.bincount(flat[:COUNTED], minlength=size)
+        for start in range(COUNTED, len(flat), COUNTED):
+            found += np.bincount(flat[start : start + COUNTED], minlength=size)
+        return found
 
-    # Few pairs lie in later windows.
-    first = windows[0].buckets == BUCKETS
     for tile in pairs.tiles(windows):
         codes = tile.found
         genuine = count(codes[tile.genuine])
-        found = count(codes if first else codes[codes > 0]) - count(codes[tile.own])
+        found = count(codes if complete else codes[codes > 0]) - count(codes[tile.self_pairs])
         counts[0] += tile.weight * (found - genuine)
         counts[1] += tile.weight * genuine
     return np.split(counts[:, 1:], np.cumsum([window.buckets for window in windows[:-1]]), axis=1)
@@ -267,20 +424,25 @@ def pairs_of(
     own: Int[np.ndarray, " q"] | None = None,
     distance: str = "euclidean",
 ) -> Pairs:
-    """The pairs whose curve `roc_curve` draws; arguments and errors as there."""
+    """Makes the pairs whose curve `roc_curve` draws; arguments and errors as there.
+
+    >>> pairs = pairs_of(np.eye(4), np.array([0, 0, 1, 1]))
+    >>> pairs.genuine, pairs.impostors
+    (4, 8)
+    """
     names.resolve("distance", dict.fromkeys(DISTANCES), distance)
     queries = as_embeddings("embeddings", embeddings)
     labels = as_ids("labels", labels, len(queries))
     items, others = queries, labels
     if gallery is None or gallery_labels is None:
         if gallery is not None or gallery_labels is not None or own is not None:
-            raise ValueError("a gallery needs gallery_labels, and these and own a gallery")
+            raise UserError("a gallery needs gallery_labels, and these and own a gallery")
         own = np.arange(len(queries))
     else:
         items = as_embeddings("gallery", gallery)
         others = as_ids("gallery_labels", gallery_labels, len(items))
         if items.shape[1] != queries.shape[1]:
-            raise ValueError(
+            raise UserError(
                 f"queries have {queries.shape[1]} dimensions, the gallery has {items.shape[1]}"
             )
         own = np.full(len(queries), -1) if own is None else as_ids("own", own, len(queries))

@@ -1,35 +1,44 @@
 """Verification: is a pair of one kind? Error rates at a threshold of the distance, over all pairs.
 
-A pair of a query and an item of the gallery is genuine where the item is relevant, an impostor elsewhere; a query's
-pair with itself is neither. A pair is accepted where its distance is at most the threshold. Pairs come in tiles,
-as often as they are asked for, and are never all in memory.
-
-What is exact: a distance is a float64 matrix product (0 where that is within its rounding), rounded to float32, and
-of these numbers every count, every threshold and with them every rate is exact, ties included. Only the area under
-the curve is not: it comes with a bound.
+A pair is accepted where its distance is at most the threshold. Of the distances as `pairs` rounds them (32 significant
+bits), every count, every threshold and with them every rate is exact, ties included. The area under the curve is
+exact to `AREA_BOUND`, whatever the scale and the offset of the distances.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from dml_jax.evaluation.verification.pairs import BUCKETS, SPAN, Pairs, Window, histograms, pairs_of
+from dml_jax.errors import UserError
+from dml_jax.evaluation.verification.consistency import CALIBRATION, Utilities, utilities
+from dml_jax.evaluation.verification.pairs import (
+    BUCKETS,
+    FINE_BUCKETS,
+    Pairs,
+    Window,
+    distances_of,
+    histograms,
+    pairs_of,
+)
 
-# OPIS: the false accept rates whose thresholds end the range, and how many thresholds divide it.
-CALIBRATION = (0.01, 0.1)
-THRESHOLDS = 101
+# The most by which the area under the curve may be off: half of the last digit that tables print.
+AREA_BOUND = 5e-5
+# The most buckets that one pass divides for the area.
+WINDOWS = 1024
+
+Condition = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Roc(NamedTuple):
     """Points of the receiver operating characteristic, from (0, 0) to (1, 1), both rates ascending.
 
     Attributes:
-      false_accept_rates, true_accept_rates: [p], of impostors and of genuine pairs at distances up to the threshold.
+      false_accept_rates: [p], the share of impostors at distances up to the threshold.
+      true_accept_rates: [p], the share of genuine pairs at distances up to the threshold.
       thresholds: [p], -inf for the first; ends of buckets, so that each lies at or over the last distance accepted.
     """
 
@@ -39,10 +48,10 @@ class Roc(NamedTuple):
 
 
 class Crossing(NamedTuple):
-    """The smallest distance at which something holds of the pairs accepted up to it.
+    """The smallest distance at which a condition holds of the pairs accepted up to it.
 
     Attributes:
-      threshold: float32; inf where it holds at none.
+      threshold: the distance; inf where the condition holds at none.
       below: (impostors, genuine pairs) at smaller distances.
       upto: likewise with those at this one.
     """
@@ -52,26 +61,78 @@ class Crossing(NamedTuple):
     upto: tuple[int, int]
 
 
+class Histogram(NamedTuple):
+    """The pairs counted by the key of their distance (`pairs.keys_of`), in buckets that differ in width.
+
+    Attributes:
+      low: [m], the first key of each bucket, ascending. Buckets without pairs are left out.
+      high: [m], the key after its last one.
+      counts: [2, m], impostors and genuine pairs.
+    """
+
+    low: Int[np.ndarray, " m"]
+    high: Int[np.ndarray, " m"]
+    counts: Int[np.ndarray, "2 m"]
+
+    @classmethod
+    def of(cls, windows: Iterable[Window], counts: Iterable[np.ndarray]) -> "Histogram":
+        """Joins the buckets of windows."""
+        edges = [window.edges() for window in windows]
+        low, high = (
+            np.concatenate([e[part] for e in edges]) for part in (slice(-1), slice(1, None))
+        )
+        joined = np.concatenate(list(counts), axis=1)
+        kept = np.flatnonzero(joined.any(axis=0))
+        return cls(low[kept], high[kept], joined[:, kept])
+
+    def divided(self, pairs: Pairs, buckets: Int[np.ndarray, " w"]) -> "Histogram":
+        """Divides some of the buckets, by another pass over the pairs."""
+        each = FINE_BUCKETS // max(len(buckets), FINE_BUCKETS // BUCKETS)
+        windows = [Window.over(int(self.low[i]), int(self.high[i]), each) for i in buckets]
+        finer = Histogram.of(windows, histograms(pairs, windows))
+        kept = np.delete(np.arange(len(self.low)), buckets)
+        low = np.concatenate([self.low[kept], finer.low])
+        order = np.argsort(low)
+        return Histogram(
+            low[order],
+            np.concatenate([self.high[kept], finer.high])[order],
+            np.concatenate([self.counts[:, kept], finer.counts], axis=1)[:, order],
+        )
+
+    @property
+    def wide(self) -> np.ndarray:
+        """Which of the buckets hold more than one number: their pairs need not be ties."""
+        return self.high - self.low > 1
+
+    def accepted(self) -> Int[np.ndarray, "2 m"]:
+        """How many pairs lie in each bucket or below it."""
+        return np.cumsum(self.counts, axis=1)
+
+    def in_one_bucket(self) -> Float[np.ndarray, " m"]:
+        """The share of (impostor, genuine pair) comparisons whose two distances are in each of the buckets."""
+        totals = self.counts.sum(axis=1).astype(np.float64)
+        return np.prod(self.counts / totals[:, None], axis=0)
+
+
 @dataclass(frozen=True)
 class Verification:
     """What the passes over the pairs found.
 
     Attributes:
       pairs: all of them.
-      window, counts: the first histogram, int64 [2, buckets] of impostors and genuine pairs.
+      histogram: the pairs by distance.
       reached: by false accept rate: where more impostors are accepted than it allows.
       equal: where the false accept rate reaches the false reject rate; None where it was not asked for.
     """
 
     pairs: Pairs
-    window: Window
-    counts: Int[np.ndarray, "2 buckets"]
+    histogram: Histogram
     reached: dict[float, Crossing]
     equal: Crossing | None
 
     @property
     def empty(self) -> bool:
-        """Whether there is no genuine pair or no impostor; all metrics are nan then."""
+        """True where there is no genuine pair or no impostor; all metrics are nan then."""
         return not (self.pairs.genuine and self.pairs.impostors)
 
     def true_accept_rate(self, false_accept_rate: float) -> float:
@@ -79,6 +140,9 @@ class Verification:
 
         The ROC's true positive rate where its false positive rate is at most that. nan without genuine pairs or
         without impostors. FNMR at FMR is 1 - TAR at FAR.
+
+        Args:
+          false_accept_rate: one of those that `verify` was given.
         """
         if self.empty:
             return float("nan")
@@ -101,27 +165,33 @@ class Verification:
     def area(self) -> tuple[float, float]:
         """(AUC, by how much it may be off): the chance that a genuine pair is nearer than an impostor, ties half.
 
-        Pairs in one bucket, of a relative width of 2^-14, count as ties; the bound is half of their share.
-        (nan, nan) without genuine pairs or without impostors.
+        Pairs in one bucket count as ties; half of the share of those in buckets of more than one number is the bound,
+        which is at most `AREA_BOUND` where `verify` was asked for the area. (nan, nan) without genuine pairs or
+        without impostors.
         """
         if self.empty:
             return float("nan"), float("nan")
-        impostor, genuine = self.counts / np.array([[self.pairs.impostors], [self.pairs.genuine]])
-        tied = float(impostor @ genuine) / 2
-        return float(genuine @ (1 - np.cumsum(impostor))) + tied, tied
+        impostor, genuine = self.histogram.counts / np.array(
+            [[self.pairs.impostors], [self.pairs.genuine]]
+        )
+        together = self.histogram.in_one_bucket()
+        bound = float(together[self.histogram.wide].sum()) / 2
+        return float(genuine @ (1 - np.cumsum(impostor)) + together.sum() / 2), bound
 
     def curve(self, points: int | None = None) -> Roc:
         """The ROC's points at the ends of the buckets where a rate changes.
 
-        Each lies on the ROC; distances closer than 2^-14 of their size, or under a 65536th of the largest possible one,
-        may have one point together. With a number, the first and last of these and, for so many false accept rates in
-        equal steps of their logarithm from one impostor to all, the one of the largest rate at most that. nan rates
-        without genuine pairs or without impostors.
+        Each lies on the ROC. Distances in one bucket have one point together; the area under the straight lines
+        between the points is that of `area`.
+
+        Args:
+          points: None for all of them; a number keeps the first and the last and, for so many false accept rates in
+            equal steps of their logarithm from one impostor to all, the point of the largest rate at most that.
+
+        Returns: the points; rates are nan without genuine pairs or without impostors.
         """
-        at = np.flatnonzero(self.counts.any(axis=0))
-        accepted = np.cumsum(self.counts[:, at], axis=1)
-        ends = np.array([self.window.bounds(int(i))[1] - 1 for i in at], np.int64)
-        thresholds = ends.astype(np.int32).view(np.float32).astype(np.float64)
+        accepted = self.histogram.accepted()
+        thresholds = distances_of(self.histogram.high - 1)
         totals = np.array([[self.pairs.impostors], [self.pairs.genuine]])
         with np.errstate(invalid="ignore"):
             far, tar = np.concatenate([np.zeros((2, 1)), accepted], axis=1) / totals
@@ -134,163 +204,94 @@ class Verification:
         return Roc(*(part[kept] for part in found))
 
     @cached_property
-    def utilities(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """`_utilities` in the calibration range, None where that is empty."""
+    def utilities(self) -> Utilities | None:
+        """`consistency.utilities` in the calibration range, None where that is empty."""
         low, high = (self.reached[rate].threshold for rate in CALIBRATION)
         if self.empty or not np.isfinite(high) or not low < high:
             return None
-        return _utilities(self.pairs, np.linspace(low, high, THRESHOLDS))
+        return utilities(self.pairs, low, high)
 
 
 def verify(
-    pairs: Pairs, false_accept_rates: Sequence[float] = (), *, equal: bool = False
+    pairs: Pairs,
+    false_accept_rates: Sequence[float] = (),
+    *,
+    equal: bool = False,
+    area: bool = False,
 ) -> Verification:
-    """Counts the pairs by their distance; a second pass where a rate is asked for finds its threshold exactly.
+    """Counts the pairs by their distance.
 
-    The passes are histograms of the bits of the float32 distances, each of what one bucket of that before holds: a
-    third is needed where a rate is reached under a 65536th of the largest distance.
+    The first pass over the pairs is a histogram; each further one divides the buckets in which a threshold lies, down
+    to single numbers, and those that make the area uncertain.
 
     Args:
-      false_accept_rates: what `true_accept_rate` will be asked for.
-      equal: whether `equal_error_rate` will be.
-    Raises: ValueError for a rate that is not between 0 and 1.
+      pairs: all of them.
+      false_accept_rates: what `true_accept_rate` will be asked for, from 0 to 1.
+      equal: True where `equal_error_rate` will be asked for.
+      area: True where `area` or `curve` will be: their bound is met.
+
+    Raises:
+      UserError: a rate that is not between 0 and 1.
+
+    >>> found = verify(pairs_of(np.eye(4), np.array([0, 0, 1, 1])), area=True)
+    >>> found.area()  # All distances are equal: only ties.
+    (0.5, 0.0)
     """
     for rate in false_accept_rates:
         if not 0 <= rate <= 1:
-            raise ValueError(f"false accept rate {rate}; accepted: 0 to 1")
-    top = int(np.float32(pairs.largest * (1 + 1e-6)).view(np.int32)) + 1
-    start = max(0, top - SPAN)
-    shift = int(math.log2(SPAN // BUCKETS))
-    window = Window(0, top, start, shift, BUCKETS)
-    counts = histograms(pairs, [window])[0]
+            raise UserError(f"false accept rate {rate}; accepted: 0 to 1")
     impostors, genuine = pairs.impostors, pairs.genuine
-
-    # Accepting `rank` impostors is allowed: the distance of the next one is out of reach.
-    def reaches(rate: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        rank = int(np.floor(rate * impostors * (1 + 1e-15)))
-        return lambda accepted, right: accepted > rank
-
-    wanted: dict[Any, Callable] = {rate: reaches(rate) for rate in false_accept_rates}
-    if equal and impostors and genuine:
-        wanted["equal"] = lambda accepted, right: accepted / impostors >= 1 - right / genuine
-    found = _crossings(pairs, window, counts, wanted)
-    return Verification(pairs, window, counts, found, found.pop("equal", None))
-
-
-def _both(sums: np.ndarray) -> tuple[int, int]:
-    return int(sums[0]), int(sums[1])
-
-
-def _crossings(
-    pairs: Pairs, window: Window, counts: np.ndarray, wanted: dict[Any, Callable]
-) -> dict[Any, Crossing]:
-    """Where each condition of (impostors, genuine pairs accepted) first holds, by as many passes as that takes."""
-    found: dict[Any, Crossing] = {}
-    # By window: its counts, and what lies below it.
-    known = {window: (counts, np.zeros(2, np.int64))}
-    where = dict.fromkeys(wanted, window)
-    while where:
-        finer, below = {}, {}
-        for key, current in where.items():
-            inside, before = known[current]
-            sums = before[:, None] + np.cumsum(inside, axis=1)
-            holds = wanted[key](sums[0], sums[1])
-            if not holds.any():
-                found[key] = Crossing(float("inf"), _both(sums[:, -1]), _both(sums[:, -1]))
-                continue
-            i = int(np.argmax(holds))
-            low, high = current.bounds(i)
-            before = sums[:, i] - inside[:, i]
-            if high - low == 1:
-                threshold = float(np.int32(low).view(np.float32))
-                found[key] = Crossing(threshold, _both(before), _both(sums[:, i]))
-            else:
-                finer[key] = Window.over(low, high)
-                below[finer[key]] = before
-        where = finer
-        windows = list(below)
-        parts = histograms(pairs, windows) if windows else []
-        known = {w: (part, below[w]) for w, part in zip(windows, parts, strict=True)}
-    return found
+    window = pairs.first_window()
+    histogram = Histogram.of([window], histograms(pairs, [window], complete=True))
+    wanted = [_more_than(np.floor(r * impostors * (1 + 1e-15))) for r in false_accept_rates]
+    both = impostors > 0 and genuine > 0
+    if equal and both:
+        wanted.append(lambda accepted, right: accepted / impostors >= 1 - right / genuine)
+    while True:
+        buckets = {_crossed(histogram, condition) for condition in wanted}
+        buckets = {i for i in buckets if i is not None and histogram.wide[i]}
+        if area and both:
+            buckets |= _uncertain(histogram)
+        if not buckets:
+            break
+        histogram = histogram.divided(pairs, np.array(sorted(buckets)))
+    found = [_crossing(histogram, condition) for condition in wanted]
+    reached = dict(zip(false_accept_rates, found, strict=False))
+    return Verification(pairs, histogram, reached, found[-1] if equal and both else None)
 
 
-def _utilities(
-    pairs: Pairs, at: Float[np.ndarray, " t"]
-) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, "c t"]] | None:
-    """(thresholds, utility of each class at them) of the classes that have both kinds of pairs; None for no such class.
-
-    2 phi psi / (phi + psi) of the specificity phi (the share of the impostor pairs of the class's queries that is
-    rejected) and the sensitivity psi (of their genuine pairs, accepted); 0 where both are 0.
-    """
-    classes = np.asarray(pairs.classes)
-    number, many = int(classes.max()) + 1, len(at)
-    accepted = np.zeros((2, number, many), np.int64)
-    last = np.float32(at[-1])
-
-    def add(queries: slice, who: np.ndarray, genuine: np.ndarray, place: np.ndarray) -> None:
-        """Counts pairs to the classes of their queries."""
-        some, local = np.unique(classes[queries], return_inverse=True)
-        keys = (genuine * len(some) + local[who]) * many + place
-        counts = np.bincount(keys, minlength=2 * len(some) * many)
-        accepted[:, some] += counts.reshape(2, len(some), many)
-
-    for tile in pairs.tiles():
-        within = tile.found <= last
-        within[tile.own] = False
-        rows, columns = np.nonzero(within)
-        place = np.searchsorted(at, tile.found[rows, columns])
-        genuine = tile.genuine[rows, columns]
-        add(tile.rows, rows, genuine, place)
-        if tile.weight == 2:
-            add(tile.columns, columns, genuine, place)
-    relevant = pairs.relevance.relevant
-    others = len(pairs.items) - (pairs.own >= 0) - relevant
-    totals = np.stack(
-        [np.bincount(classes, weights=part, minlength=number) for part in (others, relevant)]
-    )
-    kept = (totals > 0).all(axis=0)
-    if not kept.any():
-        return None
-    share = np.cumsum(accepted[:, kept], axis=2) / totals[:, kept, None]
-    specificity, sensitivity = 1 - share[0], share[1]
-    total = specificity + sensitivity
-    utility = 2 * specificity * sensitivity / np.where(total > 0, total, 1)
-    return at, utility
+def _more_than(rank: float) -> Condition:
+    """Accepting `rank` impostors is allowed: the distance of the next one is out of reach."""
+    return lambda accepted, right: accepted > rank
 
 
-def opis(found: Verification) -> float:
-    """Operating-point-inconsistency score (Zhang et al., ICLR 2024, "Threshold-consistent margin loss").
-
-    mean_i 1 / (d_max - d_min) integral_{d_min}^{d_max} (U_i(d) - mean_j U_j(d))^2 dd, over classes i, with the
-    utility U_i = 2 phi psi / (phi + psi) of the specificity phi (impostor pairs of the class rejected at d) and the
-    sensitivity psi (genuine pairs of the class accepted). 0 where one threshold serves all classes alike.
-    The range ends where the false accept rate over all pairs reaches 0.01 and 0.1 (the calibration range is
-    the user's to choose; this one is common); the integral is a trapezoid sum over 101 thresholds.
-    Classes without genuine or without impostor pairs are left out; nan where none is left or the range is empty.
-    """
-    if found.utilities is None:
-        return float("nan")
-    at, utility = found.utilities
-    apart = np.mean((utility - utility.mean(axis=0)) ** 2, axis=0)
-    return float(np.trapezoid(apart, at) / (at[-1] - at[0]))
+def _crossed(histogram: Histogram, condition: Condition) -> int | None:
+    """The first bucket with which a condition of (impostors, genuine pairs accepted) holds."""
+    holds = condition(*histogram.accepted())
+    return int(np.argmax(holds)) if holds.any() else None
 
 
-def epsilon_opis(found: Verification, epsilon: float) -> float:
-    """epsilon-OPIS (Zhang et al., ICLR 2024): how far the best and the worst classes are apart.
+def _crossing(histogram: Histogram, condition: Condition) -> Crossing:
+    """Where a condition first holds, in a histogram in which that bucket is a single number."""
+    i = _crossed(histogram, condition)
+    if i is None:
+        impostors, genuine = (int(total) for total in histogram.counts.sum(axis=1))
+        return Crossing(float("inf"), (impostors, genuine), (impostors, genuine))
+    upto = histogram.accepted()[:, i]
+    below = upto - histogram.counts[:, i]
+    threshold = float(distances_of(histogram.low[i : i + 1])[0])
+    return Crossing(threshold, (int(below[0]), int(below[1])), (int(upto[0]), int(upto[1])))
 
-    1 / (d_max - d_min) integral_{d_min}^{d_max} (U_best(d) - U_worst(d))^2 dd, with the mean utilities of the share
-    epsilon of classes, rounded up, that have the highest and the lowest utility on average over the range. Utility,
-    range, integral and classes as in `opis`; classes of equal average in the order of their labels.
-    That the groups are the same at all thresholds is our reading of "best and worst performing classes", not
-    checked against figures of the paper.
-    """
-    if found.utilities is None:
-        return float("nan")
-    at, utility = found.utilities
-    order = np.argsort(np.trapezoid(utility, at, axis=1), kind="stable")
-    some = math.ceil(epsilon * len(order) * (1 - 1e-12))
-    worst, best = (utility[part].mean(axis=0) for part in (order[:some], order[-some:]))
-    return float(np.trapezoid((best - worst) ** 2, at) / (at[-1] - at[0]))
+
+def _uncertain(histogram: Histogram) -> set[int]:
+    """The fewest buckets without which the area is certain to half of its bound; none where it meets the bound."""
+    together = np.where(histogram.wide, histogram.in_one_bucket(), 0.0) / 2
+    if together.sum() <= AREA_BOUND:
+        return set()
+    order = np.argsort(-together)
+    left = together.sum() - np.cumsum(together[order])
+    count = int(np.argmax(left <= AREA_BOUND / 2)) + 1
+    return set(order[: min(count, WINDOWS)].tolist())
 
 
 def roc_curve(
@@ -305,19 +306,33 @@ def roc_curve(
 ) -> Roc:
     """The receiver operating characteristic of "these two have one label" over all pairs of a query and an item.
 
-    Exact points of it, from (0, 0) to (1, 1), in one pass over the pairs; see `Verification.curve`. Without a gallery
-    all pairs of different items, each twice.
+    Points of it, from (0, 0) to (1, 1); see `Verification.curve`. Without a gallery all pairs of different items,
+    each twice.
 
     Args:
-      labels, gallery_labels: integers.
+      embeddings: of the queries.
+      labels: integers.
+      gallery: embeddings of the items; the queries themselves by default.
+      gallery_labels: integers, wherever there is a gallery.
       own: each query's row in the gallery, -1 for none: that pair is left out.
-      distance: `euclidean` or `cosine`.
+      distance: `euclidean` or `cosine`; a zero vector is at cosine distance 1 from everything.
       points: None for all, or for how many false accept rates in equal steps of their logarithm.
-    Raises: ValueError for embeddings and labels that do not fit each other, an unknown distance, points below 1.
+
+    Raises:
+      UserError: embeddings and labels that do not fit each other, an unknown distance, points below 1.
+
     Differs from scikit-learn's `roc_curve`, which takes scores: it has a point for every distance, this one may have
-    one for several that agree to 2^-14 of their size; thresholds are distances, accepted from below.
+    one for several that are close together, such that the area under the curve is off by 5e-5 at most; thresholds are
+    distances, accepted from below.
+
+    >>> curve = roc_curve(np.array([[0.0], [1.0], [3.0], [5.0]]), np.array([0, 0, 1, 1]))
+    >>> curve.true_accept_rates.round(2)
+    array([0. , 0.5, 1. , 1. , 1. , 1. ])
+    >>> curve.false_accept_rates.round(2)
+    array([0.  , 0.  , 0.25, 0.5 , 0.75, 1.  ])
     """
     if points is not None and points < 1:
-        raise ValueError(f"points={points}; accepted: 1 or more, or None for all")
+        raise UserError(f"points={points}; accepted: 1 or more, or None for all")
     given = {"gallery": gallery, "gallery_labels": gallery_labels, "own": own}
-    return verify(pairs_of(embeddings, labels, distance=distance, **given)).curve(points)
+    pairs = pairs_of(embeddings, labels, distance=distance, **given)
+    return verify(pairs, area=True).curve(points)
