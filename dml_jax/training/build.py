@@ -8,7 +8,7 @@ import numpy as np
 from dml_jax import data, losses, miners, models, names, samplers
 from dml_jax.config import DATA_FIELDS, plain
 from dml_jax.errors import UserError
-from dml_jax.losses import CrossBatchMemory, Loss, Multiple, SelfSupervised, ViewsLoss
+from dml_jax.losses import Loss, Multiple, SelfSupervised, ViewsLoss
 from dml_jax.relations import Relation
 
 
@@ -168,8 +168,7 @@ def check_pairs(loss: Loss, labels: np.ndarray, views: int = 1) -> None:
     Raises:
       UserError: it cannot, so that a training would go on at loss 0.
     """
-    # With a memory an image meets itself in later epochs.
-    if not loss.needs_positives or isinstance(loss, CrossBatchMemory):
+    if not loss.needs_positives:
         return
     _, counts = np.unique(labels.reshape(len(labels), -1)[:, 0], return_counts=True)
     if views * counts.max(initial=0) < 2:

@@ -137,7 +137,7 @@ def test_epochs_under_a_schedule_that_depends_on_them(data, tmp_path):
 def test_losses_that_find_no_pairs_are_refused(name):
     singles = np.arange(8)
     loss = losses_of.get(name)
-    both = losses_of.get("multiple", losses=["nt_xent", name])
+    both = losses_of.get("multiple", losses=["arc_face", name])
     for refused in (loss, both):
         with pytest.raises(UserError, match=r"a single image, and loss '.*' compares"):
             build.check_pairs(refused, singles)
@@ -157,7 +157,7 @@ def test_losses_that_need_no_pairs(name):
     assert float(jnp.abs(gradient(embeddings)).max()) > 1e-5
     memory = losses_of.get("cross_batch_memory", loss="contrastive", memory_size=8)
     build.check_pairs(memory, singles)
-    build.check_pairs(losses_of.get("multiple", losses=["arc_face", "n_pairs"]), singles)
+    build.check_pairs(losses_of.get("self_supervised", loss="nt_xent"), singles)
 
 
 def test_reports(data, tmp_path, capsys):
