@@ -8,7 +8,17 @@ import sys
 import numpy as np
 import pytest
 
-from dml_jax import losses
+from dml_jax import (
+    data,
+    distances,
+    losses,
+    miners,
+    models,
+    reducers,
+    regularizers,
+    relations,
+    samplers,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -45,6 +55,21 @@ def test_catalogue_has_a_section_for_each_loss():
         assert (
             ("<math>" in text) or name in NO_FORMULA or "arc_face" in text or "revisiting" in name
         )
+
+
+@pytest.mark.parametrize(
+    "package",
+    [data, distances, losses, miners, models, reducers, regularizers, relations, samplers],
+    ids=lambda package: package.__name__,
+)
+def test_reference_has_every_name(package):
+    """A name of `available()` is a documented function that the page of the package shows."""
+    for name in package.available():
+        # `sum_`, which would hide Python's.
+        found = name if hasattr(package, name) else f"{name}_"
+        factory = getattr(package, found)
+        assert callable(factory) and factory.__doc__, name
+        assert found in getattr(package, "__all__", [found])
 
 
 def test_formula():

@@ -1,18 +1,13 @@
 """Every command and every snippet of the README, the guide and the how-tos, as it stands there.
 
 Python runs, page by page, with `embeddings` and `labels` given. Commands that evaluate, embed and search run on a
-run of a few letters that is called as the pages call it; commands that train are parsed, and their configuration is
-built. Nothing is passed over: a command of another kind fails.
+runs of a few images that are called as the pages call them; commands that train, and those on a run that is called DIR,
+are parsed, and their configuration is built. Nothing is passed over: a command of another kind fails.
 """
 
-import json
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
-import textwrap
 import tomllib
 
 import jax
@@ -22,12 +17,12 @@ from absl import flags
 from ml_collections import config_flags
 from PIL import Image
 
-from dml_jax import command_line
+from dml_jax import command_line, run_folder
 from dml_jax import config as configs
 from dml_jax.quickstart import CONFIG
 from dml_jax.training import build
 from dml_jax.training.loop import train
-from tests.test_commands_errors import DRIVER
+from tests.training.commands import CommandServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [
@@ -79,20 +74,18 @@ def folder(tmp_path_factory):
         (path / "configs" / file.name).symlink_to(file)
     page = ROOT / "docs" / "guide" / "your_images.md"
     (path / "configs" / "folder.py").write_text(blocks(page, "python")[0])
-    # The same images as a folder of classes, and as a list with splits and coarser classes.
     classes = ["heron", "kestrel", "c", "d", "e", "f", "g", "h"]
-    splits = ["train"] * 3 + ["val"] * 2 + ["test"] * 3
-    rng, rows = np.random.default_rng(0), ["path,label,split,parent"]
-    for k, called in enumerate(classes):
+    rng = np.random.default_rng(0)
+    for called in classes:
         (path / "photos" / called).mkdir(parents=True)
         base = rng.integers(0, 256, (8, 8, 3))
         for i in range(4):
             file = f"photos/{called}/{('one', 'two', 'three', 'four')[i]}.png"
             pixels = np.clip(base + rng.integers(-20, 20, base.shape), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(path / file)
-            split = "gallery" if splits[k] == "test" and i > 1 else splits[k]
-            rows.append(f"{file},{called},{split},{k % 2}")
-    (path / "list.csv").write_text("\n".join([*rows, ""]))
+    # A run as DIR, for commands that change fields of its configuration.
+    (path / "DIR").mkdir()
+    run_folder.write_config(path / "DIR", configs.to_dict(configs.load(str(CONFIG))))
     return path
 
 
@@ -125,21 +118,21 @@ def test_command(page, words, folder, monkeypatch):
         assert extra and extra[1] in project["optional-dependencies"]
     elif words == [".venv/bin/pre-commit", "install"]:
         assert (ROOT / ".pre-commit-config.yaml").is_file()
-    elif is_module(words, "train"):
+    elif is_module(words, "train") or "--workdir=DIR" in words:
         build_config(words[3:])
     else:
         assert is_module(words, *RUN), f"{page.name} has a command that no test runs: {words}"
 
 
 def build_config(arguments):
-    """Parses what follows `dml_jax.train`, and builds what the configuration names."""
+    """Parses the options of a command, and builds what the configuration names."""
     values = flags.FlagValues()
     argv = ["train", *arguments]
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     command_line._check_fields(argv, configs.load(command_line._option(argv, "config")))
     assert values(argv) == ["train"]
-    assert values.workdir.startswith("runs/")
+    assert values.workdir.startswith("runs/") or values.workdir == "DIR"
     configs.check_sections(values.config)
     build.model(values.config.model)
     build.loss(values.config)
@@ -147,32 +140,23 @@ def build_config(arguments):
 
 
 def test_commands_that_evaluate_embed_and_search(folder, monkeypatch):
-    """Runs these commands, forked from one process, after the runs that they name were trained a little."""
+    """Runs these commands, after the runs that they name were trained a little."""
     monkeypatch.chdir(folder)
     config = configs.load(f"{CONFIG}:runlocal")
     with config.unlocked():
         config.data.classes = 12
+    config.model.update(width=8, depth=1)
     config.train.devices = 1
     train(config, "runs/quickstart")
-    for workdir, data in (("runs/photos", "photos"), ("DIR", "list.csv")):
-        config = configs.load("configs/folder.py")
-        config.data.path = data
-        config.train.update(epochs=1, batch_size=8, devices=1)
-        train(config, workdir)
+    config = configs.load("configs/folder.py")
+    config.model.update(width=8, depth=1)
+    config.train.update(epochs=1, batch_size=8, devices=1)
+    train(config, "runs/photos")
 
-    found = [(p, w) for p, w in ALL if is_module(w, *RUN)]
+    found = [(p, w) for p, w in ALL if is_module(w, *RUN) and "--workdir=DIR" not in w]
     assert len(found) > 5
-    jobs = {}
-    for i, (_, words) in enumerate(found):
-        jobs[str(i)] = words[2:]
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    driver = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(DRIVER), "jobs.json"],
-        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
-        timeout=500,
-    )
-    assert driver.returncode == 0
-    for i, (page, words) in enumerate(found):
-        output = (folder / f"{i}.out").read_text()
-        assert (folder / f"{i}.status").read_text() == "0", f"{page.name}: {words}\n{output}"
+    with CommandServer() as server:
+        for page, words in found:
+            status, out, err = server.run(words[2:], folder)
+            assert status == 0, f"{page.name}: {' '.join(words)}\n{out}\n{err}"
     assert (folder / "runs" / "found.html").stat().st_size > 0
