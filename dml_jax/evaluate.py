@@ -81,21 +81,21 @@ def evaluate(
     # What cannot be done is said before the work.
     report.check_map(config.evaluation.map)
     evaluation.check_steps(config.evaluation.after)
-    task = tasks.task(config, split, model)
+    spec = tasks.eval_spec(config, split, model)
     run = run_folder.read_config(workdir)
     fitted = any(name in evaluation.FITTED for name in config.evaluation.after)
     trained_on = build.source(run, "train") if fitted else None
     called, variables = restored(workdir, step, model)
-    apply = score.outputs(model, task.embeddings)
+    apply = score.outputs(model, spec.embeddings)
 
     def embed(of: Any, source: Any) -> Embedded:
         return evaluation.embed(apply, variables, score.batches(of, source))
 
-    found = score.embedded(task, lambda source: embed(config, source))
-    rows, by_class = score.tabulated(task, score.metrics(task, found), called)
+    found = score.embedded(spec, lambda source: embed(config, source))
+    rows, by_class = score.tabulated(spec, score.metrics(spec, found), called)
     steps: Rows = {}
     if config.evaluation.after:
-        first, training = task.embeddings[0], None
+        first, training = spec.embeddings[0], None
         embeddings, labels, _ = found["queries"]
         if trained_on is not None:
             training = evaluation.combined(embed(run, trained_on)[0], first)
@@ -114,11 +114,11 @@ def evaluate(
         # What the pictures show is searched for on this process's devices alone.
         with jax.set_mesh(states.make_mesh(config.train.devices, alone=True)):
             files += report.write_report(
-                shown(config, task, found),
+                shown(config, spec, found),
                 rows,
                 folder,
                 heading=f"{config.data.name}, {split}: {called}",
-                about=task.about,
+                about=spec.about,
                 map=config.evaluation.map,
                 seed=config.seed,
                 steps=steps,
@@ -127,23 +127,23 @@ def evaluate(
     return rows, by_class, steps, files
 
 
-def shown(config: Any, task: tasks.Task, found: dict[str, Any]) -> report.ReportData:
-    """What a report is about: all images of a task, the queries first, in the first of its embeddings."""
-    first = task.embeddings[0]
+def shown(config: Any, spec: tasks.EvalSpec, found: dict[str, Any]) -> report.ReportData:
+    """What a report is about: all images of a spec, the queries first, in the first of its embeddings."""
+    first = spec.embeddings[0]
     vectors = [evaluation.combined(embeddings, first) for embeddings, _, _ in found.values()]
     joined = np.concatenate(vectors)
     if config.evaluation.normalize:
         joined = normalize_rows(joined)
     # Of each image, where it comes from.
     places = [(part, int(i)) for part, (_, _, ids) in found.items() for i in ids]
-    labels = np.concatenate([task.classes[part][ids] for part, (_, _, ids) in found.items()])
+    labels = np.concatenate([spec.classes[part][ids] for part, (_, _, ids) in found.items()])
     searched = [p for p in found if p != "queries" or "gallery" not in found]
     return report.ReportData(
         joined.astype(np.float32),
         labels,
-        image=lambda i: task.sources[places[i][0]][places[i][1]]["image"],
-        name=lambda i: task.sources[places[i][0]].name(places[i][1]),
-        class_names=task.class_names,
+        image=lambda i: spec.sources[places[i][0]][places[i][1]]["image"],
+        name=lambda i: spec.sources[places[i][0]].name(places[i][1]),
+        class_names=spec.class_names,
         distance=config.evaluation.distance,
         backend=config.evaluation.backend,
         queries=np.flatnonzero([part == "queries" for part, _ in places]),
@@ -164,7 +164,7 @@ def main() -> None:
         )
     if not processes.is_primary():
         return
-    metrics = tuple(config.evaluation.metrics)
+    metrics = evaluation.metric_names(config.evaluation.metrics)
     log(f"{config.data.name}, {options.split}")
     log(report.format_table(rows, metrics))
     if by_class:

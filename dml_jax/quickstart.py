@@ -37,7 +37,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, dict[str,
     start = time.monotonic()
     model = build.model(config.model)
     # What cannot be evaluated is refused before the training.
-    spec = tasks.task(config, "test", model)
+    spec = tasks.eval_spec(config, "test", model)
     train(config, str(workdir))
     with jax.set_mesh(states.make_mesh(config.train.devices)):
         rows = _without_training(config, model, spec)
@@ -49,7 +49,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, dict[str,
 
 
 def _without_training(
-    config: ConfigDict, model: Model, spec: tasks.Task
+    config: ConfigDict, model: Model, spec: tasks.EvalSpec
 ) -> dict[str, dict[str, Any]]:
     """Returns the metrics of the raw pixels and of the untrained network."""
     outputs = score.outputs(model, spec.embeddings)
@@ -78,7 +78,7 @@ def _summary(
 ) -> str:
     return (
         f"\n{len(source)} images of {len(source.class_names)} letters that were not trained on:\n\n"
-        f"{report.format_table(rows, tuple(config.evaluation.metrics))}\n\n"
+        f"{report.format_table(rows, evaluation.metric_names(config.evaluation.metrics))}\n\n"
         f"{seconds:.0f} s. Written to {workdir}:\n"
         "  config.json                  the whole configuration\n"
         "  metrics.csv, tensorboard/    loss, norms and validation by step\n"

@@ -21,7 +21,7 @@ from dml_jax.evaluation.metrics.ranking import (
     r_precision,
     recall_at_k,
 )
-from dml_jax.evaluation.metrics.table import Metric, available, get
+from dml_jax.evaluation.metrics.table import Metric, available, get, metric_names
 from dml_jax.evaluation.postprocess import (
     FITTED,
     after_training,
@@ -69,6 +69,7 @@ __all__ = [
     "mean_average_precision",
     "mean_inverse_negative_penalty",
     "mean_reciprocal_rank",
+    "metric_names",
     "ndcg",
     "neighbours",
     "pixels",

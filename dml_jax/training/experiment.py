@@ -51,7 +51,7 @@ class Experiment:
     num_weight_classes: int
     sampler: Sampler
     loader: Loader
-    eval_specs: tuple[tasks.Task, ...]
+    eval_specs: tuple[tasks.EvalSpec, ...]
     embeddings: tuple[str, ...]
     before_training: bool
     monitor_better: Better
@@ -71,7 +71,7 @@ class Experiment:
         better = monitor_better(options.monitor)
         model, loss = build.model(config.model), build.loss(config)
         source = build.source(config, "train")
-        eval_specs = [tasks.task(config, split, model) for split in config.evaluation.splits]
+        eval_specs = [tasks.eval_spec(config, split, model) for split in config.evaluation.splits]
         labels = build.labels(loss.relation, source)
         build.check_views(loss, options.views)
         build.check_pairs(loss, labels, options.views)

@@ -11,7 +11,7 @@ from dml_jax import data, evaluation
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.evaluate import parts
 from dml_jax.training.loading import Loader
-from dml_jax.training.tasks import Task, reported_as
+from dml_jax.training.tasks import EvalSpec, reported_as
 
 Batches = Iterable[dict[str, Any]]
 Rows = dict[str, dict[str, Any]]
@@ -47,34 +47,34 @@ def outputs(model: Any, embeddings: tuple[str, ...]) -> Callable[[Any, jax.Array
     return apply
 
 
-def embedded(task: Task, embed: Callable[[data.Source], Embedded]) -> dict[str, Embedded]:
-    """What `embed` makes of each of the task's sources."""
-    return {part: embed(source) for part, source in task.sources.items()}
+def embedded(spec: EvalSpec, embed: Callable[[data.Source], Embedded]) -> dict[str, Embedded]:
+    """What `embed` makes of each of the spec's sources."""
+    return {part: embed(source) for part, source in spec.sources.items()}
 
 
-def metrics(task: Task, found: Mapping[str, Embedded]) -> Rows:
-    """The metrics of each of the task's embeddings, by its name."""
+def metrics(spec: EvalSpec, found: Mapping[str, Embedded]) -> Rows:
+    """The metrics of each of the spec's embeddings, by its name."""
     rows = {part: ids for part, (_, _, ids) in found.items()}
     searched: dict[str, Any] = {}
-    if task.parents is not None:
-        searched["parents"] = task.parents[rows["queries"]]
+    if spec.parents is not None:
+        searched["parents"] = spec.parents[rows["queries"]]
     if "gallery" in found:
-        searched["gallery_labels"] = task.labels["gallery"][rows["gallery"]]
+        searched["gallery_labels"] = spec.labels["gallery"][rows["gallery"]]
     result = {}
-    for name in task.embeddings:
+    for name in spec.embeddings:
         vectors = {part: evaluation.combined(of, name) for part, (of, _, _) in found.items()}
         result[name] = evaluation.evaluate_embeddings(
             vectors["queries"],
-            task.labels["queries"][rows["queries"]],
+            spec.labels["queries"][rows["queries"]],
             gallery=vectors.get("gallery"),
             distractors=vectors.get("distractors"),
             **searched,
-            **task.options,
+            **spec.options,
         )
     return result
 
 
-def tabulated(task: Task, found: Rows, called: str) -> tuple[Rows, Rows]:
+def tabulated(spec: EvalSpec, found: Rows, called: str) -> tuple[Rows, Rows]:
     """(a row by embedding, a row by class of each embedding where there is a value for each class).
 
     The first rows have numbers: of metrics with a value for each class the mean of them, which is what the average
@@ -90,7 +90,7 @@ def tabulated(task: Task, found: Rows, called: str) -> tuple[Rows, Rows]:
         }
         kept = {metric: value for metric, value in values.items() if _by_class(value)}
         for label in sorted({label for value in kept.values() for label in value}):
-            which = task.class_names[label]
+            which = spec.class_names[label]
             by_class[which if len(found) == 1 else f"{which}, {name}"] = {
                 metric: value.get(label) for metric, value in kept.items()
             }

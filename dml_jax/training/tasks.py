@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 
 from dml_jax import data, names, relations
 from dml_jax.data.base import SPLITS
+from dml_jax.errors import UserError
 from dml_jax.evaluation.evaluate import check_options, parts
+from dml_jax.evaluation.metrics import metric_names
 from dml_jax.training import build
 
 # Metrics that are no number.
@@ -17,7 +19,7 @@ LISTS = ("rho_spectrum@0",)
 
 
 @dataclass(frozen=True)
-class Task:
+class EvalSpec:
     """The evaluation of a split, checked before an image is loaded.
 
     Attributes:
@@ -62,7 +64,7 @@ class Task:
         return "; ".join(found)
 
 
-def task(config: Any, split: str, model: Any) -> Task:
+def eval_spec(config: Any, split: str, model: Any) -> EvalSpec:
     """What the section `evaluation` says of a split.
 
     Raises ValueError for options that are unknown or do not go together, and for what the model or the data do not
@@ -71,7 +73,7 @@ def task(config: Any, split: str, model: Any) -> Task:
     section = config.evaluation
     spec = section.relation
     options = {
-        "metrics": tuple(section.metrics),
+        "metrics": metric_names(section.metrics),
         "distance": section.distance,
         "relation": relations.build(spec.to_dict() if isinstance(spec, ConfigDict) else spec),
         "among": section.among,
@@ -84,7 +86,7 @@ def task(config: Any, split: str, model: Any) -> Task:
     check_options(**options, parents=True)
     embeddings = tuple(section.embeddings)
     if not embeddings:
-        raise ValueError("evaluation.embeddings is empty; accepted: one or more names")
+        raise UserError("evaluation.embeddings is empty; accepted: one or more names")
     for name in embeddings:
         parts(name, model.outputs)
     others = _others(section, split)
@@ -94,12 +96,12 @@ def task(config: Any, split: str, model: Any) -> Task:
     for part, other in others.items():
         if asked or not plain:
             what = asked[0] if asked else f"relation {options['relation'].name!r}"
-            raise ValueError(
+            raise UserError(
                 f"evaluation.{part}.{split}={other!r} with {what}: classes have the same names in two splits, "
                 "parents and other labels need not; accepted: one of the two"
             )
     if section.after and (others or asked or not plain):
-        raise ValueError(
+        raise UserError(
             f"evaluation.after={tuple(section.after)} compares searches of a split in itself by class; accepted: no "
             "gallery, distractors, parents or relation beside it"
         )
@@ -107,7 +109,7 @@ def task(config: Any, split: str, model: Any) -> Task:
     sources |= {part: build.source(config, other) for part, other in others.items()}
     queries = sources["queries"]
     if asked and queries.parent_labels is None:
-        raise ValueError(
+        raise UserError(
             f"evaluation.{asked[0]} needs parents (parent_labels), which split {split!r} of {config.data.name} does "
             "not have; omniglot and grocery_store have them, and a CSV file of folder with the column parent"
         )
@@ -122,7 +124,7 @@ def task(config: Any, split: str, model: Any) -> Task:
     if "gallery" in sources:
         by_part["gallery"], class_names = _shared(sources["gallery"], class_names)
         labels["gallery"] = by_part["gallery"]
-    return Task(
+    return EvalSpec(
         split,
         sources,
         labels,
@@ -143,7 +145,7 @@ def _others(section: Any, split: str) -> dict[str, str]:
                 raise names.unknown(f"split of evaluation.{part}:", key, SPLITS)
         other = section[part].get(split, "")
         if other == split:
-            raise ValueError(
+            raise UserError(
                 f"evaluation.{part}.{split}={other!r} is the split itself; accepted: another one, or ''"
             )
         if other:
@@ -165,18 +167,18 @@ def _check_other(field: str, part: str, source: data.Source, queries: data.Sourc
     """Raises ValueError where a split cannot play its part beside the queries."""
     shared = set(source.class_names) & set(queries.class_names)
     if part == "gallery" and not shared:
-        raise ValueError(
+        raise UserError(
             f"{field} has none of the queries' classes, {queries.class_names[0]!r} and so on; accepted: a split "
             "that shares them"
         )
     if part == "distractors" and shared:
-        raise ValueError(
+        raise UserError(
             f"{field} has images of the queries' class {min(shared)!r}; accepted: a split without these classes"
         )
     names_of = {queries.name(i) for i in range(len(queries))}
     both = next((n for n in map(source.name, range(len(source))) if n in names_of), None)
     if both is not None:
-        raise ValueError(
+        raise UserError(
             f"{field} and the queries both have the image {both}; accepted: different ones"
         )
 
@@ -187,7 +189,7 @@ def _shared(
     """(the gallery's labels by the numbers of the queries' classes, further classes after them; all names)."""
     for of_split in (class_names, gallery.class_names):
         if len(set(of_split)) < len(of_split):
-            raise ValueError(
+            raise UserError(
                 "classes of a gallery are found by name, and two of a split have one name"
             )
     number = {name: i for i, name in enumerate(class_names)}
@@ -207,15 +209,15 @@ def check_reported(config: Any) -> None:
     section, monitor = config.evaluation, config.train.monitor
     splits = tuple(section.splits)
     if section.average == "each_class" and splits:
-        raise ValueError(
+        raise UserError(
             "evaluation.average='each_class' is a value for each class, and a training run reports and monitors "
             "numbers; accepted: query, class, parent, and each_class in python -m dml_jax.evaluate"
         )
-    numbers = [metric for metric in section.metrics if metric not in LISTS]
+    numbers = [metric for metric in metric_names(section.metrics) if metric not in LISTS]
     begin = [p for split in splits for p in reported_as(section.embeddings, split).values()]
     known = [f"{p}/{metric}" for p in begin for metric in numbers]
     if monitor and monitor not in known:
-        raise ValueError(
+        raise UserError(
             f"train.monitor={monitor!r} is not evaluated as a number; a split of evaluation.splits={splits} with a "
             f"metric of evaluation.metrics={tuple(section.metrics)} is accepted, or '' for none"
         )

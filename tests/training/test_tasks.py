@@ -85,7 +85,7 @@ def network(path):
 
 def evaluated(config, network, split="test"):
     model, variables, _ = network
-    task = tasks.task(config, split, model)
+    task = tasks.eval_spec(config, split, model)
     apply = score.outputs(model, task.embeddings)
     found = score.embedded(
         task, lambda source: evaluation.embed(apply, variables, score.batches(config, source))
@@ -340,7 +340,7 @@ def test_refused(path, monkeypatch, fields, message):
     monkeypatch.setattr(base.FileReader, "__call__", None)
     config = config_of(path, **fields)
     with pytest.raises(ValueError, match=message) as error:
-        tasks.task(config, "test", build.model(config.model))
+        tasks.eval_spec(config, "test", build.model(config.model))
     assert "\n" not in str(error.value)
 
 
@@ -350,18 +350,18 @@ def test_refused_of_data_without_them(tmp_path):
     with pytest.raises(
         ValueError, match=r"evaluation.among='same_parent' needs parents .*'test' of folder"
     ):
-        tasks.task(config, "test", model)
+        tasks.eval_spec(config, "test", model)
     config = config_of(tmp_path / "plain", average="parent")
     with pytest.raises(ValueError, match=r"evaluation\.average='parent' needs parents"):
-        tasks.task(config, "test", model)
+        tasks.eval_spec(config, "test", model)
     config = config_of(tmp_path / "plain", gallery={"test": "gallery"})
     with pytest.raises(ValueError, match="has no 'gallery'; directories train, val or test beside"):
-        tasks.task(config, "test", model)
+        tasks.eval_spec(config, "test", model)
     config = config_of(tmp_path / "plain")
     with config.unlocked():
         config.evaluation.gallery = {"tset": "gallery"}
     with pytest.raises(ValueError, match=r"unknown split of evaluation\.gallery: 'tset'; did you"):
-        tasks.task(config, "test", model)
+        tasks.eval_spec(config, "test", model)
 
 
 @pytest.mark.parametrize(
