@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.training.commands import CONFIG, ROOT, CommandServer, pictures
+from tests.training.commands import CONFIG, ROOT, CommandServer, losses, pictures
 
 TRAIN, EVALUATE = "dml_jax.train", "dml_jax.evaluate"
 EMBED, SEARCH = "dml_jax.embed", "dml_jax.search"
@@ -363,6 +363,8 @@ def test_what_a_good_run_says(outcomes):
     assert "epoch 2" in outcomes["longer"][1]
     assert "could not be decoded" in outcomes["truncated, skipped"][1]
     assert "last, step 4" in outcomes["evaluation of other data"][1]
+    assert "val/my_parts:mean_precision" in outcomes["parts of one's own"][1]
+    assert list(losses(outcomes["folder"] / "own")) == [1, 2]
     table = outcomes["good evaluation"][1]
     assert "MAP@R" in table and "best, step" in table
     steps = outcomes["a field of the run's own"][1]

@@ -22,5 +22,7 @@ def get_config(arg=None):
     config.train.epochs = 1
     config.train.batch_size = 8
     config.train.log_steps = 1
+    config.train.monitor = "val/my_parts:mean_precision"
+    config.evaluation.metrics = ("map_at_r", "my_parts:mean_precision")
     config.evaluation.batch_size = 8
     return config

@@ -7,8 +7,9 @@ import optax
 from flax import nnx  # noqa: TID251  (a model of one's own)
 from PIL import ImageOps
 
-from dml_jax import data, losses, miners, models, samplers
+from dml_jax import data, evaluation, losses, miners, models, samplers
 from dml_jax.bound import Bound
+from dml_jax.evaluation import metrics
 from dml_jax.parameters import NonNegativeFloat, PositiveFloat, PositiveInt
 from dml_jax.selection import Selection
 
@@ -63,6 +64,12 @@ def _inverted(image, rng, *, p):
 
 def invert(p: NonNegativeFloat = 0.5):
     return Bound(_inverted, p=p)
+
+
+@metrics.of_ranks
+def mean_precision(hits, relevant, *, depth: PositiveInt = 2):
+    found = np.asarray(evaluation.precision_at_k(hits, relevant, k=1))
+    return (found + np.asarray(evaluation.precision_at_k(hits, relevant, k=depth))) / 2
 
 
 def plain(scale: float = 1.0):
