@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from dml_jax import checkpoints, command_line, data, evaluation, processes, run_folder
 from dml_jax.console import log
+from dml_jax.errors import UserError
 from dml_jax.evaluate import define_flags as define_evaluation_flags
 from dml_jax.evaluate import restored
 from dml_jax.training import build, score
@@ -90,7 +91,7 @@ def main() -> None:
     processes.connect()
     options = flags.FLAGS
     if options.images is not None and options["split"].present:
-        raise ValueError("--split and --images are both given; one of them is accepted")
+        raise UserError("--split and --images are both given; one of them is accepted")
     workdir = pathlib.Path(options.workdir).expanduser().resolve()
     run = run_folder.read_config(str(workdir))
     config = run if options.config is None else options.config
@@ -101,13 +102,15 @@ def main() -> None:
         source = data.files_below(options.images, channels=model.channels)
         config = for_files(config, model, len(source))
         name = pathlib.Path(options.images).expanduser().resolve().name
+    out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
+    if processes.is_primary():
+        out = run_folder.create(out, "--out")
     kind, number = checkpoints.find(str(workdir), options.step)
     with jax.set_mesh(states.make_mesh(config.train.devices)):
         called, variables = restored(str(workdir), options.step, model)
         of = config.evaluation.embeddings[0]
         embeddings, ids = embedded(config, model, variables, source, of)
     if processes.is_primary():
-        out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
         about = {
             "workdir": str(workdir),
             "checkpoint": kind,

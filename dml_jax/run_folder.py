@@ -29,18 +29,22 @@ MAY_CHANGE = (
 )
 
 
-def create(workdir: str) -> pathlib.Path:
-    """Makes the folder of a run where it is missing, and returns its path.
+def create(folder: str | os.PathLike[str], option: str = "--workdir") -> pathlib.Path:
+    """Makes a folder where it is missing, and returns its path.
+
+    Args:
+      folder: the folder, of a run or of what another option names.
+      option: the option, for errors.
 
     Raises:
       UserError: it cannot be made.
     """
-    path = pathlib.Path(workdir).expanduser()
+    path = pathlib.Path(folder).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--workdir={workdir} cannot be made: {error.strerror}; a folder that can be written is accepted"
+            f"{option}={folder} cannot be made: {error.strerror}; a folder that can be written is accepted"
         ) from None
     return path
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from dml_jax import command_line, data, evaluation, run_folder
 from dml_jax.console import log
 from dml_jax.embed import ABOUT, EMBEDDINGS, ITEMS, embedded, for_files
+from dml_jax.errors import UserError
 from dml_jax.evaluate import restored
 from dml_jax.report import page as pages
 from dml_jax.training import build
@@ -49,11 +50,11 @@ def define_flags() -> None:
 
 
 def read(folder: str) -> Stored:
-    """The embeddings of a folder; ValueError where something is missing, damaged or does not fit together."""
+    """The embeddings of a folder; UserError where something is missing, damaged or does not fit together."""
     where = pathlib.Path(folder).expanduser()
     for name in (EMBEDDINGS, ITEMS, ABOUT):
         if not (where / name).is_file():
-            raise ValueError(
+            raise UserError(
                 f"there is no {where / name}; a folder that python -m dml_jax.embed wrote is accepted"
             )
     try:
@@ -62,9 +63,9 @@ def read(folder: str) -> Stored:
         items = [json.loads(line) for line in lines]
         about = json.loads((where / ABOUT).read_text(encoding="utf-8"))
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{where} is damaged ({error}); embed again") from None
+        raise UserError(f"{where} is damaged ({error}); embed again") from None
     if len(items) != len(embeddings):
-        raise ValueError(
+        raise UserError(
             f"{where} has {len(embeddings)} embeddings and {len(items)} lines of items; embed again"
         )
     return Stored(embeddings, items, about)
@@ -135,6 +136,8 @@ def write_results(
 def search(options: Any, paths: Sequence[str]) -> None:
     """Answers the queries of the command line."""
     stored = read(options.index)
+    if options.html:
+        run_folder.create(pathlib.Path(options.html).parent, "--html in")
     about: Mapping[str, Any] = stored.about
     workdir = options.workdir or about["workdir"]
     run = run_folder.read_config(workdir)
@@ -159,9 +162,7 @@ def search(options: Any, paths: Sequence[str]) -> None:
 
 def main(*paths: str) -> None:
     if not paths:
-        raise ValueError(
-            "no image to search for; the paths of one or more image files are accepted"
-        )
+        raise UserError("no image to search for; the paths of one or more image files are accepted")
     search(flags.FLAGS, paths)
 
 
