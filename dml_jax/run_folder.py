@@ -44,7 +44,7 @@ def create(folder: str | os.PathLike[str], option: str = "--workdir") -> pathlib
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{option}={folder} cannot be made: {error.strerror}; a folder that can be written is accepted"
+            f"{option}: the folder {folder} cannot be made: {error.strerror}; one that can be written is accepted"
         ) from None
     return path
 

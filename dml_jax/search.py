@@ -137,7 +137,7 @@ def search(options: Any, paths: Sequence[str]) -> None:
     """Answers the queries of the command line."""
     stored = read(options.index)
     if options.html:
-        run_folder.create(pathlib.Path(options.html).parent, "--html in")
+        run_folder.create(pathlib.Path(options.html).parent, "--html")
     about: Mapping[str, Any] = stored.about
     workdir = options.workdir or about["workdir"]
     run = run_folder.read_config(workdir)

@@ -230,7 +230,9 @@ def test_a_run_of_another_version(tmp_path):
 def test_folders(tmp_path):
     (tmp_path / "file").write_text("")
     assert run_folder.create(str(tmp_path / "a" / "b")).is_dir()
-    with pytest.raises(UserError, match=r"--workdir=.*/file/run cannot be made: Not a directory"):
+    with pytest.raises(
+        UserError, match=r"--workdir: the folder .*/file/run cannot be made: Not a directory"
+    ):
         run_folder.create(str(tmp_path / "file" / "run"))
     (tmp_path / "config.json").write_text('{"seed":')
     with pytest.raises(UserError, match=r"config\.json is damaged: Expecting value"):
