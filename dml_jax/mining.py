@@ -140,11 +140,10 @@ class Miner:
         key: Array | None,
         block: int | None,
     ) -> Selection:
-        ones = lambda x: jnp.ones(x.shape[0], bool)
-        anchors = Samples(embeddings, labels, ones(embeddings))
+        anchors = Samples(embeddings, labels, jnp.ones(embeddings.shape[0], bool))
         refs = anchors if relation.of_samples else anchors._replace(labels=None)
         if ref_embeddings is not None:
-            refs = Samples(ref_embeddings, ref_labels, ones(ref_embeddings))
+            refs = Samples(ref_embeddings, ref_labels, jnp.ones(ref_embeddings.shape[0], bool))
 
         def rows(block: Block) -> tuple[tuple[()], Selection]:
             return (), _with_refs(block.selection, None)

@@ -60,7 +60,8 @@ class Classes:
         self, classes: Int[np.ndarray, " r"], ranks: Int[np.ndarray, "r m"]
     ) -> Int[np.ndarray, "r m"]:
         """Returns the images of these ranks within the class of each row."""
-        return self.members[self.first[classes][:, None] + ranks]
+        images: np.ndarray = self.members[self.first[classes][:, None] + ranks]
+        return images
 
     def draw(
         self, rng: np.random.Generator, classes: Int[np.ndarray, " r"], m: int

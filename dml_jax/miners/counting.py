@@ -210,6 +210,7 @@ def prepare_uniform_histogram(
     A draw is a rank among the pairs of its bin in the order (anchor, reference). Draws are in the order of their
     anchors, so that each block has a stretch of them.
     """
+    assert whole_batch.key is not None
     ends = whole_batch.map_blocks(_ends)[1]
     low, high = jnp.min(ends[0], 0), jnp.max(ends[1], 0)
     some = low <= high

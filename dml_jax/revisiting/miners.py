@@ -296,6 +296,7 @@ def n_pair(*, distance: Any = None) -> Miner:
 
 def select_n_pair(block: Block) -> Selection:
     """Draws the pairs of `n_pair`."""
+    assert block.keys is not None
     pos, neg = block.related.pos, block.related.neg
     return select_lifted(block.sims, draw_positive(pos, neg, block.keys).pos, neg)
 

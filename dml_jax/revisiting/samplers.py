@@ -397,9 +397,10 @@ def frechet_costs(
     # What rounding leaves of an eigenvalue 0 has a root that would count.
     least = roots.max(1, keepdims=True) * len(roots[0]) * np.finfo(np.float64).eps
     overlap = np.sqrt(np.where(roots > least, roots, 0)).sum(1)
-    return (
+    costs: np.ndarray = (
         ((mean - means) ** 2).sum(1) + np.trace(covariance) + (centred**2).sum((1, 2)) - 2 * overlap
     )
+    return costs
 
 
 @checked("sampler")
@@ -480,11 +481,10 @@ def histogram_costs(
         [np.abs(cumulative(distances[np.ix_(p, p)][upper]) - target).sum() for p in places]
     )
     own = x[places]
-    return (
-        np.linalg.norm(own.mean(1) - x.mean(0), axis=1)
-        + np.linalg.norm(own.std(1) - x.std(0), axis=1)
-        + weight * width * histograms
-    )
+    means = np.linalg.norm(own.mean(1) - x.mean(0), axis=1)
+    deviations = np.linalg.norm(own.std(1) - x.std(0), axis=1)
+    costs: np.ndarray = means + deviations + weight * width * histograms
+    return costs
 
 
 def _batchmatch(
@@ -542,7 +542,8 @@ def _batchmatch_rows(
         drawn = rng.integers(0, len(held.sizes), candidates * groups)
         places = held.images(drawn, choose(rng, held.sizes[drawn], m))
         places = places.reshape(candidates, inputs.batch_size)
-        return big[places[costs(x, places).argmin()]]
+        cheapest: np.ndarray = big[places[costs(x, places).argmin()]]
+        return cheapest
 
     return row
 
@@ -557,12 +558,14 @@ def project_randomly(
     embeddings = np.asarray(embeddings, np.float64)
     if dim is None:
         return embeddings
-    return embeddings @ (rng.normal(size=(embeddings.shape[1], dim)) / np.sqrt(dim))
+    projection = rng.normal(size=(embeddings.shape[1], dim)) / np.sqrt(dim)
+    projected: np.ndarray = embeddings @ projection
+    return projected
 
 
 def squared_distances(x: Float[np.ndarray, "b d"]) -> Float[np.ndarray, "b b"]:
     """Returns |x_i - x_j|^2, 0 on the diagonal."""
     squares = (x * x).sum(1)
-    found = np.maximum(squares[:, None] + squares[None, :] - 2 * (x @ x.T), 0)
+    found: np.ndarray = np.maximum(squares[:, None] + squares[None, :] - 2 * (x @ x.T), 0)
     np.fill_diagonal(found, 0)
     return found

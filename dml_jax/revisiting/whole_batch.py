@@ -180,13 +180,14 @@ def random_distance(lower_cutoff: PositiveFloat = 0.5, *, distance: Any = None) 
 def prepare_random_distance(whole_batch: WholeBatch) -> Int[Array, " b"]:
     """Returns the labels of the samples that are there, permuted; the others keep theirs."""
     _check_batch(whole_batch, "random_distance")
-    labels, valid = whole_batch.anchors.labels, whole_batch.anchors.valid
+    key, (_, labels, valid) = whole_batch.key, whole_batch.anchors
+    assert key is not None
     if labels.ndim != 1:
         raise UserError(
             f"miner 'random_distance' permutes labels and has labels of shape {labels.shape}; accepted: one "
             "for each sample (relation 'label')"
         )
-    draw = lambda i: jax.random.uniform(jax.random.fold_in(whole_batch.key, i), (), jnp.float32)
+    draw = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (), jnp.float32)
     chances = jax.vmap(draw)(jnp.arange(labels.shape[0]))
     order = jnp.argsort(jnp.where(valid, chances, jnp.inf))
     return jnp.where(valid, labels[order][jnp.cumsum(valid) - 1], labels)
@@ -233,6 +234,7 @@ def _propose(
 
     All draws are of 32 bits, so that no default type changes a choice.
     """
+    assert key is not None
     edges = jnp.cumsum(weights.astype(jnp.float32))
 
     def one(place: Array, attempt: Array) -> Slots:

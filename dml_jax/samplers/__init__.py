@@ -89,4 +89,4 @@ def get(name: str, **hyper: Any) -> Sampler:
     >>> get("m_per_class", m=2) == m_per_class(m=2)
     True
     """
-    return parameters.make("sampler", SAMPLERS, Sampler, name, hyper)
+    return parameters.make("sampler", SAMPLERS, Sampler, name, hyper)  # type: ignore[type-abstract]

@@ -1,5 +1,6 @@
 """Batches of classes that are near each other: hard negatives by design, for sets of many classes."""
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -105,6 +106,6 @@ def class_centers(
     embeddings: Float[np.ndarray, "n d"], classes: Classes
 ) -> Float[np.ndarray, "c d"]:
     """Returns the normalised mean of the normalised embeddings of each class; 0 where that is 0."""
-    unit = np.asarray(distances.normalize(np.asarray(embeddings, np.float32)))
+    unit = np.asarray(distances.normalize(jnp.asarray(embeddings, jnp.float32)))
     sums = np.add.reduceat(unit[classes.members], classes.first)
-    return np.asarray(distances.normalize(sums))
+    return np.asarray(distances.normalize(jnp.asarray(sums)))

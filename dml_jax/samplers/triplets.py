@@ -65,7 +65,8 @@ def _draw(inputs: PlanInputs, *, num_triplets: int) -> Int[np.ndarray, "steps ba
     triplets = _draw_set(inputs.classes, inputs.set_generator(), num_triplets)
     count = inputs.steps * inputs.batch_size // 3
     order = permutations(inputs.generator(), num_triplets, count)
-    return triplets[order].reshape(inputs.steps, inputs.batch_size)
+    plan: np.ndarray = triplets[order].reshape(inputs.steps, inputs.batch_size)
+    return plan
 
 
 def _draw_set(

@@ -102,7 +102,7 @@ def _rows(inputs: PlanInputs, *, miner: miners.Miner, subset: int | None, block:
 def _weights(
     miner: miners.Miner, block: int, embeddings: Float[Array, "n d"], labels: Array, key: Array
 ) -> Float[Array, " n"]:
-    refs = (embeddings, labels, jnp.ones(len(labels), bool))
+    refs = pairwise.Samples(embeddings, labels, jnp.ones(len(labels), bool))
     return pairwise.sample_weights(
         refs,
         refs,
