@@ -13,19 +13,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
+from dml_jax import distances
 from dml_jax.errors import UserError
 from dml_jax.models import weights as weight_files
 
 Tree = dict[str, Any]
 DType = Literal["float32", "bfloat16"]
 WeightsFile = str | os.PathLike[str]
-
-
-def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """x / ||x||_2 along the last axis; a zero vector gives zeros and a zero gradient."""
-    squares = jnp.sum(x * x, -1, keepdims=True)
-    some = squares > 0
-    return x * jnp.where(some, jax.lax.rsqrt(jnp.where(some, squares, 1)), 0)
 
 
 def uniform(bound: float) -> nnx.Initializer:
@@ -114,7 +108,7 @@ class Model:
         `nnx.Param`; any other variable is state. A class or a `dml_jax.bound.Bound`, so that equal models are equal.
       image_size: the side of the (square) images in pixels.
       embedding_dim: the output dimension of the linear head; None leaves the head out.
-      normalize: True where every embedding is divided by its Euclidean norm (a zero vector stays).
+      normalize: True where every embedding is divided by its Euclidean norm, as `distances.normalize` does it.
       weights: an .npz file that `init` takes the backbone's parameters from; None draws them.
       dtype: what the backbone computes in; parameters, head and embeddings are float32.
       mean: of the images by channel, or one value for all, on the scale from 0 to 1.
@@ -255,7 +249,7 @@ class Model:
         if self.embedding_dim is not None:
             x = network.head(x)
         if self.normalize:
-            x = l2_normalize(x)
+            x = distances.normalize(x)
         _, _, state = network.split()
         return x, features, state
 
