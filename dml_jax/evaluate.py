@@ -9,7 +9,6 @@ each_class.json and each_class.csv. Several processes evaluate together as they 
 first one writes.
 """
 
-import csv
 import json
 import pathlib
 from typing import Any
@@ -20,6 +19,7 @@ from absl import flags
 
 from dml_jax import checkpoints, command_line, evaluation, processes, report, run_folder
 from dml_jax.console import log
+from dml_jax.csv_files import write_rows
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.vectors import normalize_rows
 from dml_jax.mesh import data_mesh
@@ -55,11 +55,8 @@ def write(rows: Rows, folder: pathlib.Path, name: str = "metrics") -> list[pathl
     folder.mkdir(parents=True, exist_ok=True)
     as_json, as_csv = folder / f"{name}.json", folder / f"{name}.csv"
     as_json.write_text(json.dumps(rows, indent=2) + "\n")
-    with as_csv.open("w", newline="") as file:
-        columns = list(dict.fromkeys(k for row in rows.values() for k in row))
-        table = csv.DictWriter(file, ["row", *columns], lineterminator="\n")
-        table.writeheader()
-        table.writerows({"row": name, **row} for name, row in rows.items())
+    columns = dict.fromkeys(k for row in rows.values() for k in row)
+    write_rows(as_csv, ["row", *columns], ({"row": name, **row} for name, row in rows.items()))
     return [as_json, as_csv]
 
 

@@ -20,6 +20,7 @@ Stream = Literal[
     "sampler_set",
     "draw_glyphs",
     "toy_points",
+    "evaluation",
 ]
 
 # The numbers are part of what a seed means: changing one changes the runs of everybody.
@@ -33,6 +34,8 @@ STREAMS: dict[str, int] = {
     # Number 0, too: the `step` of a glyph is its code point, which is never 0, and the toy plans no epochs.
     "draw_glyphs": 0,
     "toy_points": 0,
+    # An evaluation plans no epochs either; its seed says which items it looks at.
+    "evaluation": 0,
 }
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from scipy.special import gammaln
 
 from dml_jax import names
+from dml_jax.errors import UserError
 from dml_jax.evaluation.vectors import normalize_rows
 
 ITERATIONS = 20
@@ -37,12 +38,12 @@ def kmeans(
 
     Args:
       backend: `faiss` (on the CPU) or `jax` (on the default device; blocks of points against all centroids).
-    Raises: ValueError for fewer points than clusters, an unknown backend.
+    Raises: UserError for fewer points than clusters, an unknown backend.
     """
     names.resolve("backend of k-means", dict.fromkeys(BACKENDS), backend)
     points = np.ascontiguousarray(embeddings, dtype=np.float32)
     if not 1 <= clusters <= len(points):
-        raise ValueError(f"clusters={clusters}; accepted: 1 to {len(points)}, the number of points")
+        raise UserError(f"clusters={clusters}; accepted: 1 to {len(points)}, the number of points")
     method = _faiss_kmeans if backend == "faiss" else _jax_kmeans
     return method(points, clusters, iterations, seed)
 

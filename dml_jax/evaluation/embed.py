@@ -10,7 +10,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from dml_jax.mesh import data_mesh
+from dml_jax.distances import normalize
+from dml_jax.errors import UserError
+from dml_jax.mesh import DATA_AXIS, data_mesh
 
 # (embeddings, or a dict of several; labels; ids)
 Embedded = tuple[Any, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
@@ -30,7 +32,7 @@ def embed(
       variables: its first argument.
       batches: `{"image", "label", "id", "valid"}`, all of one size; rows that are not valid are
         dropped.
-    Raises: ValueError for no batch at all, no valid row, an id that occurs twice.
+    Raises: UserError for no batch at all, no valid row, an id that occurs twice.
     """
     step = jax.jit(apply)
     parts: list[Any] = []
@@ -43,16 +45,16 @@ def embed(
             parts.append(_collect(*waiting))
         waiting = (found, about)
     if waiting is None:
-        raise ValueError("no batch to embed; accepted: at least one")
+        raise UserError("no batch to embed; accepted: at least one")
     parts.append(_collect(*waiting))
     embeddings, labels, ids = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
     if not len(ids):
-        raise ValueError("no valid row to embed; accepted: at least one")
+        raise UserError("no valid row to embed; accepted: at least one")
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
     twice = ids[1:][ids[1:] == ids[:-1]]
     if len(twice):
-        raise ValueError(f"id {twice[0]} occurs more than once among the batches; ids must differ")
+        raise UserError(f"id {twice[0]} occurs more than once among the batches; ids must differ")
     return jax.tree.map(lambda x: x[order], embeddings), labels[order], ids
 
 
@@ -61,10 +63,9 @@ def pixels(batches: Iterable[dict[str, np.ndarray]]) -> Embedded:
     return embed(_pixels, {}, batches)
 
 
-def _pixels(variables: dict, images: Array) -> Float[Array, "b d"]:
+def _pixels(variables: Any, images: Array) -> Float[Array, "b d"]:
     flat = images.reshape(len(images), -1).astype(jnp.float32) / 255
-    norms = jnp.sqrt(jnp.sum(flat * flat, axis=1, keepdims=True))
-    return flat / jnp.where(norms == 0, 1, norms)
+    return normalize(flat)
 
 
 def _place(batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
@@ -79,8 +80,8 @@ def _place(batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
     mesh = data_mesh()
     if mesh is None:
         return images, about
-    missing = -len(images) % max(1, mesh.shape["data"] // jax.process_count())
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    missing = -len(images) % max(1, mesh.shape[DATA_AXIS] // jax.process_count())
+    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
     def place(array: np.ndarray) -> Array:
         filled = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])

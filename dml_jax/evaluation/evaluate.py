@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dml_jax import names, relations
+from dml_jax.errors import UserError
 from dml_jax.evaluation import clustering
 from dml_jax.evaluation.metrics import table as table
 from dml_jax.evaluation.metrics.inputs import gather
@@ -95,7 +96,7 @@ def evaluate_embeddings(
       kmeans: `faiss` or `jax`, what clusters the queries into as many clusters as they have classes.
       block: as in `neighbours`.
     Returns: floats by name, but a list for `rho_spectrum@0`, dicts for `each_class`.
-    Raises: ValueError for an unknown metric or option, labels that are not integers or not as many as
+    Raises: UserError for an unknown metric or option, labels that are not integers or not as many as
       embeddings, a gallery without labels, ids on one side only, an id whose label differs between
       queries and gallery; and as in `neighbours`.
     """
@@ -162,7 +163,7 @@ def check_options(
     kmeans: str = "faiss",
     block: int | None = None,
 ) -> list[Metric]:
-    """The metrics of an evaluation; ValueError for options that are unknown or do not go together.
+    """The metrics of an evaluation; UserError for options that are unknown or do not go together.
 
     Args:
       parents: whether there are any; the others as in `evaluate_embeddings`.
@@ -179,10 +180,10 @@ def check_options(
     check_block(block)
     number = isinstance(k, int | np.integer) and not isinstance(k, bool) and k >= 1
     if k is not None and k != LARGEST_R and not number:
-        raise ValueError(f"k={k!r}; accepted: a positive integer, {LARGEST_R!r}, or None")
+        raise UserError(f"k={k!r}; accepted: a positive integer, {LARGEST_R!r}, or None")
     if (among != "all" or average == "parent") and not parents:
         asked = f"among={among!r}" if among != "all" else f"average={average!r}"
-        raise ValueError(f"{asked} needs parents, which are None")
+        raise UserError(f"{asked} needs parents, which are None")
     rule = relations.build(relation)
     classless = (
         ""
@@ -190,14 +191,14 @@ def check_options(
         else f"with relation {rule.name!r}; accepted: a relation with classes ({relations.WITH_CLASSES})"
     )
     if average in ("class", "each_class") and classless:
-        raise ValueError(f"average={average!r} {classless}")
+        raise UserError(f"average={average!r} {classless}")
     for metric in chosen:
         if metric.kind != "ranks" and among != "all":
-            raise ValueError(
+            raise UserError(
                 f"metric {metric.name!r} is not of ranks: among={among!r} is not for it"
             )
         if (metric.kind in ("clusters", "space") or "classes" in metric.needs) and classless:
-            raise ValueError(f"metric {metric.name!r} {classless}")
+            raise UserError(f"metric {metric.name!r} {classless}")
     return chosen
 
 
@@ -223,7 +224,7 @@ def combined(
 def parts(name: str, known: Sequence[str]) -> dict[str, float]:
     """The embeddings that a name stands for, with their weights: itself, or the parts of a `combined` one.
 
-    Raises: ValueError for a part that is not known or comes twice, or not as many weights as parts.
+    Raises: UserError for a part that is not known or comes twice, or not as many weights as parts.
     """
     if not name.startswith("Combined_") or name in known:
         names.resolve("embedding", dict.fromkeys(known), name)
@@ -237,9 +238,9 @@ def parts(name: str, known: Sequence[str]) -> dict[str, float]:
     except ValueError:
         weights = []
     if len(weights) != len(found) or not np.isfinite(weights).all():
-        raise ValueError(f"{name!r} has {len(found)} parts; accepted: as many weights, or none")
+        raise UserError(f"{name!r} has {len(found)} parts; accepted: as many weights, or none")
     if len(set(found)) != len(found):
-        raise ValueError(f"{name!r} names a part twice; accepted: each once, with its weight")
+        raise UserError(f"{name!r} names a part twice; accepted: each once, with its weight")
     return dict(zip(found, weights, strict=True))
 
 

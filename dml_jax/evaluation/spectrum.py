@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from dml_jax.errors import UserError
 from dml_jax.evaluation.vectors import as_embeddings, normalize_rows
 
 MODES = ("intra", "inter", "intra_over_inter")
@@ -70,11 +71,11 @@ def rho_spectrum(embeddings: Float[np.ndarray, "n d"], mode: int) -> float | np.
     > 0, KL(q || u) for mode < 0, and the vector q of all of them for mode 0. The paper's rho is mode 2 on the
     training set. inf for mode > 0 where a singular value is 0.
     Differs from that code, which computes d - 1 of the d values by an iterative method unless it runs on a GPU.
-    Raises: ValueError for a mode that leaves no singular value, nan for a spectrum that is all 0.
+    Raises: UserError for a mode that leaves no singular value, nan for a spectrum that is all 0.
     """
     values = singular_values(embeddings)
     if abs(mode) > len(values):
-        raise ValueError(
+        raise UserError(
             f"rho_spectrum@{mode} leaves out {abs(mode) - 1} of {len(values)} singular values; accepted: "
             f"{-len(values)} to {len(values)}"
         )
@@ -110,7 +111,7 @@ def principal_axes(embeddings: Float[np.ndarray, "n d"]) -> Axes:
     """The eigenvectors of the covariance (x - mean)^T (x - mean) / n, in float64, blocks of rows at a time.
 
     The singular values of the centred embeddings are sqrt(n variances).
-    Raises: ValueError for another shape or values that are not finite.
+    Raises: UserError for another shape or values that are not finite.
     """
     vectors = as_embeddings("embeddings", embeddings)
     mean = vectors.mean(axis=0, dtype=np.float64)

@@ -90,3 +90,25 @@ def rows_of_ids(
         return ids
     order = np.argsort(gallery_ids)
     return order[np.searchsorted(np.asarray(gallery_ids)[order], ids)]
+
+
+def squared_chords(
+    products: Float[np.ndarray, " m"], squares: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, " m"]:
+    """Returns 2 - 2 cos, the squared distance of two vectors' directions, from q.g and |q|^2 |g|^2 in float64.
+
+    2 where a vector is zero: it has cosine 0 with everything. The cosine is taken from (q.g)^2 / (|q|^2 |g|^2) and not
+    from rounded unit vectors, so that equal cosines of vectors whose products float64 holds exactly (multiples by
+    powers of two of any vector, any vectors of small whole numbers) are equal numbers, which is what ties are.
+
+    >>> squared_chords(np.array([3.0, 6.0, 0.0]), np.array([9.0, 36.0, 0.0]))
+    array([0., 0., 2.])
+    """
+    ratio = products * np.abs(products) / np.where(squares > 0, squares, 1)
+    return np.where(squares > 0, 2 - 2 * np.sign(ratio) * np.sqrt(np.abs(ratio)), 2.0)
+
+
+def without_tiny(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Returns the vectors with those that count as zero (of a norm of at most 1e-12) made zero."""
+    tiny = norms(vectors) <= ZERO_NORM
+    return np.where(tiny[:, None], np.zeros((), vectors.dtype), vectors) if tiny.any() else vectors

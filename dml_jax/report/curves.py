@@ -1,16 +1,18 @@
 """Training curves as a figure for a paper."""
 
-import csv
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dml_jax.csv_files import read_rows
+from dml_jax.errors import UserError
 from dml_jax.evaluation.metrics import table as known
 
 # Okabe and Ito's colours, told apart by colour-blind readers, each with a mark of its own.
@@ -22,7 +24,7 @@ WINDOW = 0.03
 
 
 def training_curves(
-    rows: Iterable[Mapping[str, object]] | str | os.PathLike, path: str | os.PathLike
+    rows: Iterable[Mapping[str, object]] | str | os.PathLike[str], path: str | os.PathLike[str]
 ) -> Path:
     """Draws the loss by step and the validation metrics by epoch to a PNG; returns its path.
 
@@ -31,17 +33,16 @@ def training_curves(
         thick: a running mean); `epoch` with columns `val/NAME` or `test/NAME` make the right one. A
         row may hold one or both; empty cells are passed over. Without metrics there is one panel.
       path: where the picture goes; missing folders are made.
-    Raises: ValueError where no row has a step and a loss.
+    Raises: UserError where no row has a step and a loss.
     """
     if isinstance(rows, str | os.PathLike):
         origin = str(rows)
-        with open(rows, newline="") as file:
-            table: list[Mapping[str, object]] = list(csv.DictReader(file))
+        table: list[Mapping[str, object]] = list(read_rows(rows))
     else:
         origin, table = "the rows given", list(rows)
     losses = _series(table, "step", "loss")
     if not len(losses):
-        raise ValueError(f"{origin}: no row has both 'step' and 'loss'; nothing to draw")
+        raise UserError(f"{origin}: no row has both 'step' and 'loss'; nothing to draw")
     columns = dict.fromkeys(
         name for row in table for name in row if str(name).partition("/")[0] in SPLITS
     )
@@ -65,7 +66,7 @@ def training_curves(
     return path
 
 
-def _draw_loss(panel, losses: np.ndarray) -> None:
+def _draw_loss(panel: Axes, losses: np.ndarray) -> None:
     steps, values = losses.T
     window = max(1, round(len(values) * WINDOW))
     if window > 1:
@@ -86,7 +87,7 @@ def _draw_loss(panel, losses: np.ndarray) -> None:
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _draw_metrics(panel, curves: Mapping[str, np.ndarray]) -> None:
+def _draw_metrics(panel: Axes, curves: Mapping[str, np.ndarray]) -> None:
     splits = list(dict.fromkeys(name.partition("/")[0] for name in curves))
     for i, (name, points) in enumerate(curves.items()):
         split, _, metric = name.partition("/")
@@ -133,5 +134,5 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 def _title(name: str) -> str:
     try:
         return known.get(name).title
-    except ValueError:
+    except UserError:
         return name.replace("_", " ")

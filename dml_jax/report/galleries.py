@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
+from dml_jax.errors import UserError
+
 QUERY, RIGHT, WRONG = "#444444", "#1a9641", "#d7191c"
 # Inches: a picture's square and the margin in it, the room for its caption and for the heading, the
 # space between query and neighbours and at the sides, the radius of the marks.
@@ -26,7 +28,7 @@ def retrieval_gallery(
     image: Callable[[int], np.ndarray],
     labels: Int[np.ndarray, " n"],
     neighbour_ids: Int[np.ndarray, "q k"],
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     query_ids: Int[np.ndarray, " q"] | None = None,
     queries: Sequence[int] | None = None,
@@ -53,21 +55,21 @@ def retrieval_gallery(
       rows: how many queries are drawn, at most.
       columns: how many neighbours are shown, at most.
       seed: of the draw.
-    Raises: ValueError for neighbours that are not [q, k] positions in `labels`, query_ids of
+    Raises: UserError for neighbours that are not [q, k] positions in `labels`, query_ids of
       another length, queries that do not exist, no query at all.
     """
     labels, found = np.asarray(labels), np.asarray(neighbour_ids)
     if found.ndim != 2 or 0 in found.shape or found.dtype.kind not in "iu":
-        raise ValueError(
+        raise UserError(
             f"neighbour_ids have shape {found.shape} and type {found.dtype}; "
             "accepted: integers [queries, neighbours]"
         )
     origin = np.arange(len(found)) if query_ids is None else np.asarray(query_ids)
     if origin.shape != found.shape[:1]:
-        raise ValueError(f"query_ids have shape {origin.shape}; accepted: ({len(found)},)")
+        raise UserError(f"query_ids have shape {origin.shape}; accepted: ({len(found)},)")
     for name, ids in (("query_ids", origin), ("neighbour_ids", found)):
         if ids.min() < 0 or ids.max() >= len(labels):
-            raise ValueError(
+            raise UserError(
                 f"{name} run from {ids.min()} to {ids.max()}; accepted: 0 to {len(labels) - 1}"
             )
     if queries is None:
@@ -75,9 +77,9 @@ def retrieval_gallery(
     else:
         shown = np.asarray(queries, dtype=np.int64)[:rows]
         if any(not 0 <= i < len(found) for i in shown):
-            raise ValueError(f"queries={list(queries)}; accepted: 0 to {len(found) - 1}")
+            raise UserError(f"queries={list(queries)}; accepted: 0 to {len(found) - 1}")
     if not len(shown) or columns < 1:
-        raise ValueError(f"{len(shown)} queries by {columns} columns: there is nothing to draw")
+        raise UserError(f"{len(shown)} queries by {columns} columns: there is nothing to draw")
     found = found[:, :columns]
 
     width = SIDE * (found.shape[1] + 1) + GAP

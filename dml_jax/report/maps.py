@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dml_jax import names
+from dml_jax.errors import UserError
 from dml_jax.evaluation.spectrum import principal_axes
 from dml_jax.evaluation.vectors import as_embeddings
 
@@ -25,14 +26,14 @@ def pca_map(embeddings: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.nda
 def tsne_map(embeddings: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
     """t-SNE (van der Maaten and Hinton 2008) by scikit-learn: Barnes-Hut, started from PCA, perplexity up to 30.
 
-    Raises: ValueError where scikit-learn is not installed, and for fewer than 10 embeddings.
+    Raises: UserError where scikit-learn is not installed, and for fewer than 10 embeddings.
     """
     check_map("tsne")
     from sklearn.manifold import TSNE
 
     vectors = as_embeddings("embeddings", embeddings)
     if len(vectors) < FEWEST:
-        raise ValueError(f"map 'tsne' of {len(vectors)} embeddings; accepted: {FEWEST} or more")
+        raise UserError(f"map 'tsne' of {len(vectors)} embeddings; accepted: {FEWEST} or more")
     start = pca_map(vectors)
     # As scikit-learn starts: small beside the distances that will come about.
     start = (start * (1e-4 / max(start[:, 0].std(), 1e-12))).astype(np.float32)
@@ -44,10 +45,10 @@ MAPS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"pca": pca_map, "tsn
 
 
 def check_map(name: str) -> None:
-    """Raises ValueError for an unknown map, or one whose package is not installed."""
+    """Raises UserError for an unknown map, or one whose package is not installed."""
     names.resolve("map", MAPS, name)
     if name == "tsne" and importlib.util.find_spec("sklearn") is None:
-        raise ValueError(
+        raise UserError(
             "map 'tsne' needs the package scikit-learn: pip install 'dml_jax[map]', or choose the map 'pca'"
         )
 
@@ -55,5 +56,5 @@ def check_map(name: str) -> None:
 def embedding_map(
     name: str, embeddings: Float[np.ndarray, "n d"], *, seed: int = 0
 ) -> Float[np.ndarray, "n 2"]:
-    """The map of that name (`pca`, `tsne`), float64 [n, 2]; ValueError for an unknown one or what it cannot map."""
+    """The map of that name (`pca`, `tsne`), float64 [n, 2]; UserError for an unknown one or what it cannot map."""
     return np.asarray(names.resolve("map", MAPS, name)(embeddings, seed), np.float64)

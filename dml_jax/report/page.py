@@ -85,7 +85,7 @@ def thumbnails(
 
 
 def write_page(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     title: str,
     lead: str,

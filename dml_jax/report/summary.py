@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from dml_jax.errors import UserError
 from dml_jax.evaluation.search.index import DISTANCES
-from dml_jax.evaluation.vectors import as_embeddings
+from dml_jax.evaluation.vectors import as_embeddings, normalize_rows
 
 # Distances computed at a time.
 CHUNK = 1 << 22
@@ -83,18 +84,17 @@ def distance_histograms(
 
     Args:
       anchors: rows of `embeddings`, all by default.
-    Raises: ValueError for an unknown distance, embeddings that are not finite, or no bin.
+    Raises: UserError for an unknown distance, embeddings that are not finite, or no bin.
     """
     if distance not in DISTANCES:
-        raise ValueError(f"unknown distance {distance!r}; accepted: {', '.join(DISTANCES)}")
+        raise UserError(f"unknown distance {distance!r}; accepted: {', '.join(DISTANCES)}")
     if bins < 1:
-        raise ValueError(f"bins={bins}; accepted: 1 or more")
+        raise UserError(f"bins={bins}; accepted: 1 or more")
     vectors = as_embeddings("embeddings", embeddings).astype(np.float64)
     labels = np.asarray(labels)
     anchors = np.arange(len(vectors)) if anchors is None else np.asarray(anchors)
     if distance == "cosine":
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors = vectors / np.where(norms == 0, 1, norms)
+        vectors = normalize_rows(vectors)
     squares = np.einsum("nd,nd->n", vectors, vectors)
     size = max(1, CHUNK // len(vectors))
     parts = [anchors[i : i + size] for i in range(0, len(anchors), size)]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dml_jax import names
+from dml_jax.errors import UserError
 from dml_jax.evaluation.metrics import table as known
 
 STYLES = ("text", "markdown")
@@ -22,11 +23,11 @@ def format_table(
     best value of each metric that the library knows in bold where there are rows to compare (all that are
     equal as printed).
 
-    Raises: ValueError for no rows or an unknown style.
+    Raises: UserError for no rows or an unknown style.
     """
     names.resolve("style", dict.fromkeys(STYLES), style)
     if not rows:
-        raise ValueError("a table of no rows; accepted: at least one")
+        raise UserError("a table of no rows; accepted: at least one")
     head = ["", *(title(metric) for metric in metrics)]
     body = [[name, *(cell(row.get(m)) for m in metrics)] for name, row in rows.items()]
     if style == "markdown":
@@ -60,14 +61,14 @@ def title(metric: str) -> str:
     """The short title of a metric that the library knows, else its name."""
     try:
         return known.get(metric).title
-    except ValueError:
+    except UserError:
         return metric
 
 
 def _better(metric: str) -> str:
     try:
         return known.get(metric).better
-    except ValueError:
+    except UserError:
         return ""
 
 

@@ -1,6 +1,5 @@
 """The report of an evaluation: galleries, a map, distances, spectrum and classes, as files and as one page."""
 
-import csv
 import html
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from dml_jax import streams
+from dml_jax.csv_files import write_rows
+from dml_jax.errors import UserError
 from dml_jax.evaluation.search.neighbours import neighbours
 from dml_jax.evaluation.spectrum import singular_values
 from dml_jax.evaluation.verification import roc
@@ -113,7 +115,7 @@ class Retrieved:
 def write_report(
     data: ReportData,
     rows: Mapping[str, Mapping[str, Any]],
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     *,
     heading: str,
     about: str = "",
@@ -132,13 +134,13 @@ def write_report(
       map: `pca` or `tsne`.
       seed: of every draw.
       steps: as from `after_training`.
-    Raises: ValueError for fewer than two items, an unknown map or one that needs what is not installed.
+    Raises: UserError for fewer than two items, an unknown map or one that needs what is not installed.
     """
     count = len(data.searched)
     if count < 2:
-        raise ValueError(f"a report of {count} image has no neighbours; accepted: two or more")
+        raise UserError(f"a report of {count} image has no neighbours; accepted: two or more")
     folder = Path(folder)
-    rng = np.random.Generator(np.random.Philox(key=seed))
+    rng = streams.generator("evaluation", seed)
     points = _drawn(rng, data.labelled, POINTS)
     # First, as it may not be possible.
     places = embedding_map(map, data.embeddings[points], seed=seed)
@@ -206,11 +208,12 @@ def _of_different_classes(queries: np.ndarray, labels: np.ndarray) -> np.ndarray
 
 def _write_classes(data: ReportData, found: ClassScores, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["label", "class", "queries", "recall_at_1", "average_precision"])
-        for label, count, recall, precision in zip(*found, strict=True):
-            writer.writerow([label, data.class_names[label], count, recall, precision])
+    columns = ("label", "class", "queries", "recall_at_1", "average_precision")
+    rows = (
+        dict(zip(columns, (label, data.class_names[label], *values), strict=True))
+        for label, *values in zip(*found, strict=True)
+    )
+    write_rows(path, columns, rows)
     return path
 
 
@@ -323,7 +326,7 @@ def _roc(
         own=anchors,
         distance=distance,
     )
-    found = roc.verify(pairs, (RATE,), equal=True)
+    found = roc.verify(pairs, (RATE,), equal=True, area=True)
     if found.empty:
         return ""
     far, tar, _ = found.curve(CURVE)

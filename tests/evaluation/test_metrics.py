@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from dml_jax import UserError
 from dml_jax.evaluation import (
     Ranks,
     available,
@@ -19,6 +20,7 @@ from dml_jax.evaluation import (
     mean_average_precision,
     mean_inverse_negative_penalty,
     mean_reciprocal_rank,
+    metrics,
     ndcg,
     precision_at_1,
     precision_at_k,
@@ -27,6 +29,7 @@ from dml_jax.evaluation import (
 )
 from dml_jax.evaluation.clustering import ami, f1, nmi
 from dml_jax.evaluation.metrics import scoring
+from dml_jax.evaluation.metrics.table import PLACEHOLDERS
 from dml_jax.evaluation.search import Index
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "metrics.npz")
@@ -518,7 +521,10 @@ def test_approximate_search_reports_its_recall():
             {"relation": "overlap", "labels": np.ones((6, 2), int), "average": "class"},
             "average='class' with relation 'overlap'",
         ),
-        ({"metrics": ["tar@far=2"]}, "false accept rate 2.0; accepted: 0 to 1"),
+        (
+            {"metrics": ["tar@far=2"]},
+            "far of metric 'tar_at_far' is 2.0; accepted: a number of at least 0",
+        ),
         ({"metrics": ["rho_spectrum@9"]}, "leaves out 8 of 2 singular values"),
         (
             {"gallery": np.eye(6), "gallery_labels": np.zeros(6, int), "ids": np.arange(6)},
@@ -539,6 +545,72 @@ def test_errors(change, message):
     arguments = {"embeddings": np.ones((6, 2)), "labels": np.zeros(6, int)}
     with pytest.raises(ValueError, match=message):
         evaluate_embeddings(**(arguments | change))
+
+
+@metrics.of_ranks
+def found_among_three(hits, relevant):
+    return recall_at_k(hits, relevant, k=3)
+
+
+@metrics.of_embeddings
+def mean_norm(embeddings, labels):
+    return float(np.linalg.norm(embeddings, axis=1).mean())
+
+
+def test_a_metric_of_ones_own():
+    embeddings, labels = unbalanced()
+    own = [f"{__name__}:{name}" for name in ("found_among_three", "mean_norm")]
+    found = evaluate_embeddings(embeddings, labels, metrics=(*own, "recall_at_3"))
+    assert list(found) == [*own, "recall_at_3"]
+    assert found[own[0]] == found["recall_at_3"] > 0
+    assert found[own[1]] == pytest.approx(np.linalg.norm(embeddings, axis=1).mean())
+    assert (
+        evaluate_embeddings(embeddings, labels, metrics=[mean_norm])["mean_norm"] == found[own[1]]
+    )
+    with pytest.raises(UserError, match=r"unbalanced' is <function .*accepted: a Metric, which"):
+        get(f"{__name__}:unbalanced")
+    with pytest.raises(
+        UserError, match=r"unknown metric of module .* 'found_among_two'; did you mean"
+    ):
+        get(f"{__name__}:found_among_two")
+
+
+def test_metrics_are_typed_callables():
+    embeddings, labels = unbalanced()
+    some = [metrics.recall_at_k(k=4), metrics.map_at_r(), metrics.tar_at_far(0.01)]
+    found = evaluate_embeddings(embeddings, labels, metrics=some)
+    by_name = evaluate_embeddings(
+        embeddings, labels, metrics=("recall_at_4", "map_at_r", "tar@far=0.01")
+    )
+    assert found == by_name
+    for name in available():
+        name = (
+            name[:-1] + {"k": "4", "m": "2", "x": "0.1"}[name[-1]]
+            if name[-2:] in PLACEHOLDERS
+            else name
+        )
+        assert get(name).name == name
+    with pytest.raises(
+        UserError, match="k of metric 'recall_at_k' is 0; accepted: a whole number of at least 1"
+    ):
+        metrics.recall_at_k(k=0)
+
+
+def test_metrics_as_tables_print_them_and_as_one_text():
+    embeddings, labels = unbalanced()
+    names = ("R@1", "P@1", "MAP@R", "R-precision", "MRR", "MAP@10", "AUC")
+    found = evaluate_embeddings(embeddings, labels, metrics=names)
+    same = "recall_at_1,precision_at_1,map_at_r, r_precision,mean_reciprocal_rank,mean_average_precision_at_10,auc"
+    assert tuple(found) == names
+    assert list(found.values()) == list(
+        evaluate_embeddings(embeddings, labels, metrics=same).values()
+    )
+    assert list(evaluate_embeddings(embeddings, labels, metrics="map_at_r")) == ["map_at_r"]
+    assert get("MAP@R", 3).function.keywords == {"k": 3}
+    with pytest.raises(UserError, match="unknown metric 'R@one'; did you mean 'R@k'"):
+        get("R@one")
+    with pytest.raises(UserError, match="metrics=3; accepted: names, or one text"):
+        evaluate_embeddings(embeddings, labels, metrics=3)
 
 
 def test_too_few_neighbours_for_r():

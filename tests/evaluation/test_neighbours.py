@@ -19,14 +19,14 @@ def brute(queries, gallery, k, *, query_ids=None, gallery_ids=None, distance="eu
     """The k nearest by (float64 distance, id), the item with the query's id left out."""
     ids = np.arange(len(gallery)) if gallery_ids is None else gallery_ids
     queries, gallery = (np.float32(a).astype(np.float64) for a in (queries, gallery))
-    if distance == "cosine":
-        queries, gallery = (
-            np.float32(a / np.linalg.norm(a, axis=1, keepdims=True)).astype(np.float64)
-            for a in (queries, gallery)
-        )
     distances, found = [], []
     for i, query in enumerate(queries):
         squared = ((gallery - query) ** 2).sum(axis=1)
+        if distance == "cosine":
+            lengths = np.linalg.norm(gallery, axis=1) * np.linalg.norm(query)
+            cosines = (gallery @ query) / np.where(lengths > 0, lengths, 1)
+            # What only rounding tells apart is a tie.
+            squared = np.round(2 - 2 * cosines, 13)
         order = np.lexsort((ids, squared))
         if query_ids is not None:
             order = order[ids[order] != query_ids[i]]
@@ -338,6 +338,45 @@ def test_cosine_of_zero_vectors():
     distances, found = neighbours(items, items, 3, exclude_self=True, distance="cosine")
     np.testing.assert_array_equal(found, [[1, 2, 3], [0, 3, 2], [0, 3, 1], [0, 1, 2]])
     np.testing.assert_allclose(distances, [[1, 1, 1], [1, 1, 2], [1, 1, 2], [1, 1, 1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("k", [5, 150])
+def test_equal_cosines_are_ties(backend, k):
+    """Multiples of vectors of small whole numbers: hardly any two have unit vectors of equal bits."""
+    rng = np.random.default_rng(15)
+    items = rng.integers(-2, 3, (400, 4)) * rng.integers(1, 1000, (400, 1))
+    items[[3, 350]] = 0
+    items, ids = items.astype(np.float32), rng.permutation(400)
+    given = {"query_ids": ids, "gallery_ids": ids, "distance": "cosine"}
+    distances, found = neighbours(items, items, k, backend=backend, **given)
+    expected = brute(items, items, k, **given)
+    np.testing.assert_array_equal(found, expected[1])
+    np.testing.assert_allclose(distances, expected[0], rtol=1e-6, atol=1e-7)
+    # Control: unit vectors in float32 give another order.
+    units = np.float32(items / np.maximum(np.linalg.norm(items, axis=1, keepdims=True), 1e-9))
+    by_units = neighbours(units, units, k, query_ids=ids, gallery_ids=ids)[1]
+    assert (by_units != found).any()
+
+
+def test_ranks_of_equal_cosines():
+    """What looks at everything agrees with what searches, ties and zero vectors included."""
+    rng = np.random.default_rng(16)
+    items = (rng.integers(-1, 2, (300, 3)) * rng.integers(1, 100, (300, 1))).astype(np.float32)
+    index = Index.build(items, distance="cosine")
+    own = np.arange(60)
+    order = np.zeros((60, 299), int)
+    for rows, _, places in index.nearest(items[:60], 299, own=own):
+        order[rows] = places
+    for rows, of, ranks in index.ranks(
+        items[:60],
+        lambda rows: (np.repeat(np.arange(len(rows)), 3), np.tile([70, 80, 90], len(rows))),
+        own=own,
+    ):
+        assert (order[rows[of], ranks - 1] == np.tile([70, 80, 90], len(rows))).all()
+    np.testing.assert_array_equal(
+        order, brute(items[:60], items, 299, query_ids=own, distance="cosine")[1]
+    )
 
 
 def test_few_programs_are_compiled():

@@ -449,7 +449,9 @@ def test_opis_by_hand():
     assert consistency.epsilon_opis(found, 0.5) == pytest.approx(expected)
     assert np.isnan(consistency.opis(SimpleNamespace(utilities=None)))
     for share in ("0", "1.5"):
-        with pytest.raises(ValueError, match=f"a share of {share} of the classes; accepted"):
+        with pytest.raises(
+            ValueError, match=f"epsilon of metric 'epsilon_opis' is {float(share)}; accepted"
+        ):
             evaluate_embeddings(np.eye(3), np.arange(3), metrics=(f"opis@epsilon={share}",))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from dml_jax import relations
+from dml_jax.errors import UserError
 from dml_jax.evaluation.metrics.relevance import ByClass, ByRelation
 from dml_jax.evaluation.search.index import Index
 from dml_jax.evaluation.vectors import as_embeddings, as_ids, normalize_rows
@@ -69,7 +70,7 @@ class Data:
             differ = (own >= 0) & (classes[own] != self.classes)
             if differ.any():
                 i = np.argmax(differ)
-                raise ValueError(
+                raise UserError(
                     f"id {index.ids[own[i]]} has label {self.names[self.classes[i]]} as a query "
                     f"and {self.names[classes[own[i]]]} in the gallery"
                 )
@@ -110,20 +111,20 @@ def gather(
     alone = gallery is None
     if gallery is None:
         if gallery_labels is not None or gallery_ids is not None or gallery_parents is not None:
-            raise ValueError(
+            raise UserError(
                 "gallery_labels, gallery_ids and gallery_parents need a gallery, which is None"
             )
         items, gallery_parents = queries, parents
         ids = gallery_ids = np.arange(count) if ids is None else ids
     else:
         if gallery_labels is None and relation.of_samples:
-            raise ValueError("a gallery needs gallery_labels, which are None")
+            raise UserError("a gallery needs gallery_labels, which are None")
         if (ids is None) != (gallery_ids is None):
-            raise ValueError(
+            raise UserError(
                 "ids and gallery_ids are compared with each other: give both or neither"
             )
         if (parents is None) != (gallery_parents is None):
-            raise ValueError(
+            raise UserError(
                 "parents and gallery_parents are compared with each other: give both or neither"
             )
         items = prepared("gallery", gallery)
@@ -132,7 +133,7 @@ def gather(
         labels = checked("labels", labels, count)
         gallery_labels = labels if alone else checked("gallery_labels", gallery_labels, size)
         if labels.shape[1:] != gallery_labels.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"labels have shape {labels.shape}, gallery_labels {gallery_labels.shape}; accepted: as many columns"
             )
     else:
@@ -155,7 +156,7 @@ def gather(
         labels = gallery_labels = None
     if distractors is not None:
         if not relation.has_classes:
-            raise ValueError(
+            raise UserError(
                 f"distractors with relation {relation.name!r}; accepted: a relation with classes "
                 f"({relations.WITH_CLASSES})"
             )
@@ -166,7 +167,7 @@ def gather(
             fresh = gallery_ids.max() + 1 + np.arange(len(added))
             gallery_ids = np.concatenate([gallery_ids, fresh])
         if gallery_parents is not None:
-            raise ValueError("distractors have no parents; accepted: one of the two")
+            raise UserError("distractors have no parents; accepted: one of the two")
     return Data(
         queries,
         items,

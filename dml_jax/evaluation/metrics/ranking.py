@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from dml_jax.errors import UserError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -83,7 +85,7 @@ def r_precision(hits: Hits, relevant: Relevant, *, k: int | None = None) -> Valu
     """sum_{j <= m} hit_j / m with m = R, the share of the first R neighbours that are relevant.
 
     With `k`, m = min(R, k): PML's `r_precision` with that k. 0 where R is 0.
-    Raises: ValueError for fewer neighbours than m.
+    Raises: UserError for fewer neighbours than m.
     """
     ranks, limit = Ranks.from_hits(hits), _limit(relevant, k)
     return ranks.sum(_within(ranks, limit)) / np.maximum(limit, 1)
@@ -93,7 +95,7 @@ def map_at_r(hits: Hits, relevant: Relevant, *, k: int | None = None) -> Values:
     """sum_{j <= m} hit_j precision@j / R with m = R (Musgrave et al. 2020, section 2.3).
 
     With `k`, m = min(R, k): PML's `mean_average_precision_at_r` with that k. 0 where R is 0.
-    Raises: ValueError for fewer neighbours than m.
+    Raises: UserError for fewer neighbours than m.
     """
     ranks = Ranks.from_hits(hits)
     within = _within(ranks, _limit(relevant, k))
@@ -185,7 +187,7 @@ def _limit(relevant: Relevant, k: int | None) -> Relevant:
 
 def _within(ranks: Ranks, limit: Relevant) -> Bool[np.ndarray, " m"]:
     if ranks.depth < limit.max(initial=0):
-        raise ValueError(
+        raise UserError(
             f"{ranks.depth} neighbours for R = {limit.max()}; needed: at least R of them"
         )
     return ranks.rank <= limit[ranks.of]

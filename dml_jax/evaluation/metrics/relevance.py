@@ -122,9 +122,12 @@ class ByRelation:
     ) -> Bool[np.ndarray, "b c"]:
         """See `Relevance.mask`."""
         if self.items is None:
-            positive: Any = self.relation(self.labels[rows, columns], None)[0]
+            anchors, refs = self.labels[rows, columns], None
         else:
-            positive = self.relation(self.labels[rows], self.items[columns])[0]
+            anchors, refs = self.labels[rows], self.items[columns]
+        # NumPy's arrays, not JAX's, which would cut labels to 32 bits.
+        relation: Any = self.relation
+        positive, _ = relation(anchors, refs)
         return _without(np.array(positive), self.self_index[rows], columns)
 
 

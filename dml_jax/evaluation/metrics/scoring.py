@@ -25,7 +25,11 @@ FURTHER = 4
 
 
 def rank_values(
-    chosen: Sequence[Metric], data: Data, among: str, k: int | str | None, options: Mapping
+    chosen: Sequence[Metric],
+    data: Data,
+    among: str,
+    k: int | str | None,
+    options: Mapping[str, Any],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(each metric's value for each query, whether the query is lone)."""
     count = len(data.queries)

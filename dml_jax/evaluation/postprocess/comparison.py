@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dml_jax import names
+from dml_jax.errors import UserError
 from dml_jax.evaluation.postprocess import compression, expansion
 from dml_jax.evaluation.postprocess.reranking import k_reciprocal
 from dml_jax.evaluation.postprocess.whitening import whitening
@@ -30,7 +31,7 @@ class _Search:
         self.count, self.dim = self.vectors.shape
         self.known = self.vectors if training is None else as_embeddings("training", training)
         if self.known.shape[1] != self.dim:
-            raise ValueError(
+            raise UserError(
                 f"training has {self.known.shape[1]} dimensions; accepted: those of the embeddings, {self.dim}"
             )
         self.fitted = f"fitted to {'this' if training is None else 'the training'} set"
@@ -129,7 +130,7 @@ FITTED = ("binary", "int8", "whitening")
 
 
 def check_steps(steps: Sequence[str]) -> None:
-    """Raises ValueError for an unknown step."""
+    """Raises UserError for an unknown step."""
     for step in steps:
         names.resolve("step after training", STEPS, step)
 
@@ -154,14 +155,14 @@ def after_training(
       training: the embeddings that steps are fitted to, as they would be before new images come; None: the set itself.
       steps: names from `binary`, `database_augmentation`, `int8`, `prefixes`, `query_expansion`, `reranking`,
         `whitening`.
-    Raises: ValueError for an unknown step, fewer than two items, training embeddings of another dimension, and as in
+    Raises: UserError for an unknown step, fewer than two items, training embeddings of another dimension, and as in
       `neighbours`.
     """
     check_steps(steps)
     search = _Search(embeddings, training, backend)
     labels = as_ids("labels", labels, search.count)
     if search.count < 2:
-        raise ValueError("one embedding has no neighbours; accepted: two or more")
+        raise UserError("one embedding has no neighbours; accepted: two or more")
     rows = {}
     plain = ("as trained", 4 * search.dim, search(search.vectors, search.vectors))
     for name, size, found in [plain, *(row for step in steps for row in STEPS[step](search))]:

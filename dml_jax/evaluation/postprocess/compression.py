@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Int8
 
-from dml_jax.evaluation.vectors import as_embeddings, normalize_rows, rows_of_ids
+from dml_jax.errors import UserError
+from dml_jax.evaluation.vectors import as_embeddings, rows_of_ids, squared_chords, without_tiny
 
 # float64 numbers of a block.
 CHUNK = 1 << 22
@@ -35,14 +36,14 @@ def int8(
     """round(x / scale), cut to -127..127; scale = max |x| / 127 of each dimension over a set (1 where it is 0).
 
     `fitted_to` is that set, by default the embeddings themselves: none of them is cut then.
-    Raises: ValueError for another number of dimensions.
+    Raises: UserError for another number of dimensions.
     """
     vectors = as_embeddings("embeddings", embeddings).astype(np.float64)
     known = (
         vectors if fitted_to is None else as_embeddings("fitted_to", fitted_to).astype(np.float64)
     )
     if known.shape[1] != vectors.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"fitted_to has {known.shape[1]} dimensions; accepted: those of the embeddings, {vectors.shape[1]}"
         )
     scale = np.abs(known).max(axis=0) / 127
@@ -71,17 +72,19 @@ def rescored(
 ) -> Int[np.ndarray, "q k"]:
     """The first k of the candidates that a coarser search found, by cosine distance, the lower id first among equals.
 
-    Raises: ValueError for a k beyond the candidates.
+    Raises: UserError for a k beyond the candidates.
     """
     if not 1 <= k <= found.shape[1]:
-        raise ValueError(f"k={k} of {found.shape[1]} candidates; accepted: 1 to {found.shape[1]}")
-    unit, items = normalize_rows(queries), normalize_rows(gallery)
+        raise UserError(f"k={k} of {found.shape[1]} candidates; accepted: 1 to {found.shape[1]}")
+    wide, items = (without_tiny(x).astype(np.float64) for x in (queries, gallery))
+    query_squares, squares = (np.einsum("nd,nd->n", x, x) for x in (wide, items))
     places = rows_of_ids(found, gallery_ids)
     best = np.empty((len(found), k), np.int64)
-    size = max(1, CHUNK // (found.shape[1] * unit.shape[1]))
-    for start in range(0, len(unit), size):
+    size = max(1, CHUNK // (found.shape[1] * wide.shape[1]))
+    for start in range(0, len(wide), size):
         rows = slice(start, start + size)
-        far = 1 - np.einsum("qd,qmd->qm", unit[rows], items[places[rows]])
+        products = np.einsum("qd,qmd->qm", wide[rows], items[places[rows]])
+        far = squared_chords(products, query_squares[rows, None] * squares[places[rows]])
         order = np.lexsort((found[rows], far), axis=1)[:, :k]
         best[rows] = np.take_along_axis(found[rows], order, axis=1)
     return best

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dml_jax import names
+from dml_jax.errors import UserError
 from dml_jax.evaluation.search.index import DISTANCES
 from dml_jax.evaluation.search.neighbours import neighbours
 from dml_jax.evaluation.vectors import as_embeddings, normalize_rows
@@ -45,7 +46,7 @@ def k_reciprocal(
       distance: `euclidean`, of the embeddings as they are, or `cosine`, of the normalised ones: cosine distances over
         the largest then, where a zero vector is at 1 from everything.
     Returns: distances float64 [q, k], positions [q, k].
-    Raises: ValueError for k1 or k2 below 1 or k2 above k1 + 1, a weight outside [0, 1], a k that the gallery has not,
+    Raises: UserError for k1 or k2 below 1 or k2 above k1 + 1, a weight outside [0, 1], a k that the gallery has not,
       an unknown distance.
     """
     names.resolve("distance", dict.fromkeys(DISTANCES), distance)
@@ -55,13 +56,13 @@ def k_reciprocal(
     gallery = np.arange(count) if gallery is None else np.sort(np.asarray(gallery))
     k1 = min(k1, count - 1)
     if not (k1 >= 1 and 1 <= k2 <= k1 + 1 and 0 <= weight <= 1):
-        raise ValueError(
+        raise UserError(
             f"k1={k1}, k2={k2}, weight={weight} of {count} items; accepted: k1 of 1 or more, k2 from 1 to k1 + 1, "
             "a weight from 0 to 1"
         )
     possible = len(gallery) - bool(np.isin(queries, gallery).any())
     if not 1 <= k <= possible:
-        raise ValueError(f"k={k}; possible: 1 to {possible}")
+        raise UserError(f"k={k}; possible: 1 to {possible}")
     rows = np.arange(count)
     _, others = neighbours(
         embeddings,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from dml_jax.errors import UserError
 from dml_jax.evaluation.spectrum import principal_axes
 from dml_jax.evaluation.vectors import normalize_rows
 
@@ -32,14 +33,14 @@ def whitening(embeddings: Float[np.ndarray, "n d"], dim: int | None = None) -> W
     """PCA-whitening fitted to a set (Jegou and Chum, ECCV 2012), keeping `dim` directions, or all.
 
     Directions in which the set has no variance are left out.
-    Raises: ValueError for a `dim` out of 1..d, or a set of no variance.
+    Raises: UserError for a `dim` out of 1..d, or a set of no variance.
     """
     mean, directions, variances = principal_axes(embeddings)
     if dim is not None and not 1 <= dim <= len(mean):
-        raise ValueError(
+        raise UserError(
             f"dim={dim} of a whitening of {len(mean)} dimensions; accepted: 1 to {len(mean)}"
         )
     kept = np.flatnonzero(variances > RANK * variances[0])[:dim]
     if not len(kept):
-        raise ValueError("the embeddings are all equal: there is nothing to whiten")
+        raise UserError("the embeddings are all equal: there is nothing to whiten")
     return Whitening(mean, directions[:, kept] / np.sqrt(variances[kept]))

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,9 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from dml_jax.mesh import data_mesh
+from dml_jax import streams
+from dml_jax.errors import UserError
+from dml_jax.mesh import DATA_AXIS, data_mesh
 
 
 class Found(NamedTuple):
@@ -62,11 +64,11 @@ def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     best are gathered and the best of them kept.
     """
     mesh = data_mesh()
-    shards = 1 if mesh is None else mesh.shape["data"]
+    shards = 1 if mesh is None else mesh.shape[DATA_AXIS]
     size, dim = gallery.shape
     width = _tile(block or GALLERY_BLOCK, -(-size // shards))
     blocks = -(-size // (shards * width))
-    order = np.random.Generator(np.random.Philox(key=size)).permutation(size)
+    order = streams.generator("evaluation", size).permutation(size)
     padded = np.zeros((shards * blocks * width, dim), np.float32)
     np.take(gallery, order, axis=0, out=padded[:size])
     norms = np.full(len(padded), np.inf, np.float32)
@@ -141,7 +143,7 @@ def faiss_hnsw(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     return _unbounded(index)
 
 
-def _unbounded(index) -> Search:
+def _unbounded(index: Any) -> Search:
     def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
         near, rows = index.search(queries, count)
         missing = rows < 0
@@ -151,13 +153,11 @@ def _unbounded(index) -> Search:
     return search
 
 
-def _faiss():
+def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ValueError(
-            "backend 'faiss' needs the faiss module, which is not installed"
-        ) from error
+        raise UserError("backend 'faiss' needs the faiss module, which is not installed") from error
     return faiss
 
 
@@ -179,7 +179,7 @@ def _place(array: np.ndarray, mesh: Mesh | None) -> Array:
     """On the devices, the leading axis split over `data`; every process holds the whole array."""
     if mesh is None:
         return jnp.asarray(array)
-    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
 
 
@@ -218,20 +218,22 @@ def _nearest(
 ) -> tuple[Float[Array, "q count"], Int[Array, "q count"], Float[Array, " q"]]:
     stream = partial(_grouped, group=group, kept=kept) if group > 1 else _merged
 
-    def local(squares: Array, queries: Array, gallery: Array, norms: Array, rows: Array) -> tuple:
+    def local(
+        squares: Array, queries: Array, gallery: Array, norms: Array, rows: Array
+    ) -> tuple[Array, Array, Array]:
         near, at, bound = stream(squares[:, None], queries, gallery, norms, count)
         found = rows.reshape(-1)[at]
         if mesh is not None:
-            near, found = (lax.all_gather(a, "data", axis=1, tiled=True) for a in (near, found))
+            near, found = (lax.all_gather(a, DATA_AXIS, axis=1, tiled=True) for a in (near, found))
             near, where = lax.top_k(-near, count)
             near, found = -near, jnp.take_along_axis(found, where, axis=1)
-            bound = lax.pmin(bound, "data")
+            bound = lax.pmin(bound, DATA_AXIS)
         near = jnp.where(near < FAR, near, jnp.inf)
         return near, found, jnp.minimum(bound, near[:, -1])
 
     if mesh is None:
         return local(squares, queries, gallery, norms, rows)
-    whole, split = PartitionSpec(), PartitionSpec("data")
+    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
     # check_vma cannot see that what follows an all_gather is the same on every device.
     return jax.shard_map(
         local,
@@ -266,7 +268,9 @@ def _merged(
     """The `count` nearest of one device's part, each tile merged into the best before it."""
     width = gallery.shape[1]
 
-    def step(best: tuple[Array, Array, Array], part: tuple[Array, Array]) -> tuple[tuple, None]:
+    def step(
+        best: tuple[Array, Array, Array], part: tuple[Array, Array]
+    ) -> tuple[tuple[Array, Array, Array], None]:
         near, rows, start = best
         far = jnp.concatenate([near, _distances(squares, queries, *part)], axis=1)
         far, where = lax.top_k(-far, count)
@@ -328,7 +332,14 @@ def _smallest(bits: Int[Array, "q group n"], count: int) -> list[Array]:
 
 
 @partial(jax.jit, static_argnames="count")
-def _approximate(queries, squares, vectors, sizes, *, count):
+def _approximate(
+    queries: Float[Array, "q d"],
+    squares: Float[Array, " q"],
+    vectors: Float[Array, "n d"],
+    sizes: Float[Array, " n"],
+    *,
+    count: int,
+) -> tuple[Float[Array, "q count"], Int[Array, "q count"]]:
     near, rows = lax.approx_max_k(
         -_distances(squares[:, None], queries, vectors, sizes), count, recall_target=0.95
     )

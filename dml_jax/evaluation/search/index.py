@@ -9,13 +9,21 @@ candidates. So rounding, which differs between backends and shapes, decides noth
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from dml_jax import names
+from dml_jax import names, streams
+from dml_jax.errors import UserError
 from dml_jax.evaluation.search.candidates import APPROXIMATE, SEARCHES, Found, Search
-from dml_jax.evaluation.vectors import as_embeddings, as_ids
+from dml_jax.evaluation.vectors import (
+    as_embeddings,
+    as_ids,
+    normalize_rows,
+    squared_chords,
+    without_tiny,
+)
 from dml_jax.evaluation.vectors import norms as row_norms
 
 QUERY_BLOCK = 1024
@@ -30,8 +38,6 @@ CANDIDATES = 1 << 20
 # to everything (64 MiB).
 CHUNK = 1 << 20
 WHOLE = 1 << 23
-# The squared distance of a zero vector from everything under cosine: not what unit vectors in float32 give.
-AT_RIGHT_ANGLES = 2.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Index:
       ids: int64 [n], ascending.
       order: [n], which row of the gallery as given lies at each place.
       vectors: float32 [u, d], the distinct rows: equal ones are searched for once.
+      squares: float64 [u], their squared norms.
       distinct: [n], which distinct row lies at each place.
       members: [n] places, grouped by distinct row, ascending in each group.
       starts: [u + 1], where each group begins in `members`.
@@ -57,6 +64,7 @@ class Index:
     ids: np.ndarray
     order: np.ndarray
     vectors: np.ndarray
+    squares: np.ndarray
     distinct: np.ndarray
     members: np.ndarray
     starts: np.ndarray
@@ -90,20 +98,24 @@ class Index:
         ids = ids[order]
         twice = ids[1:][ids[1:] == ids[:-1]]
         if len(twice):
-            raise ValueError(f"gallery_ids: {twice[0]} occurs more than once; ids must differ")
+            raise UserError(f"gallery_ids: {twice[0]} occurs more than once; ids must differ")
         in_order = np.array_equal(order, np.arange(len(order)))
-        vectors = _prepare(vectors if in_order else vectors[order], distance, zero=0)
+        vectors = vectors if in_order else vectors[order]
+        vectors = without_tiny(vectors) if distance == "cosine" else vectors
         first, of = _distinct(vectors)
         vectors = vectors[first] if len(first) < len(vectors) else vectors
-        centre = vectors.mean(axis=0, dtype=np.float64)
-        parts = range(0, len(vectors), QUERY_BLOCK)
-        largest = max(row_norms(vectors[i : i + QUERY_BLOCK] - centre).max() for i in parts)
+        coordinates = partial(_coordinates, distance=distance, side=0)
+        parts = [vectors[i : i + QUERY_BLOCK] for i in range(0, len(vectors), QUERY_BLOCK)]
+        sums = [coordinates(part).sum(axis=0, dtype=np.float64) for part in parts]
+        centre = np.sum(sums, axis=0) / len(vectors)
+        largest = max(row_norms(coordinates(part) - centre).max() for part in parts)
         scale = 2.0 ** -np.frexp(largest)[1]
-        centred = _centred(vectors, centre, scale)
+        centred = _centred(coordinates, vectors, centre, scale)
         return cls(
             ids=ids,
             order=order,
             vectors=vectors,
+            squares=_squares(vectors),
             distinct=of,
             members=np.argsort(of, kind="stable"),
             starts=np.concatenate([[0], np.cumsum(np.bincount(of))]),
@@ -144,7 +156,7 @@ class Index:
         present = own is not None and bool(np.any(own >= 0))
         possible = self.size - present
         if not isinstance(k, int | np.integer) or not 1 <= k <= possible:
-            raise ValueError(
+            raise UserError(
                 f"k={k}; possible: 1 to {possible} (a gallery of {self.size}"
                 + (" less the query itself)" if present else ")")
             )
@@ -207,11 +219,11 @@ class Index:
         return ranks
 
     def _prepared(self, queries: np.ndarray) -> np.ndarray:
-        """The queries as vectors of the index; ValueError for another dimension."""
-        width = self.vectors.shape[1] - 2 * (self.distance == "cosine")
+        """The queries as vectors of the index; UserError for another dimension."""
+        width = self.vectors.shape[1]
         if queries.shape[1] != width:
-            raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery has {width}")
-        return _prepare(queries, self.distance, zero=1)
+            raise UserError(f"queries have {queries.shape[1]} dimensions, the gallery has {width}")
+        return without_tiny(queries) if self.distance == "cosine" else queries
 
     def _blocks(
         self, queries: np.ndarray, k: int, own: np.ndarray | None, distances: bool
@@ -254,11 +266,12 @@ class Index:
         size = min(self.block, max(1, CANDIDATES // count))
         # Few sizes, so that few programs are compiled.
         size = min(size, 1 << max(3, (len(rows) - 1).bit_length()))
-        waiting: deque = deque()
+        waiting: deque[tuple[np.ndarray, np.ndarray, Found]] = deque()
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            centred = np.zeros((size, queries.shape[1]), np.float32)
-            centred[: len(part)] = _centred(queries[part], self.centre, self.scale)
+            centred = np.zeros((size, len(self.centre)), np.float32)
+            coordinates = partial(_coordinates, distance=self.distance, side=1)
+            centred[: len(part)] = _centred(coordinates, queries[part], self.centre, self.scale)
             norms = row_norms(centred)
             waiting.append((part, norms[: len(part)], self.search(centred, norms**2, count)))
             # One search runs on the devices while the host works on the one before.
@@ -280,9 +293,12 @@ class Index:
         near = near.astype(np.float64)
         # The search is off by at most (d + 8) u (|q| + |g|)^2, rounding of the centred vectors included, by what
         # underflows, and by what it left out of its results' bits.
-        dim = queries.shape[1]
+        dim = len(self.centre)
         unit = (dim + 8) * 2.0**-24
         least = dim * 2.0**-120
+        if self.distance == "cosine":
+            # By so much `_pairs` may be off, which may be more than the search where all directions are nearly one.
+            least += (dim + 16) * 2.0**-50 * self.scale**2
         with np.errstate(invalid="ignore", over="ignore"):
             errors = unit * (norms[:, None] + self.norms[rows]) ** 2 + found.coarse * near + least
             reached = np.isfinite(near[:, want - 1])
@@ -330,32 +346,40 @@ class Index:
     def _pairs(self, queries: np.ndarray, of: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """float64 squared distances of queries `of` to `rows`, each by the same sum in the same order."""
         squared = np.empty(len(rows))
+        cosine = self.distance == "cosine"
+        query_squares = _squares(queries) if cosine else np.zeros(0)
         size = max(1, CHUNK // queries.shape[1])
         for start in range(0, len(rows), size):
             some = slice(start, start + size)
-            apart = self.vectors[rows[some]].astype(np.float64)
-            apart -= queries[of[some]]
-            squared[some] = np.einsum("md,md->m", apart, apart)
-        if self.distance == "cosine":
-            squared[(queries[of, -1] != 0) | (self.vectors[rows, -2] != 0)] = AT_RIGHT_ANGLES
+            vectors = self.vectors[rows[some]].astype(np.float64)
+            if cosine:
+                products = np.einsum("md,md->m", vectors, queries[of[some]].astype(np.float64))
+                both = query_squares[of[some]] * self.squares[rows[some]]
+                squared[some] = squared_chords(products, both)
+            else:
+                vectors -= queries[of[some]]
+                squared[some] = np.einsum("md,md->m", vectors, vectors)
         return squared
 
     def _everything(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float64 squared distances [b, u] by matrix products, and the most they differ from `_pairs` [b]."""
         far = np.empty((len(queries), len(self.vectors)))
-        wide = queries.astype(np.float64)
+        rows = normalize_rows if self.distance == "cosine" else _wide
+        wide = rows(queries)
         size = max(1, CHUNK // queries.shape[1])
         largest = 0.0
         for start in range(0, len(self.vectors), size):
-            vectors = self.vectors[start : start + size].astype(np.float64)
+            vectors = rows(self.vectors[start : start + size])
             squares = np.einsum("nd,nd->n", vectors, vectors)
+            if self.distance == "cosine":
+                # Zero vectors have cosine 0 with everything.
+                squares = np.ones(len(vectors))
             far[:, start : start + size] = squares - 2 * (wide @ vectors.T)
             largest = max(largest, squares.max())
         squares = np.einsum("qd,qd->q", wide, wide)
-        far += squares[:, None]
         if self.distance == "cosine":
-            far[queries[:, -1] != 0] = AT_RIGHT_ANGLES
-            far[:, self.vectors[:, -2] != 0] = AT_RIGHT_ANGLES
+            squares = np.ones(len(wide))
+        far += squares[:, None]
         unit = (2 * queries.shape[1] + 16) * 2.0**-53
         return far, unit * (np.sqrt(squares) + np.sqrt(largest)) ** 2
 
@@ -387,9 +411,9 @@ class Index:
 
 
 def check_block(block: int | None) -> None:
-    """ValueError for what is no number of rows."""
+    """UserError for what is no number of rows."""
     if block is not None and block < 1:
-        raise ValueError(f"block={block!r}; accepted: a positive number of rows, or None")
+        raise UserError(f"block={block!r}; accepted: a positive number of rows, or None")
 
 
 def _when_asked(
@@ -412,32 +436,51 @@ def _rounded(count: int) -> int:
     return -(-count // STEP) * STEP
 
 
-def _centred(vectors: np.ndarray, centre: np.ndarray, scale: float) -> np.ndarray:
-    centred = np.empty(vectors.shape, np.float32)
+def _wide(vectors: np.ndarray) -> np.ndarray:
+    return vectors.astype(np.float64)
+
+
+def _squares(vectors: np.ndarray) -> np.ndarray:
+    """The squared norms in float64, each by the same sum as a product in `Index._pairs`."""
+    squares = np.empty(len(vectors))
+    size = max(1, CHUNK // vectors.shape[1])
+    for start in range(0, len(vectors), size):
+        part = vectors[start : start + size].astype(np.float64)
+        squares[start : start + size] = np.einsum("md,md->m", part, part)
+    return squares
+
+
+def _centred(
+    coordinates: Callable[[np.ndarray], np.ndarray],
+    vectors: np.ndarray,
+    centre: np.ndarray,
+    scale: float,
+) -> np.ndarray:
+    centred = np.empty((len(vectors), len(centre)), np.float32)
     for i in range(0, len(vectors), QUERY_BLOCK):
-        centred[i : i + QUERY_BLOCK] = (vectors[i : i + QUERY_BLOCK] - centre) * scale
+        part = coordinates(vectors[i : i + QUERY_BLOCK])
+        centred[i : i + QUERY_BLOCK] = (part - centre) * scale
     return centred
 
 
-def _prepare(vectors: np.ndarray, distance: str, *, zero: int) -> np.ndarray:
+def _coordinates(vectors: np.ndarray, *, distance: str, side: int) -> np.ndarray:
     """Vectors whose squared Euclidean distance gives the distance asked for: twice the cosine's.
 
-    For cosine, unit vectors with two more dimensions, in which the zero vectors of queries and
-    gallery become unit vectors at right angles to everything else.
+    For cosine, unit vectors in float64 with two more dimensions, in which the zero vectors of queries (`side` 1) and
+    gallery (0) become unit vectors at right angles to everything else.
     """
     if distance == "euclidean":
         return vectors
-    norms = row_norms(vectors)
+    unit = normalize_rows(vectors)
     extra = np.zeros((len(vectors), 2))
-    extra[:, zero] = norms == 0
-    unit = vectors / np.where(norms == 0, 1, norms)[:, None]
-    return np.concatenate([unit, extra], axis=1).astype(np.float32)
+    extra[:, side] = ~unit.any(axis=1)
+    return np.concatenate([unit, extra], axis=1)
 
 
 def _distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(the first row of each set of rows that are equal bit for bit, ascending; which set each row is in)."""
     words = vectors.view(np.uint32)
-    rng = np.random.Generator(np.random.Philox(key=len(vectors)))
+    rng = streams.generator("evaluation", len(vectors))
     odd = rng.integers(0, 1 << 63, words.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     digests = np.empty(len(vectors), np.uint64)
     size = max(1, CHUNK // words.shape[1])

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from dml_jax import streams
+from dml_jax.errors import UserError
 from dml_jax.evaluation.search.index import Index
 from dml_jax.evaluation.vectors import as_embeddings, as_ids
 
@@ -23,7 +25,9 @@ def neighbours(
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """The `k` nearest of the gallery to each query, nearest first, the lower id first among equals.
 
-    euclidean: |q - g|; cosine: 1 - q.g / (|q| |g|), and 1 where either is the zero vector.
+    euclidean: |q - g|; cosine: 1 - q.g / (|q| |g|), and 1 where either is a zero vector (of a norm of at most 1e-12).
+    Equal cosines are ties, also where the vectors differ in length: they are compared in float64 as
+    (q.g)^2 / (|q|^2 |g|^2), not by rounded unit vectors.
 
     Args:
       queries: embeddings, used as float32.
@@ -40,7 +44,7 @@ def neighbours(
       block: how many rows of queries and of the gallery are compared at a time; memory beyond the
         embeddings grows with it (and with the gallery over 64, per query of a block).
     Returns: distances float32 [q, k] and ids int64 [q, k].
-    Raises: ValueError for an array of another shape, values that are not finite, repeated gallery
+    Raises: UserError for an array of another shape, values that are not finite, repeated gallery
       ids, a `k` that is not possible, an unknown distance or backend.
     Differs from faiss and PML: those order ties and near ties by rounding and, where ties keep self
       out of the k + 1 neighbours that they find, drop the last of these instead.
@@ -49,7 +53,7 @@ def neighbours(
     queries = as_embeddings("queries", queries)
     if query_ids is None and exclude_self:
         if len(queries) > index.size:
-            raise ValueError(
+            raise UserError(
                 f"exclude_self needs query_ids: {len(queries)} queries "
                 f"are not rows of a gallery of {index.size}"
             )
@@ -81,7 +85,7 @@ def search_recall(
     1 for exact backends. `options` and errors as in `neighbours`; query ids belong to all the queries.
     """
     queries = as_embeddings("queries", queries)
-    rng = np.random.Generator(np.random.Philox(key=seed))
+    rng = streams.generator("evaluation", seed)
     rows = np.sort(rng.permutation(len(queries))[:sample])
     if options.get("query_ids") is not None:
         query_ids = as_ids("query_ids", options["query_ids"], len(queries))

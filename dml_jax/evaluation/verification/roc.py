@@ -248,8 +248,8 @@ def verify(
     if equal and both:
         wanted.append(lambda accepted, right: accepted / impostors >= 1 - right / genuine)
     while True:
-        buckets = {_crossed(histogram, condition) for condition in wanted}
-        buckets = {i for i in buckets if i is not None and histogram.wide[i]}
+        crossed = [_crossed(histogram, condition) for condition in wanted]
+        buckets = {i for i in crossed if i is not None and histogram.wide[i]}
         if area and both:
             buckets |= _uncertain(histogram)
         if not buckets:
