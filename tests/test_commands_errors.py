@@ -217,7 +217,7 @@ ERRORS = {
     "out of range": ["train.log_steps is 0", "at least 1"],
     "a part that the module lacks": ["unknown loss of module my_parts: 'gab'", "'gap'"],
     "a module that is not there": ["sampler 'my_part:in_turn'", "no module 'my_part'"],
-    "a hyper-parameter of one's own": ["radius of miner 'nearer_than' is -1.0", "above 0"],
+    "a hyper-parameter of one's own": ["radius of miner 'my_parts:nearer_than' is -1.0", "above 0"],
     "no folder": ["--workdir: the folder good/class01/0.png/run cannot be made", "Not a directory"],
     "no such config": ["tiny_confg.py", "tiny_config.py"],
     "no config": ["--config is missing"],
