@@ -29,7 +29,7 @@ def kmeans(
     iterations: int = ITERATIONS,
     seed: int = SEED,
 ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "clusters d"]]:
-    """(the cluster of each embedding, the centroids) of Lloyd's algorithm from `clusters` of the points.
+    """Clusters the embeddings by Lloyd's algorithm, started from `clusters` of the points.
 
     Both backends start from the same points, drawn with `seed`, use all embeddings in each iteration, and assign
     each to the nearest final centroid. In float32: rounding may send a point between two centroids to either.
@@ -37,8 +37,20 @@ def kmeans(
     2020 code, which takes the number of training classes for any set.
 
     Args:
+      embeddings: the points.
+      clusters: how many, from 1 to the number of points.
       backend: `faiss` (on the CPU) or `jax` (on the default device; blocks of points against all centroids).
-    Raises: UserError for fewer points than clusters, an unknown backend.
+      iterations: of Lloyd's algorithm; 20 is PML's and the ICML 2020 code's.
+      seed: of the draw of the first centroids; 1234 is faiss's.
+
+    Returns: the cluster of each embedding [n], and the centroids [clusters, d].
+
+    Raises:
+      UserError: fewer points than clusters, an unknown backend.
+
+    >>> of, centroids = kmeans(np.array([[0.0], [0.1], [5.0], [5.2]]), 2)
+    >>> bool(of[0] == of[1] != of[2] == of[3])
+    True
     """
     names.resolve("backend of k-means", dict.fromkeys(BACKENDS), backend)
     points = np.ascontiguousarray(embeddings, dtype=np.float32)
@@ -51,10 +63,19 @@ def kmeans(
 def cosine_kmeans(
     embeddings: Float[np.ndarray, "n d"], clusters: int, *, backend: str = "faiss"
 ) -> Int[np.ndarray, " n"]:
-    """The normalised centroid with the largest cosine, of `kmeans` of the normalised embeddings.
+    """Clusters by `kmeans` of the normalised embeddings; each goes to the normalised centroid of the largest cosine.
 
     The clusters of `c_nmi` and `c_f1`. The ICML 2020 code overwrites these centroids with those of the raw
     embeddings, so that its `c_nmi` needs `nmi` or `f1` beside it.
+
+    Args:
+      embeddings: the points.
+      clusters: how many.
+      backend: as in `kmeans`.
+
+    >>> of = cosine_kmeans(np.array([[1.0, 0.0], [9.0, 0.1], [0.0, 2.0]]), 2)
+    >>> bool(of[0] == of[1] != of[2])
+    True
     """
     unit = normalize_rows(embeddings).astype(np.float32)
     centroids = normalize_rows(kmeans(unit, clusters, backend=backend)[1]).astype(np.float32)
@@ -63,7 +84,7 @@ def cosine_kmeans(
 
 
 def initial_centroids(size: int, clusters: int, seed: int = SEED) -> Int[np.ndarray, " clusters"]:
-    """The rows that faiss's k-means starts from: the first of a shuffle by the Mersenne twister of seed + 1."""
+    """Returns the rows that faiss's k-means starts from: the first of a shuffle by the Mersenne twister of seed + 1."""
     draws = np.random.RandomState(seed + 1).randint(0, 1 << 32, size=size, dtype=np.uint32)
     order = np.arange(size)
     for i in range(min(clusters, size - 1)):
@@ -143,6 +164,13 @@ def nmi(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> float
 
     1 where both have one group only. PML's NMI and the ICML 2020 code's `nmi` (of a scikit-learn from 0.22 on; older
     ones took the geometric mean).
+
+    Args:
+      labels: of the items.
+      clusters: of the items.
+
+    >>> round(nmi(np.array([0, 0, 1, 1]), np.array([3, 3, 8, 8])), 6)
+    1.0
     """
     table = _Contingency(labels, clusters)
     if len(table.rows) == len(table.columns) == 1:
@@ -156,6 +184,13 @@ def ami(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> float
 
     E is over clusterings with the same sizes. 1 where the two agree, also where both have one group only or one
     item a group; near 0 for chance. PML's AMI.
+
+    Args:
+      labels: of the items.
+      clusters: of the items.
+
+    >>> round(ami(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])), 4)
+    -0.5
     """
     table = _Contingency(labels, clusters)
     groups = len(table.rows), len(table.columns)
@@ -174,6 +209,13 @@ def f1(labels: Int[np.ndarray, " n"], clusters: Int[np.ndarray, " n"]) -> float:
 
     0 where no pair shares both; nan where neither has a pair. The ICML 2020 code's `f1`, which is nan wherever TP is 0
     and computes the same through the medoid of each cluster.
+
+    Args:
+      labels: of the items.
+      clusters: of the items.
+
+    >>> round(f1(np.array([0, 0, 1, 1]), np.array([3, 3, 8, 9])), 6)
+    0.666667
     """
     table = _Contingency(labels, clusters)
     both, one, other = (np.sum(c * (c - 1.0)) for c in (table.cells, table.rows, table.columns))

@@ -22,6 +22,14 @@ def class_distances(
     A zero vector has cosine 0 with everything. A class of one has no pair and takes the largest mean of a class
     (as that code intends; it looks among the classes 0 and 1 only). nan where no class has a pair, for inter
     where there is one class.
+
+    Args:
+      embeddings: of the items.
+      labels: of the items.
+      mode: `intra`, `inter` or `intra_over_inter`.
+
+    >>> class_distances(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.array([0, 0, 1]), "intra")
+    1.0
     """
     _, of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     order = np.argsort(of, kind="stable")
@@ -56,7 +64,14 @@ def _inter(
 
 
 def singular_values(embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " m"]:
-    """The singular values of the embeddings, uncentred, largest first, in float64; min(n, d) of them."""
+    """Returns the singular values of the embeddings, uncentred, largest first, in float64; min(n, d) of them.
+
+    Args:
+      embeddings: of the items.
+
+    >>> singular_values(np.array([[3.0, 0.0], [0.0, 4.0]]))
+    array([4., 3.])
+    """
     triangle: Any = np.zeros((0, embeddings.shape[1]))
     for start in range(0, len(embeddings), BLOCK):
         block = embeddings[start : start + BLOCK].astype(np.float64)
@@ -71,7 +86,17 @@ def rho_spectrum(embeddings: Float[np.ndarray, "n d"], mode: int) -> float | np.
     > 0, KL(q || u) for mode < 0, and the vector q of all of them for mode 0. The paper's rho is mode 2 on the
     training set. inf for mode > 0 where a singular value is 0.
     Differs from that code, which computes d - 1 of the d values by an iterative method unless it runs on a GPU.
-    Raises: UserError for a mode that leaves no singular value, nan for a spectrum that is all 0.
+    nan for a spectrum that is all 0.
+
+    Args:
+      embeddings: of the items.
+      mode: how many of the largest are left out, plus 1; its sign is the direction of the divergence.
+
+    Raises:
+      UserError: a mode that leaves no singular value.
+
+    >>> abs(round(rho_spectrum(np.eye(3), 2), 6))
+    0.0
     """
     values = singular_values(embeddings)
     if abs(mode) > len(values):
@@ -108,10 +133,18 @@ class Axes(NamedTuple):
 
 
 def principal_axes(embeddings: Float[np.ndarray, "n d"]) -> Axes:
-    """The eigenvectors of the covariance (x - mean)^T (x - mean) / n, in float64, blocks of rows at a time.
+    """Returns the eigenvectors of the covariance (x - mean)^T (x - mean) / n, in float64, blocks of rows at a time.
 
     The singular values of the centred embeddings are sqrt(n variances).
-    Raises: UserError for another shape or values that are not finite.
+
+    Args:
+      embeddings: of the items.
+
+    Raises:
+      UserError: another shape, or values that are not finite.
+
+    >>> principal_axes(np.array([[0.0, 1.0], [0.0, 3.0]])).variances
+    array([1., 0.])
     """
     vectors = as_embeddings("embeddings", embeddings)
     mean = vectors.mean(axis=0, dtype=np.float64)

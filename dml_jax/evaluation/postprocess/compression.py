@@ -33,10 +33,18 @@ class Quantized(NamedTuple):
 def int8(
     embeddings: Float[np.ndarray, "n d"], fitted_to: Float[np.ndarray, "m d"] | None = None
 ) -> Quantized:
-    """round(x / scale), cut to -127..127; scale = max |x| / 127 of each dimension over a set (1 where it is 0).
+    """Returns round(x / scale), cut to -127..127; scale = max |x| / 127 of each dimension over a set (1 where it is 0).
 
-    `fitted_to` is that set, by default the embeddings themselves: none of them is cut then.
-    Raises: UserError for another number of dimensions.
+    Args:
+      embeddings: what is stored.
+      fitted_to: that set, by default the embeddings themselves: none of them is cut then.
+
+    Raises:
+      UserError: another number of dimensions.
+
+    >>> int8(np.array([[1.0, -2.0], [0.5, 1.0]])).codes
+    array([[ 127, -127],
+           [  64,   64]], dtype=int8)
     """
     vectors = as_embeddings("embeddings", embeddings).astype(np.float64)
     known = (
@@ -53,12 +61,27 @@ def int8(
 
 
 def binary(embeddings: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n bytes"]:
-    """A bit a dimension, 1 where x > 0, packed into uint8 [n, ceil(d / 8)]."""
+    """Returns a bit a dimension, 1 where x > 0, packed into uint8 [n, ceil(d / 8)].
+
+    Args:
+      embeddings: what is stored.
+
+    >>> binary(np.array([[1.0, -2.0, 3.0]]))
+    array([[160]], dtype=uint8)
+    """
     return np.packbits(as_embeddings("embeddings", embeddings) > 0, axis=1)
 
 
 def signs(codes: Int[np.ndarray, "n bytes"], dim: int) -> Float[np.ndarray, "n d"]:
-    """The bits of `binary` as -1 and 1: cosine distance of these is 2 / dim times the Hamming distance."""
+    """Returns the bits of `binary` as -1 and 1: their cosine distance is 2 / dim times the Hamming distance.
+
+    Args:
+      codes: as from `binary`.
+      dim: of the embeddings.
+
+    >>> signs(np.array([[160]], np.uint8), 3)
+    array([[ 1., -1.,  1.]], dtype=float32)
+    """
     return np.unpackbits(codes, axis=1, count=dim).astype(np.float32) * 2 - 1
 
 
@@ -70,9 +93,20 @@ def rescored(
     *,
     gallery_ids: Ids | None = None,
 ) -> Int[np.ndarray, "q k"]:
-    """The first k of the candidates that a coarser search found, by cosine distance, the lower id first among equals.
+    """Returns the first k of the candidates that a coarser search found, by cosine, the lower id first among equals.
 
-    Raises: UserError for a k beyond the candidates.
+    Args:
+      queries: embeddings.
+      gallery: embeddings.
+      found: [q, m], ids of the candidates.
+      k: how many of them are kept.
+      gallery_ids: the gallery's ids; row numbers by default.
+
+    Raises:
+      UserError: a k beyond the candidates.
+
+    >>> rescored(np.array([[1.0, 0.0]]), np.eye(2), np.array([[1, 0]]), 1)
+    array([[0]])
     """
     if not 1 <= k <= found.shape[1]:
         raise UserError(f"k={k} of {found.shape[1]} candidates; accepted: 1 to {found.shape[1]}")

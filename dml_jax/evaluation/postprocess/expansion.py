@@ -1,4 +1,4 @@
-"""Steps after training that change what is stored or how it is ranked; none looks at labels.
+"""Expansion of queries, and of the items of a gallery, by their nearest neighbours.
 
 Embeddings are compared by cosine here. Each step gives other embeddings, or ids [q, k] of what it ranks first, as
 `neighbours` does; `query_ids` and `gallery_ids` likewise keep a query from finding itself.
@@ -26,10 +26,21 @@ def alpha_query_expansion(
     gallery_ids: Ids | None = None,
     backend: str = "jax",
 ) -> Float[np.ndarray, "q d"]:
-    """normalised(q + sum_{i <= k} max(cos(q, x_i), 0)^alpha x_i) over the k nearest x_i, all of them normalised.
+    """Returns normalised(q + sum_{i <= k} max(cos(q, x_i), 0)^alpha x_i) over the k nearest x_i, all normalised.
 
-    Radenovic, Tolias and Chum (PAMI 2019). alpha = 0 is average query expansion.
-    Errors as in `neighbours`.
+    Radenovic, Tolias and Chum (PAMI 2019).
+
+    Args:
+      queries: embeddings.
+      gallery: embeddings that are searched.
+      k: how many neighbours expand a query.
+      alpha: the exponent of the weights, 3 in the paper; 0 is average query expansion.
+      query_ids: the queries' ids, which keep a query from finding itself.
+      gallery_ids: the gallery's ids.
+      backend: as in `neighbours`, errors too.
+
+    >>> alpha_query_expansion(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0], [3.0, 0.0]]), 1)
+    array([[1., 0.]], dtype=float32)
     """
     _, found = neighbours(
         queries,
@@ -55,9 +66,19 @@ def alpha_query_expansion(
 def database_augmentation(
     gallery: Float[np.ndarray, "n d"], k: int, *, alpha: float = 3.0, backend: str = "jax"
 ) -> Float[np.ndarray, "n d"]:
-    """Every item of the gallery expanded by its k nearest others, as `alpha_query_expansion` expands a query.
+    """Expands every item of the gallery by its k nearest others, as `alpha_query_expansion` expands a query.
 
     The idea is Turcot and Lowe's (ICCV workshops 2009), the weights are those of the expansion of queries.
+
+    Args:
+      gallery: embeddings.
+      k: how many neighbours expand an item.
+      alpha: the exponent of the weights.
+      backend: as in `neighbours`, errors too.
+
+    >>> database_augmentation(np.array([[2.0, 0.0], [1.0, 0.0]]), 1)
+    array([[1., 0.],
+           [1., 0.]], dtype=float32)
     """
     rows = np.arange(len(gallery))
     return alpha_query_expansion(

@@ -25,15 +25,25 @@ class Whitening(NamedTuple):
     matrix: Float[np.ndarray, "d m"]
 
     def __call__(self, embeddings: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n m"]:
-        """normalised((x - mean) matrix), float32; what lies at the mean becomes zero."""
+        """Returns normalised((x - mean) matrix), float32; what lies at the mean becomes zero."""
         return normalize_rows((embeddings - self.mean) @ self.matrix).astype(np.float32)
 
 
 def whitening(embeddings: Float[np.ndarray, "n d"], dim: int | None = None) -> Whitening:
-    """PCA-whitening fitted to a set (Jegou and Chum, ECCV 2012), keeping `dim` directions, or all.
+    """Fits PCA-whitening to a set (Jegou and Chum, ECCV 2012), keeping `dim` directions, or all.
 
     Directions in which the set has no variance are left out.
-    Raises: UserError for a `dim` out of 1..d, or a set of no variance.
+
+    Args:
+      embeddings: the set.
+      dim: how many directions are kept, those of the largest variance; None: all.
+
+    Raises:
+      UserError: a `dim` out of 1..d, or a set of no variance.
+
+    >>> fitted = whitening(np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 5.0]]))
+    >>> fitted(np.array([[3.0, 7.0]]))
+    array([[1.]], dtype=float32)
     """
     mean, directions, variances = principal_axes(embeddings)
     if dim is not None and not 1 <= dim <= len(mean):

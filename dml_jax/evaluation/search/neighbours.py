@@ -23,7 +23,7 @@ def neighbours(
     backend: str = "jax",
     block: int | None = None,
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
-    """The `k` nearest of the gallery to each query, nearest first, the lower id first among equals.
+    """Finds the `k` nearest of the gallery to each query, nearest first, the lower id first among equals.
 
     euclidean: |q - g|; cosine: 1 - q.g / (|q| |g|), and 1 where either is a zero vector (of a norm of at most 1e-12).
     Equal cosines are ties, also where the vectors differ in length: they are compared in float64 as
@@ -43,11 +43,19 @@ def neighbours(
         results. `approx_max_k`, `faiss_ivf` and `faiss_hnsw` may miss neighbours: see `search_recall`.
       block: how many rows of queries and of the gallery are compared at a time; memory beyond the
         embeddings grows with it (and with the gallery over 64, per query of a block).
+
     Returns: distances float32 [q, k] and ids int64 [q, k].
-    Raises: UserError for an array of another shape, values that are not finite, repeated gallery
-      ids, a `k` that is not possible, an unknown distance or backend.
+
+    Raises:
+      UserError: an array of another shape, values that are not finite, repeated gallery ids, a `k` that is not
+        possible, an unknown distance or backend.
+
     Differs from faiss and PML: those order ties and near ties by rounding and, where ties keep self
       out of the k + 1 neighbours that they find, drop the last of these instead.
+
+    >>> distances, ids = neighbours(np.array([[0.0], [9.0]]), np.array([[1.0], [4.0], [8.0]]), 2)
+    >>> distances.tolist(), ids.tolist()
+    ([[1.0, 4.0], [1.0, 5.0]], [[0, 1], [2, 1]])
     """
     index = Index.build(gallery, ids=gallery_ids, distance=distance, backend=backend, block=block)
     queries = as_embeddings("queries", queries)
@@ -80,9 +88,19 @@ def search_recall(
     seed: int = 0,
     **options: Any,
 ) -> float:
-    """The share of the exact `k` nearest that a backend finds, over `sample` queries drawn with `seed`.
+    """Returns the share of the exact `k` nearest that a backend finds, over some of the queries; 1 for exact backends.
 
-    1 for exact backends. `options` and errors as in `neighbours`; query ids belong to all the queries.
+    Args:
+      queries: as in `neighbours`.
+      gallery: as in `neighbours`.
+      k: how many neighbours.
+      backend: whose recall it is.
+      sample: how many queries are drawn.
+      seed: of the draw.
+      **options: as in `neighbours`, errors too; query ids belong to all the queries.
+
+    >>> search_recall(np.eye(5), np.eye(5), 2, backend="jax")
+    1.0
     """
     queries = as_embeddings("queries", queries)
     rng = streams.generator("evaluation", seed)
