@@ -192,6 +192,8 @@ class Loss(ABC):
                 labels, ref_labels, by_value=values if self.label_values else None
             )
         check_batch(self, embeddings, labels, refs, ref_labels, valid)
+        if not self.reads_labels:
+            labels = ref_labels = None
         driver.check_block(block)
         if block is not None and not self.takes_block:
             raise UserError(f"loss {self.name!r} has no form in blocks; accepted: block=None")
