@@ -21,7 +21,7 @@ Embedded = tuple[Any, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
 def embed(
     apply: Callable[[Any, Array], Any], variables: Any, batches: Iterable[dict[str, np.ndarray]]
 ) -> Embedded:
-    """`(embeddings float32 [n, d], labels int64 [n], ids int64 [n])` of valid rows, by ascending id.
+    """Embeds batches; returns `(embeddings float32 [n, d], labels int64 [n], ids int64 [n])` of valid rows, by id.
 
     Each batch is split over the `data` axis of the mesh in context. With several processes each
     gives its own rows, in as many batches as the others, and all of them return everything.
@@ -32,7 +32,13 @@ def embed(
       variables: its first argument.
       batches: `{"image", "label", "id", "valid"}`, all of one size; rows that are not valid are
         dropped.
-    Raises: UserError for no batch at all, no valid row, an id that occurs twice.
+
+    Raises:
+      UserError: no batch at all, no valid row, an id that occurs twice.
+
+    >>> batch = {"image": np.ones((2, 3)), "label": np.array([4, 5]), "id": np.array([1, 0]), "valid": np.ones(2)}
+    >>> embed(lambda variables, images: images * variables, 2.0, [batch])[1:]
+    (array([5, 4]), array([0, 1]))
     """
     step = jax.jit(apply)
     parts: list[Any] = []
@@ -59,7 +65,15 @@ def embed(
 
 
 def pixels(batches: Iterable[dict[str, np.ndarray]]) -> Embedded:
-    """The images themselves: flattened, divided by 255, L2-normalised (black: zero); as `embed`."""
+    """Returns the images themselves, flattened, divided by 255 and L2-normalised (black: zero), as `embed` does.
+
+    Args:
+      batches: as in `embed`.
+
+    >>> batch = {"image": np.full((1, 2, 2), 9), "label": np.ones(1), "id": np.zeros(1), "valid": np.ones(1)}
+    >>> pixels([batch])[0].round(4)
+    array([[0.5, 0.5, 0.5, 0.5]], dtype=float32)
+    """
     return embed(_pixels, {}, batches)
 
 

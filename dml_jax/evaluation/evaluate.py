@@ -59,11 +59,11 @@ def evaluate_embeddings(
     kmeans: str = "faiss",
     block: int | None = None,
 ) -> dict[str, Any]:
-    """Each metric by name, from one pass over the neighbours for each distance that is asked for.
+    """Computes each metric, from one pass over the neighbours for each distance that is asked for.
 
     Without a gallery every item is a query against all others. With one, a query is kept from
     finding itself where both `ids` and `gallery_ids` are given. Queries to which no other item of the gallery
-    is relevant ("lone") are left out (PML's rule), unless the metric says otherwise; a mean over none is nan.
+    is relevant are left out (PML's rule), unless the metric says otherwise; a mean over none is nan.
     Each query is searched only as deep as its metrics look, and only what the metrics need of its neighbours is
     kept: memory does not grow with the largest class.
 
@@ -95,10 +95,17 @@ def evaluate_embeddings(
         finds, to the result; verification, and metrics that look at all neighbours, stay exact.
       kmeans: `faiss` or `jax`, what clusters the queries into as many clusters as they have classes.
       block: as in `neighbours`.
+
     Returns: floats by name, but a list for `rho_spectrum@0`, dicts for `each_class`.
-    Raises: UserError for an unknown metric or option, labels that are not integers or not as many as
-      embeddings, a gallery without labels, ids on one side only, an id whose label differs between
-      queries and gallery; and as in `neighbours`.
+
+    Raises:
+      UserError: an unknown metric or option, labels that are not integers or not as many as embeddings, a gallery
+        without labels, ids on one side only, an id whose label differs between queries and gallery; and as in
+        `neighbours`.
+
+    >>> embeddings = np.array([[0.0], [0.1], [0.2], [5.0], [5.1]])
+    >>> evaluate_embeddings(embeddings, np.array([0, 0, 1, 1, 1]), metrics="recall_at_1, map_at_r")
+    {'recall_at_1': 0.8, 'map_at_r': 0.8}
     """
     rule = relations.build(relation)
     chosen = check_options(
@@ -163,10 +170,25 @@ def check_options(
     kmeans: str = "faiss",
     block: int | None = None,
 ) -> list[Metric]:
-    """The metrics of an evaluation; UserError for options that are unknown or do not go together.
+    """Validates the options of an evaluation and returns its metrics.
 
     Args:
-      parents: whether there are any; the others as in `evaluate_embeddings`.
+      metrics: as in `evaluate_embeddings`, like all that follow but `parents`.
+      distance: `euclidean` or `cosine`.
+      relation: when a label matches another.
+      parents: True where there are parents.
+      among: which items a query is searched among.
+      average: how values of queries become one.
+      k: how many neighbours metrics look at whose names leave it open.
+      backend: what searches.
+      kmeans: what clusters.
+      block: how many rows are compared at a time.
+
+    Raises:
+      UserError: options that are unknown or do not go together.
+
+    >>> [metric.title for metric in check_options(metrics="auc", distance="cosine")]
+    ['AUC']
     """
     chosen = table.select(metrics)
     for kind, accepted, given in (
@@ -205,14 +227,23 @@ def check_options(
 def combined(
     embeddings: Mapping[str, Float[np.ndarray, "n _"]], name: str
 ) -> Float[np.ndarray, "n d"]:
-    """One embedding of several, by a name of the ICML 2020 code's successor: `Combined_A_B-0.5-2`.
+    """Makes one embedding of several, by a name of the ICML 2020 code's successor: `Combined_A_B-0.5-2`.
 
     concat_i(w_i e_i) / |concat_i(w_i e_i)|, of normalised e_i: cosine similarities weighted by w_i^2 over their sum.
     The names lie between `Combined_` and the first `-`, the weights after it; without weights all are 1. A zero
     vector stays zero. Other names are looked up as they are.
     Differs from that code, which normalises only if the name of the architecture contains `normalize`; the ICML 2020
     code describes these names in its help text and has no code for them.
-    Raises: as `parts`.
+
+    Args:
+      embeddings: by name.
+      name: one of them, or a combination.
+
+    Raises:
+      UserError: as `parts`.
+
+    >>> combined({"a": np.array([[2.0]]), "b": np.array([[0.0, 5.0]])}, "Combined_a_b-3-4")
+    array([[0.6, 0. , 0.8]], dtype=float32)
     """
     weights = parts(name, tuple(embeddings))
     if name in weights:
@@ -222,9 +253,17 @@ def combined(
 
 
 def parts(name: str, known: Sequence[str]) -> dict[str, float]:
-    """The embeddings that a name stands for, with their weights: itself, or the parts of a `combined` one.
+    """Returns the embeddings that a name stands for, with their weights: itself, or the parts of a `combined` one.
 
-    Raises: UserError for a part that is not known or comes twice, or not as many weights as parts.
+    Args:
+      name: of an embedding, or of a combination.
+      known: the names that there are.
+
+    Raises:
+      UserError: a part that is not known or comes twice, or not as many weights as parts.
+
+    >>> parts("Combined_a_b-3-4", ["a", "b"])
+    {'a': 3.0, 'b': 4.0}
     """
     if not name.startswith("Combined_") or name in known:
         names.resolve("embedding", dict.fromkeys(known), name)
@@ -252,7 +291,19 @@ def evaluate_each(
     gallery: Mapping[str, Float[np.ndarray, "n _"]] | None = None,
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
-    """`evaluate_embeddings` of each of several embeddings of the same items, and of `combined` ones, by name."""
+    """Evaluates each of several embeddings of the same items, and `combined` ones; returns the results by name.
+
+    Args:
+      embeddings: of the queries, by name.
+      labels: as in `evaluate_embeddings`.
+      combinations: names of `combined` embeddings.
+      gallery: of the items, by the same names.
+      **options: as in `evaluate_embeddings`.
+
+    >>> both = {"a": np.eye(4), "b": np.eye(4)[[0, 0, 1, 1]]}
+    >>> evaluate_each(both, np.array([0, 0, 1, 1]), metrics="precision_at_1")
+    {'a': {'precision_at_1': 0.5}, 'b': {'precision_at_1': 1.0}}
+    """
     return {
         name: evaluate_embeddings(
             combined(embeddings, name),

@@ -20,12 +20,19 @@ def histogram(
     across: str,
     up: str,
 ) -> str:
-    """Outlines of one or two histograms over the same bins; the second one's is dashed.
+    """Draws outlines of one or two histograms over the same bins; the second one's is dashed.
 
     Args:
+      edges: of the bins.
       series: (name, height of each bin); names are shown where there are two.
       title: what a reader who cannot see the chart is told.
-      across, up: the names of the axes.
+      across: the name of the horizontal axis.
+      up: the name of the vertical axis.
+
+    Returns: an SVG element.
+
+    >>> histogram(np.array([0, 1, 2]), [("a", np.array([3, 1]))], title="t", across="x", up="y")[:18]
+    '<svg class="chart"'
     """
     top = max((float(np.max(heights)) for _, heights in series), default=0.0) or 1.0
     legend = [name for name, _ in series] if len(series) > 1 else []
@@ -42,7 +49,17 @@ def histogram(
 
 
 def line(values: np.ndarray, *, title: str, across: str, up: str) -> str:
-    """Values by their number from 1 on, joined by a line from 0 up."""
+    """Draws values by their number from 1 on, joined by a line, on an axis from 0 up.
+
+    Args:
+      values: [n].
+      title: what a reader who cannot see the chart is told.
+      across: the name of the horizontal axis.
+      up: the name of the vertical axis.
+
+    >>> line(np.array([3.0, 1.0]), title="t", across="x", up="y").count("<polyline")
+    1
+    """
     values = np.asarray(values, np.float64)
     frame = _Frame(1.0, float(max(2, len(values))), 0.0, float(values.max()) or 1.0)
     path = " ".join(f"{frame.x(i + 1):.1f},{frame.y(v):.1f}" for i, v in enumerate(values))
@@ -50,7 +67,18 @@ def line(values: np.ndarray, *, title: str, across: str, up: str) -> str:
 
 
 def rates(x: np.ndarray, y: np.ndarray, *, title: str, across: str, up: str) -> str:
-    """Shares y over shares x, both ascending, by lines; x on a logarithmic axis, which 0 is left of."""
+    """Draws shares y over shares x, both ascending, by lines; x on a logarithmic axis, which 0 is left of.
+
+    Args:
+      x: shares from 0 to 1.
+      y: shares from 0 to 1.
+      title: what a reader who cannot see the chart is told.
+      across: the name of the horizontal axis.
+      up: the name of the vertical axis.
+
+    >>> rates(np.array([0.0, 0.1, 1.0]), np.array([0.2, 0.5, 1.0]), title="t", across="x", up="y").count("<polyline")
+    1
+    """
     positive, zero = np.flatnonzero(x > 0), np.flatnonzero(x == 0)[-1:]
     left = np.floor(np.log10(x[positive[0]]) - 1e-9)
     frame = _Frame(float(left), 0.0, 0.0, 1.0)
@@ -65,10 +93,17 @@ def rates(x: np.ndarray, y: np.ndarray, *, title: str, across: str, up: str) -> 
 def scatter(
     points: np.ndarray, about: Iterable[tuple[int, int, str]], *, title: str, across: str, up: str
 ) -> str:
-    """A point for each row of `points` [n, 2], in equal scale on both axes.
+    """Draws a point for each row, in equal scale on both axes.
 
     Args:
+      points: [n, 2].
       about: of each point (the item that it stands for, its class, its name); the page's script finds items by them.
+      title: what a reader who cannot see the chart is told.
+      across: the name of the horizontal axis.
+      up: the name of the vertical axis.
+
+    >>> scatter(np.eye(2), [(0, 5, "a"), (1, 6, "b")], title="t", across="x", up="y").count("<circle")
+    2
     """
     low, high = points.min(axis=0), points.max(axis=0)
     middle, half = (low + high) / 2, max(float((high - low).max()), 1e-12) * 0.52

@@ -33,7 +33,15 @@ def training_curves(
         thick: a running mean); `epoch` with columns `val/NAME` or `test/NAME` make the right one. A
         row may hold one or both; empty cells are passed over. Without metrics there is one panel.
       path: where the picture goes; missing folders are made.
-    Raises: UserError where no row has a step and a loss.
+
+    Raises:
+      UserError: no row has a step and a loss.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = training_curves([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.5}], f"{folder}/curves.png")
+    ...     path.name
+    'curves.png'
     """
     if isinstance(rows, str | os.PathLike):
         origin = str(rows)

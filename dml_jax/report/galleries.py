@@ -55,8 +55,17 @@ def retrieval_gallery(
       rows: how many queries are drawn, at most.
       columns: how many neighbours are shown, at most.
       seed: of the draw.
-    Raises: UserError for neighbours that are not [q, k] positions in `labels`, query_ids of
-      another length, queries that do not exist, no query at all.
+
+    Raises:
+      UserError: neighbours that are not [q, k] positions in `labels`, query_ids of another length, queries that do not
+        exist, no query at all.
+
+    >>> import tempfile
+    >>> grey = lambda i: np.full((8, 8), 60 * i, np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = retrieval_gallery(grey, np.array([0, 0, 1]), np.array([[1, 2]]), f"{folder}/gallery.png")
+    ...     path.stat().st_size > 0
+    True
     """
     labels, found = np.asarray(labels), np.asarray(neighbour_ids)
     if found.ndim != 2 or 0 in found.shape or found.dtype.kind not in "iu":

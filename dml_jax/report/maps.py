@@ -16,7 +16,16 @@ FEWEST = 10
 
 
 def pca_map(embeddings: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
-    """Coordinates along the two axes of largest variance; a second one of 0 where d = 1. `seed` plays no part."""
+    """Returns coordinates along the two axes of largest variance; a second one of 0 where d = 1.
+
+    Args:
+      embeddings: of the items.
+      seed: plays no part.
+
+    >>> pca_map(np.array([[1.0], [3.0]]))
+    array([[-1.,  0.],
+           [ 1.,  0.]])
+    """
     mean, directions, _ = principal_axes(embeddings)
     found = np.zeros((len(embeddings), 2))
     found[:, : len(mean)] = (np.asarray(embeddings, np.float64) - mean) @ directions[:, :2]
@@ -24,9 +33,14 @@ def pca_map(embeddings: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.nda
 
 
 def tsne_map(embeddings: Float[np.ndarray, "n d"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
-    """t-SNE (van der Maaten and Hinton 2008) by scikit-learn: Barnes-Hut, started from PCA, perplexity up to 30.
+    """Maps by scikit-learn's t-SNE (van der Maaten and Hinton 2008): Barnes-Hut, from PCA, perplexity up to 30.
 
-    Raises: UserError where scikit-learn is not installed, and for fewer than 10 embeddings.
+    Args:
+      embeddings: of the items.
+      seed: of scikit-learn's random numbers.
+
+    Raises:
+      UserError: scikit-learn is not installed, or there are fewer than 10 embeddings.
     """
     check_map("tsne")
     from sklearn.manifold import TSNE
@@ -45,7 +59,13 @@ MAPS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"pca": pca_map, "tsn
 
 
 def check_map(name: str) -> None:
-    """Raises UserError for an unknown map, or one whose package is not installed."""
+    """Raises `UserError` for an unknown map, or one whose package is not installed.
+
+    Args:
+      name: `pca` or `tsne`.
+
+    >>> check_map("pca")
+    """
     names.resolve("map", MAPS, name)
     if name == "tsne" and importlib.util.find_spec("sklearn") is None:
         raise UserError(
@@ -56,5 +76,19 @@ def check_map(name: str) -> None:
 def embedding_map(
     name: str, embeddings: Float[np.ndarray, "n d"], *, seed: int = 0
 ) -> Float[np.ndarray, "n 2"]:
-    """The map of that name (`pca`, `tsne`), float64 [n, 2]; UserError for an unknown one or what it cannot map."""
+    """Maps embeddings to two dimensions.
+
+    Args:
+      name: `pca` or `tsne`.
+      embeddings: of the items.
+      seed: of the map's random numbers.
+
+    Returns: coordinates, float64 [n, 2].
+
+    Raises:
+      UserError: an unknown map, or embeddings that it cannot map.
+
+    >>> embedding_map("pca", np.eye(3)).shape
+    (3, 2)
+    """
     return np.asarray(names.resolve("map", MAPS, name)(embeddings, seed), np.float64)

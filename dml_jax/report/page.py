@@ -51,7 +51,15 @@ class Gallery:
 
 
 def thumbnail(image: np.ndarray, side: int = SIDE) -> str:
-    """A picture as a data URI: uint8 [h, w, 1, 3 or none], scaled down to `side` at most, PNG or JPEG, the shorter."""
+    """Makes a data URI of a picture, PNG or JPEG, whichever is shorter.
+
+    Args:
+      image: uint8 [h, w, 1, 3 or none].
+      side: the most pixels that its longer side keeps.
+
+    >>> thumbnail(np.zeros((4, 4), np.uint8))[:21]
+    'data:image/png;base64'
+    """
     picture = Image.fromarray(image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     found = []
@@ -66,9 +74,15 @@ def thumbnail(image: np.ndarray, side: int = SIDE) -> str:
 def thumbnails(
     keys: Iterable[int], image: Callable[[int], np.ndarray | None], characters: int | None = None
 ) -> dict[int, str]:
-    """The thumbnails of the first of the keys, as many as fit into so many characters (by default CHARACTERS).
+    """Makes thumbnails of the first of the keys, as many as fit into so many characters.
 
-    `image` gives None where there is no picture.
+    Args:
+      keys: of items.
+      image: from a key to a picture, or None where there is none.
+      characters: by default `CHARACTERS`.
+
+    >>> list(thumbnails([3, 4], lambda key: np.zeros((4, 4), np.uint8) if key == 4 else None))
+    [4]
     """
     room = CHARACTERS if characters is None else characters
     found: dict[int, str] = {}
@@ -100,11 +114,13 @@ def write_page(
 
     Args:
       path: where it goes; missing folders are made.
-      title, lead: plain text.
+      title: plain text.
+      lead: plain text under the title.
       galleries: whose queries are among the items; the first query is shown at the start.
       items: by key; what a neighbour list names is among them.
       pictures: data URIs by key of an item.
-      before, after: sections (heading, HTML) around the galleries.
+      before: sections (heading, HTML) above the galleries.
+      after: sections below them.
       unit: what the numbers of neighbours are: `distance` or `similarity`.
     """
     data = {
@@ -153,7 +169,16 @@ def _sections(sections: Sequence[tuple[str, str]]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """An HTML table of plain text; the first column names the rows."""
+    """Makes an HTML table of plain text; the first column names the rows.
+
+    Args:
+      head: the names of the columns.
+      rows: the cells of each row.
+      caption: above the table.
+
+    >>> "<td>&lt;2&gt;</td>" in table(["name", "value"], [["a", "<2>"]])
+    True
+    """
     cells = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in head)
     lines = "".join(
         f'<tr><th scope="row">{html.escape(name)}</th>'

@@ -16,9 +16,16 @@ CHUNK = 1 << 22
 def query_scores(
     hits: Bool[np.ndarray, "q k"], relevant: Int[np.ndarray, " q"]
 ) -> Float[np.ndarray, " q"]:
-    """Average precision of each query over its first m = min(R, k) neighbours: sum_{i <= m} hit_i P@i / m.
+    """Returns the average precision of each query over its first m = min(R, k) neighbours: sum_{i <= m} hit_i P@i / m.
 
     MAP@R's value where R <= k. nan where nothing is relevant (R = 0).
+
+    Args:
+      hits: [q, k], True where the j-th neighbour is relevant.
+      relevant: R [q].
+
+    >>> query_scores(np.array([[True, False, True]]), np.array([2]))
+    array([0.5])
     """
     k = hits.shape[1]
     depth = np.minimum(relevant, k)
@@ -48,12 +55,15 @@ def class_scores(
     first: Bool[np.ndarray, " q"],
     scores: Float[np.ndarray, " q"],
 ) -> ClassScores:
-    """Means by class; queries whose score is nan are left out.
+    """Averages by class; queries whose score is nan are left out.
 
     Args:
       labels: of the queries.
-      first: whether the nearest neighbour has the query's class.
+      first: True where the nearest neighbour has the query's class.
       scores: as from `query_scores`.
+
+    >>> class_scores(np.array([4, 4]), np.array([True, False]), np.array([0.5, 0.1])).recall
+    array([0.5])
     """
     kept = ~np.isnan(scores)
     found, of, counts = np.unique(labels[kept], return_inverse=True, return_counts=True)
@@ -77,14 +87,23 @@ def distance_histograms(
     distance: str = "euclidean",
     bins: int = 60,
 ) -> Histograms:
-    """Histograms of the distances of each anchor to everything but itself, within its class and outside.
+    """Counts the distances of each anchor to everything but itself, within its class and outside.
 
     euclidean: |a - x|, cosine: 1 - a.x / (|a| |x|), 1 for zero vectors; by matrix products in float64, blocks of
     anchors at a time. Bins run from 0 to the largest distance seen (1 where all are 0).
 
     Args:
+      embeddings: of the items.
+      labels: of the items.
       anchors: rows of `embeddings`, all by default.
-    Raises: UserError for an unknown distance, embeddings that are not finite, or no bin.
+      distance: `euclidean` or `cosine`.
+      bins: how many.
+
+    Raises:
+      UserError: an unknown distance, embeddings that are not finite, or no bin.
+
+    >>> distance_histograms(np.array([[0.0], [1.0], [4.0]]), np.array([0, 0, 1]), bins=2).intra
+    array([2, 0])
     """
     if distance not in DISTANCES:
         raise UserError(f"unknown distance {distance!r}; accepted: {', '.join(DISTANCES)}")

@@ -16,14 +16,25 @@ STYLES = ("text", "markdown")
 def format_table(
     rows: Mapping[str, Mapping[str, Any]], metrics: Sequence[str], *, style: str = "text"
 ) -> str:
-    """A table with a line per row and a column per metric, four decimals, aligned in both styles.
+    """Formats a table with a line per row and a column per metric, four decimals, aligned in both styles.
 
     Metrics that the library knows are headed by their short titles, others by the names given. What
     a row lacks is a dash; what is not one number is three dots. `text` is for the terminal; `markdown` prints the
     best value of each metric that the library knows in bold where there are rows to compare (all that are
     equal as printed).
 
-    Raises: UserError for no rows or an unknown style.
+    Args:
+      rows: values by metric, by the name of the row.
+      metrics: the columns, in order.
+      style: `text` or `markdown`.
+
+    Raises:
+      UserError: no rows, or an unknown style.
+
+    >>> print(format_table({"mine": {"recall_at_1": 0.5}}, ["recall_at_1", "map_at_r"]))
+             R@1  MAP@R
+    -------------------
+    mine  0.5000      -
     """
     names.resolve("style", dict.fromkeys(STYLES), style)
     if not rows:
@@ -58,7 +69,11 @@ def format_table(
 
 
 def title(metric: str) -> str:
-    """The short title of a metric that the library knows, else its name."""
+    """Returns the short title of a metric that the library knows, else its name.
+
+    >>> title("recall_at_4"), title("loss")
+    ('R@4', 'loss')
+    """
     try:
         return known.get(metric).title
     except UserError:
@@ -73,7 +88,11 @@ def _better(metric: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as tables print it."""
+    """Returns a value as tables print it.
+
+    >>> cell(0.25), cell(None), cell([1, 2])
+    ('0.2500', '-', '...')
+    """
     if value is None:
         return "-"
     if np.ndim(value) or isinstance(value, Mapping):

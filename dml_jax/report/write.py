@@ -45,13 +45,16 @@ class ReportData:
     """What a report is about; positions 0..n-1 name its items.
 
     Attributes:
-      embeddings, labels: as evaluated.
+      embeddings: as evaluated.
+      labels: as evaluated.
       image: position -> uint8 [h, w, 1 or 3].
       name: position -> the image's name.
       class_names: by label.
-      distance, backend: as in `neighbours`.
-      queries, gallery: positions of what is searched for and of what is searched, ascending; all by default. An item
-        that is not a query has a label too, or -1 for none: it is relevant to nothing.
+      distance: as in `neighbours`.
+      backend: as in `neighbours`.
+      queries: positions of what is searched for, ascending; all by default.
+      gallery: positions of what is searched, ascending; all by default. An item that is not a query has a label too, or
+        -1 for none: it is relevant to nothing.
     """
 
     embeddings: Float[np.ndarray, "n d"]
@@ -98,14 +101,15 @@ class Retrieved:
 
     Attributes:
       rows: [q] positions, ascending.
-      far, found: [q, k] distances and positions of their neighbours.
+      distances: [q, k], of their neighbours.
+      found: [q, k], the positions of these.
       scores: [q], `query_scores`.
       classes: means by class.
       galleries: rows of the arrays above by heading: best, random and worst queries.
     """
 
     rows: np.ndarray
-    far: np.ndarray
+    distances: np.ndarray
     found: np.ndarray
     scores: np.ndarray
     classes: ClassScores
@@ -134,7 +138,9 @@ def write_report(
       map: `pca` or `tsne`.
       seed: of every draw.
       steps: as from `after_training`.
-    Raises: UserError for fewer than two items, an unknown map or one that needs what is not installed.
+
+    Raises:
+      UserError: fewer than two items, an unknown map or one that needs what is not installed.
     """
     count = len(data.searched)
     if count < 2:
@@ -455,7 +461,7 @@ def _walk(
     while frontier:
         known = [i for i in frontier if i in scored]
         places = [scored[i] for i in known]
-        far, found = retrieved.far[places], retrieved.found[places]
+        far, found = retrieved.distances[places], retrieved.found[places]
         others = [i for i in frontier if i not in scored]
         if others:
             more = data.nearest(np.array(others))

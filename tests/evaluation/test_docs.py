@@ -35,7 +35,7 @@ def test_every_metric():
         metric = metric_of(name)
         assert row["kind"] == metric.kind, name
         if metric.kind == "ranks":
-            assert row["mean"] == ("all" if metric.counts_no_positives else "not lone"), name
+            assert row["mean"] == ("all" if metric.counts_no_positives else "with positives"), name
         else:
             assert row["mean"] == "", name
         if metric.kind != "space":
@@ -62,3 +62,18 @@ def test_depth_of_first_hits():
             assert same == metric.first_hit_only, name
             some += metric.first_hit_only
     assert some == 7
+
+
+def test_a_metric_of_ones_own(tmp_path, monkeypatch):
+    """The example on the page, in a file of its own."""
+    example = TEXT.split("```python\n", 1)[1].split("```")[0]
+    (tmp_path / "my_metrics.py").write_text(example)
+    monkeypatch.syspath_prepend(tmp_path)
+    labels = np.array([0, 0, 1, 1, 2])
+    found = evaluation.evaluate_embeddings(
+        np.eye(5),
+        labels,
+        metrics=("my_metrics:success_at_3", "my_metrics:mean_norm", "recall_at_3"),
+    )
+    assert found["my_metrics:success_at_3"] == found["recall_at_3"]
+    assert found["my_metrics:mean_norm"] == 1
