@@ -39,8 +39,10 @@ def linear_call(
     (2.0, 2.0)
     """
     flat_residuals, residual_tree = jax.tree.flatten(residuals)
+    flat_linear: list[Any]
+    linear_tree: Any
     flat_linear, linear_tree = jax.tree.flatten(linear)
-    out_tree = jax.tree.structure(jax.eval_shape(fun, residuals, linear))
+    out_tree: Any = jax.tree.structure(jax.eval_shape(fun, residuals, linear))
     count = len(flat_residuals)
 
     def flat(residuals: list[Any], linear: list[Any]) -> list[Any]:
@@ -60,7 +62,7 @@ def linear_call(
     return out_tree.unflatten(out)
 
 
-_linear_p = Primitive("dml_jax_linear_call")
+_linear_p: Any = Primitive("dml_jax_linear_call")
 _linear_p.multiple_results = True
 
 
@@ -69,7 +71,6 @@ def _call(*args: Any, fun: Any, transpose: Any, count: int) -> list[Any]:
     return fun(list(args[:count]), list(args[count:]))
 
 
-@_linear_p.def_abstract_eval
 def _abstract(*args: Any, fun: Any, transpose: Any, count: int) -> list[Any]:
     del transpose
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in args]
@@ -97,7 +98,8 @@ def _jvp(primals: Any, tangents: Any, *, fun: Any, transpose: Any, count: int) -
         slopes = [of_residuals[i] for i in moving]
         parts.append(jax.jvp(of_moving, [residuals[i] for i in moving], slopes)[1])
     if not parts:
-        return out, [ad.Zero.from_primal_value(o) for o in out]
+        zero: Any = ad.Zero
+        return out, [zero.from_primal_value(o) for o in out]
     return out, parts[0] if len(parts) == 1 else list(map(jnp.add, *parts))
 
 
@@ -126,6 +128,7 @@ def _batch(args: Any, dims: Any, *, fun: Any, transpose: Any, count: int) -> Any
 
 
 _linear_p.def_impl(_call)
+_linear_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[_linear_p] = _jvp
 ad.primitive_transposes[_linear_p] = _transpose
 batching.primitive_batchers[_linear_p] = _batch

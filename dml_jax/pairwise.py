@@ -283,7 +283,9 @@ def map_blocks(
         mine, anchors, refs, relation=relation, exclude_self=exclude_self, key=key, block=block
     )
 
-    def one_block(ids, valid, anchors, refs, broadcast_args) -> tuple[Any, Any]:
+    def one_block(
+        ids: Array, valid: Array, anchors: Any, refs: Any, broadcast_args: Any
+    ) -> tuple[Any, Any]:
         ((a, labels, real), args), ((r, r_labels, r_weight), ref_values) = anchors, refs
         sums, miner_state = broadcast_args
         real = valid & real

@@ -298,7 +298,9 @@ def make(
         raise UserError(f"{owner} is {factory!r}; {accepted}") from None
     bind(owner, signature, (), given)
     # Of a class, the annotations of the arguments are those of its __init__.
-    function: Any = factory.__init__ if isinstance(factory, type) else factory
+    function: Any = factory
+    if isinstance(factory, type):
+        function = factory.__init__  # type: ignore[misc]
     hints = typing.get_type_hints(function, include_extras=True)
     made = factory(**{k: check(f"{k} of {owner}", hints.get(k, Any), v) for k, v in given.items()})
     if not isinstance(made, type_):

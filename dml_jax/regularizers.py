@@ -56,7 +56,9 @@ def center_invariant_penalty(
 def regular_face_penalty(x: Rows, valid: Valid, *, block: int | None = None) -> Float[Array, ""]:
     """Returns mean_i max_{j != i} cos(x_i, x_j), in blocks of rows, over the devices of the mesh."""
 
-    def closest(ids, real, rows, others, broadcast_args):
+    def closest(
+        ids: Array, real: Array, rows: Any, others: Any, broadcast_args: Any
+    ) -> tuple[Array, tuple[()]]:
         (x, valid), (y, there) = rows, others
         sims = distances.cosine_matrix(x, y)
         other = there[None, :] & (ids[:, None] != jnp.arange(y.shape[0])[None, :])

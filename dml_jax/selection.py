@@ -307,7 +307,7 @@ def sum_over_positives(
       pos: the weights of the positives, `[a, n]`.
     """
 
-    def body(one, weight, carry):
+    def body(one: Array, weight: Array, carry: Any) -> Any:
         terms = term(one, operands, rest)
         return jax.tree.map(lambda sum_, x: sum_ + _by_row(weight, x) * x, carry, terms)
 
@@ -325,7 +325,7 @@ def _sum_over_positives_jvp(term: Any, primals: Any, tangents: Any) -> tuple[Any
     total, count = sum_over_positives(term, *primals)
     forward, backward = partial(_tangent_sum, term), partial(_cotangent_sum, term)
     slope = linear_call(forward, backward, primals, tangents[0])
-    flat = np.zeros(count.shape, jax.dtypes.float0)
+    flat: Any = np.zeros(count.shape, jax.dtypes.float0)
     if jnp.issubdtype(count.dtype, jnp.inexact):
         flat = jnp.zeros_like(count)
     return (total, count), (slope, flat)
@@ -334,7 +334,7 @@ def _sum_over_positives_jvp(term: Any, primals: Any, tangents: Any) -> tuple[Any
 def _tangent_sum(term: Any, primals: Any, tangents: Any) -> Array:
     operands, rest, pos = primals
 
-    def body(one, weight, sum_):
+    def body(one: Array, weight: Array, sum_: Array) -> Array:
         slope = jax.jvp(lambda x: term(one, x, rest)[0], (operands,), (tangents,))[1]
         return sum_ + _by_row(weight, slope) * slope
 
@@ -345,7 +345,7 @@ def _tangent_sum(term: Any, primals: Any, tangents: Any) -> Array:
 def _cotangent_sum(term: Any, primals: Any, cotangent: Array) -> Any:
     operands, rest, pos = primals
 
-    def body(one, weight, slopes):
+    def body(one: Array, weight: Array, slopes: Any) -> Any:
         _, pull = jax.vjp(lambda x: term(one, x, rest)[0], operands)
         return jax.tree.map(jnp.add, slopes, pull(_by_row(weight, cotangent) * cotangent)[0])
 

@@ -8,7 +8,7 @@ similarities are `[a, k * c]`, the first centers of all classes before the secon
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -273,7 +273,7 @@ def large_margin_softmax_logits(
 
 def _large_margin_softmax(chunk: ClassChunk, *, margin: int, scale: float) -> Cosines:
     norms = distances.norms(chunk.embeddings)[:, None], distances.norms(chunk.weights)[None, :]
-    how = dict(margin=margin, scale=scale, norms=norms)
+    how: dict[str, Any] = dict(margin=margin, scale=scale, norms=norms)
     return large_margin_softmax_logits(chunk.sims, chunk.target, **how)
 
 

@@ -66,7 +66,7 @@ def generic_pair(
             f"loss 'generic_pair' has rows={rows!r}; accepted: a function "
             "(sims, pos, neg, *, ...) -> (values, weights)"
         )
-    parts = dict(miner=miner, distance=distance, reducer=reducer)
+    parts: dict[str, Any] = dict(miner=miner, distance=distance, reducer=reducer)
     parts |= dict(regularizer=regularizer, relation=relation)
     return _make("generic_pair", rows, takes, hyper, parts, distance="lp", reducer="mean")
 
@@ -134,7 +134,7 @@ def pair_loss(
             relation: RelationSpec = None,
             **hyper: Any,
         ) -> Loss:
-            parts = dict(miner=miner, distance=distance, reducer=reducer)
+            parts: dict[str, Any] = dict(miner=miner, distance=distance, reducer=reducer)
             parts |= dict(regularizer=regularizer, relation=relation)
             return _make(name, rows, takes, hyper, parts, **defaults)
 

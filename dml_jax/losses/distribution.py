@@ -148,7 +148,7 @@ def dynamic_soft_margin_sums(
     width = 2 * abs(min_val) / num_bins
     last = min_val + width * (num_bins - 1)
 
-    def term(d_ap: Array, d_an: Array, weight: Array, rest: tuple) -> tuple[Array, Array]:
+    def term(d_ap: Array, d_an: Array, weight: Array, rest: tuple[()]) -> tuple[Array, Array]:
         x = jnp.clip(d_ap - d_an, min_val, last)
         return soft_histogram(x, weight, min_val, width, num_bins), jnp.sum(weight, -1)
 
@@ -211,7 +211,7 @@ def _prepare_histogram(whole_batch: WholeBatch, *, min_val: float, num_bins: int
 
 def _triplet_sums(block: Block, *, min_val: float, num_bins: int) -> Any:
     chosen = block.selection
-    how = dict(min_val=min_val, num_bins=num_bins, triplets=chosen.triplets)
+    how: dict[str, Any] = dict(min_val=min_val, num_bins=num_bins, triplets=chosen.triplets)
     return dynamic_soft_margin_sums(block.sims, chosen.pos, chosen.neg, **how)
 
 

@@ -4,6 +4,8 @@ With a row per class and the batch as references, a sum over the samples of a cl
 the pairwise driver does the rest (its devices own classes, its blocks are blocks of classes).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
@@ -53,7 +55,7 @@ def proxy_anchor_rows(
 
 def _proxy_anchor(block: Block, *, margin: float, alpha: float, similarity: bool) -> Terms:
     pos, neg = block.selection.pos, block.selection.neg
-    how = dict(margin=margin, alpha=alpha, similarity=similarity)
+    how: dict[str, Any] = dict(margin=margin, alpha=alpha, similarity=similarity)
     return proxy_anchor_rows(block.sims, pos, neg, **how)
 
 
@@ -108,7 +110,7 @@ def proxy_anchor(
         with_classes=True,
         centers=1,
     )
-    how = dict(margin=margin, alpha=alpha, similarity=parts.distance.similarity)
+    how: dict[str, Any] = dict(margin=margin, alpha=alpha, similarity=parts.distance.similarity)
     return ProxyLoss(
         name="proxy_anchor",
         kernel=Bound(_proxy_anchor, **how),

@@ -90,28 +90,34 @@ def soft_histogram(
 
 
 @soft_histogram.defjvp
-def _soft_histogram_jvp(low, width, count, shares, primals, tangents):
-    how = dict(low=low, width=width, count=count, shares=shares)
+def _soft_histogram_jvp(
+    low: float, width: float, count: int, shares: Any, primals: Any, tangents: Any
+) -> tuple[Array, Array]:
+    how: dict[str, Any] = dict(low=low, width=width, count=count, shares=shares)
     forward, backward = partial(_histogram_slopes, **how), partial(_histogram_lookup, **how)
     slope = linear_call(forward, backward, primals, tangents[0])
     return soft_histogram(*primals, low, width, count, shares), slope
 
 
-def _bins(values, low, width, count, shares):
+def _bins(
+    values: Array, low: float, width: float, count: int, shares: Any
+) -> tuple[Array, Array, Array, Array]:
     """(the bin of each value, whether it is inside, what a bin gives to its lower and upper node)."""
     place = (values - low) / width
     left = jnp.clip(jnp.floor(place), 0, count - 2).astype(jnp.int32)
     lower, upper = (jnp.asarray(part, values.dtype) for part in shares or ((1.0,), (1.0,)))
     sides = [jnp.broadcast_to(part, (count - 1,)) for part in (lower, upper)]
-    return left, (place >= 0) & (place <= count - 1), *sides
+    return left, (place >= 0) & (place <= count - 1), sides[0], sides[1]
 
 
-def _histogram_slopes(primals, values_dot, *, low, width, count, shares):
+def _histogram_slopes(
+    primals: Any, values_dot: Array, *, low: float, width: float, count: int, shares: Any
+) -> Array:
     values, weights = primals
     left, inside, lower, upper = _bins(values, low, width, count, shares)
     slope = jnp.where(inside, weights * values_dot / width, 0)
 
-    def at(node):
+    def at(node: Array) -> Array:
         factor = jnp.where(left == node - 1, upper[left], 0) - jnp.where(
             left == node, lower[left], 0
         )
@@ -120,7 +126,9 @@ def _histogram_slopes(primals, values_dot, *, low, width, count, shares):
     return jax.lax.map(at, jnp.arange(count)).T
 
 
-def _histogram_lookup(primals, cotangent, *, low, width, count, shares):
+def _histogram_lookup(
+    primals: Any, cotangent: Array, *, low: float, width: float, count: int, shares: Any
+) -> Array:
     values, weights = primals
     left, inside, lower, upper = _bins(values, low, width, count, shares)
     step = (upper[None] * cotangent[:, 1:] - lower[None] * cotangent[:, :-1]) / width
@@ -203,7 +211,7 @@ def smooth_ap_rows(
     """Returns the Smooth-AP loss of each anchor; see `smooth_ap`."""
     sims, pos, neg = with_own(sims, pos, neg, own)
 
-    def term(one: Array, sims: Array, rest: tuple) -> Rows:
+    def term(one: Array, sims: Array, rest: Any) -> Rows:
         pos, neg = rest
         ahead = jax.nn.sigmoid((sims - pick(one, sims)[:, None]) / temperature)
         positive = 1 + jnp.sum(jnp.where(pos & ~one, ahead, 0), -1)
@@ -404,7 +412,7 @@ def recall_at_k_rows(
     sizes = jnp.asarray(k, sims.dtype)
     softness = jnp.broadcast_to(jnp.asarray(k_temperature, sims.dtype), sizes.shape)
 
-    def term(one: Array, sims: Array, rest: tuple) -> tuple[Array, Array]:
+    def term(one: Array, sims: Array, rest: Any) -> tuple[Array, Array]:
         others, sizes, softness = rest
         ahead = jax.nn.sigmoid((sims - pick(one, sims)[:, None]) / temperature)
         rank = 1 + jnp.sum(jnp.where(others & ~one, ahead, 0), -1, keepdims=True)
@@ -513,7 +521,7 @@ def roadmap_rows(
     }
     sims, pos, neg = with_own(sims, pos, neg, own)
 
-    def term(one: Array, sims: Array, rest: tuple) -> Rows:
+    def term(one: Array, sims: Array, rest: Any) -> Rows:
         pos, neg = rest
         gap = sims - pick(one, sims)[:, None]
         step = jnp.where(neg, step_from_above(gap, tau, rho, delta), 0)
@@ -650,7 +658,7 @@ def happier_rows(
         count = jnp.maximum(jnp.sum(of_level, -1, keepdims=True), 1).astype(sims.dtype)
         relevance = jnp.where(of_level, (shared / top) ** alpha / count, relevance)
 
-    def term(one: Array, sims: Array, rest: tuple) -> Rows:
+    def term(one: Array, sims: Array, rest: Any) -> Rows:
         level, relevance, real = rest
         gap = sims - pick(one, sims)[:, None]
         less = level < pick(one, level)[:, None]
@@ -671,7 +679,7 @@ def _happier(
 ) -> Rows:
     pos, neg = block.selection.pairs()
     levels = relation.shared_levels(block.anchor_labels, block.ref_labels)
-    how = dict(alpha=alpha, tau=tau, rho=rho, delta=delta)
+    how: dict[str, Any] = dict(alpha=alpha, tau=tau, rho=rho, delta=delta)
     return happier_rows(block.sims, pos, neg, levels=levels, own=block.self_sims, **how)
 
 
@@ -870,7 +878,7 @@ def angular_rows(
     del sims
     slope = math.tan(math.radians(alpha)) ** 2
 
-    def term(one: Array, operands: tuple, neg: Array) -> Rows:
+    def term(one: Array, operands: Any, neg: Array) -> Rows:
         anchors, refs = operands
         near = rows_at(one, refs)
         # One product of the sums, in place of two that are added up.
@@ -889,7 +897,7 @@ def _angular(block: Block, *, alpha: float, distance: Distance, low: float, high
     units = distance.normalized_vectors(block.anchors), distance.normalized_vectors(block.refs)
     pos, _ = block.selection.pairs()
     # All negatives stay in play, whatever a miner chose.
-    how = dict(alpha=alpha, units=units, low=low, high=high)
+    how: dict[str, Any] = dict(alpha=alpha, units=units, low=low, high=high)
     return angular_rows(block.sims, pos, block.related.neg, **how)
 
 

@@ -237,7 +237,7 @@ def over_triplets(
         weight = triplets.weight.astype(near.dtype)
         return term(at(near, triplets.positive), beyond, weight, rest)
 
-    def of_one(one: Array, operands: tuple, others: tuple) -> tuple[Array, Array]:
+    def of_one(one: Array, operands: Any, others: Any) -> tuple[Array, Array]:
         (near, far, refs), (neg, triplets, rest) = operands, others
         if triplets is not None:
             neg = triplets.negatives(one, neg)

@@ -1,6 +1,7 @@
 """Tuplet margin loss and the intra-pair variance loss that its paper adds to it."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -127,7 +128,7 @@ def _intra_pair_variance(
     block: Block, *, pos_eps: float, neg_eps: float, similarity: bool
 ) -> dict[str, Pairs]:
     pos, neg = block.selection.pairs()
-    how = dict(pos_eps=pos_eps, neg_eps=neg_eps, similarity=similarity)
+    how: dict[str, Any] = dict(pos_eps=pos_eps, neg_eps=neg_eps, similarity=similarity)
     return intra_pair_variance_rows(block.sims, pos, neg, sums=block.prepass_sums, **how)
 
 
@@ -176,6 +177,6 @@ def intra_pair_variance(
         relation=relation,
     )
     similarity = parts.distance.similarity
-    how = dict(pos_eps=pos_eps, neg_eps=neg_eps, similarity=similarity)
+    how: dict[str, Any] = dict(pos_eps=pos_eps, neg_eps=neg_eps, similarity=similarity)
     kernel = Bound(_intra_pair_variance, **how)
     return on_pairs("intra_pair_variance", parts, kernel, prepare=prepass(intra_pair_sums))

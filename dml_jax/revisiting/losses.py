@@ -899,7 +899,7 @@ def _parity_values(
 
     def logits(samples: tuple[Array, Array], weights: Array, target: Array) -> Array:
         unit, log_sums = samples
-        how = dict(centers_per_class=count, la=la, gamma=gamma, margin=margin)
+        how: dict[str, Any] = dict(centers_per_class=count, la=la, gamma=gamma, margin=margin)
         return revisiting_soft_triple_logits(sims(unit, weights), target, log_sums=log_sums, **how)
 
     unit = distances.normalize(embeddings)
@@ -1109,6 +1109,7 @@ def _count_fourths(whole_batch: WholeBatch) -> tuple[Array, None]:
         rows = block.anchor_ids
         allowed = there[None, :] & (negatives[rows][:, None] != negatives[None, :])
         allowed &= (there[rows] & block.anchor_valid)[:, None]
+        assert block.keys is not None  # the loss asks for a key
         one = draw(block.keys, allowed) == jnp.arange(len(negatives))[None, :]
         return jnp.sum(one & allowed, 0), ()
 
