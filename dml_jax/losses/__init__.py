@@ -383,4 +383,4 @@ def get(name: str, **given: Any) -> Loss:
                     f"loss {name!r} has no use for a {part}, which is {value!r}; accepted: None"
                 )
             given = {k: v for k, v in given.items() if k != part}
-    return parameters.make("loss", LOSSES, Loss, name, given)
+    return parameters.make("loss", LOSSES, Loss, name, given)  # type: ignore[type-abstract]

@@ -207,7 +207,16 @@ class Loss(ABC):
 
     # Compiled once per loss, shapes and mesh: eager calls cost what a jitted one costs.
     @partial(jax.jit, static_argnums=(0, 7))
-    def _apply(self, variables, embeddings, labels, refs, valid, key, block):
+    def _apply(
+        self,
+        variables: Variables,
+        embeddings: Array,
+        labels: Any,
+        refs: Any,
+        valid: Array,
+        key: Array | None,
+        block: int | None,
+    ) -> tuple[Mean, State]:
         dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
         # What padding holds is replaced before anything is computed of it: 0 * NaN would be in the gradient.
         embeddings = jnp.where(valid[:, None], embeddings.astype(dtype), 0)
