@@ -28,14 +28,14 @@ EMBEDDINGS, ITEMS, ABOUT = "embeddings.npy", "items.jsonl", "about.json"
 
 
 def define_flags() -> None:
-    """The options of this command."""
+    """Defines the options of this command."""
     define_evaluation_flags()
     flags.DEFINE_string("images", None, "A folder of images to embed in place of a split.")
     flags.DEFINE_string("out", None, "Where the files go; by default embeddings/NAME in the run.")
 
 
 def for_files(config: Any, model: Any, count: int) -> ConfigDict:
-    """The configuration for embedding `count` images that are not of its data set.
+    """Returns the configuration for embedding `count` images that are not of its data set.
 
     They are prepared as the set's are; where the set brings images in the model's size, they are scaled to it by
     their shorter side and cropped in the middle.
@@ -54,7 +54,7 @@ def for_files(config: Any, model: Any, count: int) -> ConfigDict:
 
 
 def items(source: data.Source, ids: np.ndarray) -> list[dict[str, Any]]:
-    """What items.jsonl says of the images of those ids."""
+    """Returns what items.jsonl says of the images of those ids."""
     found: list[dict[str, Any]] = []
     for i in map(int, ids):
         name, label = source.name(i), int(source.labels[i])
@@ -70,7 +70,7 @@ def items(source: data.Source, ids: np.ndarray) -> list[dict[str, Any]]:
 def write(
     out: pathlib.Path, embeddings: np.ndarray, items: list[dict[str, Any]], about: dict[str, Any]
 ) -> None:
-    """The three files of a folder that `python -m dml_jax.search` reads."""
+    """Writes the three files of a folder that `python -m dml_jax.search` reads."""
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / EMBEDDINGS, embeddings)
     lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
@@ -81,7 +81,7 @@ def write(
 def embedded(
     config: Any, model: Any, variables: Any, source: data.Source, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(the embeddings of that name, their ids) of the images that can be decoded."""
+    """Embeds the images that can be decoded; returns (the embeddings of that name, their ids)."""
     apply = score.outputs(model, (name,))
     found, _, ids = evaluation.embed(apply, variables, score.batches(config, source))
     return evaluation.combined(found, name), ids

@@ -32,7 +32,7 @@ CLASSES = 30
 
 
 def define_flags() -> None:
-    """The options of this command."""
+    """Defines the options of this command."""
     command_line.define_flags()
     processes.define_flags()
     flags.DEFINE_string("step", "best", "best, last, or the number of a checkpoint.")
@@ -40,7 +40,13 @@ def define_flags() -> None:
 
 
 def restored(workdir: str, step: str, model: Any) -> tuple[str, Any]:
-    """(what to call it, the model's variables) of a checkpoint, on the devices of the mesh in context."""
+    """Restores a checkpoint on the devices of the mesh in context; returns (what to call it, the model's variables).
+
+    Args:
+      workdir: of the run.
+      step: `best`, `last` or a number.
+      model: that of the run.
+    """
     kind, number = checkpoints.find(workdir, step)
     template = jax.eval_shape(model.init, jax.random.key(0))
     variables = checkpoints.restore_model(workdir, kind, number, template)
@@ -51,7 +57,13 @@ def restored(workdir: str, step: str, model: Any) -> tuple[str, Any]:
 
 
 def write(rows: Rows, folder: pathlib.Path, name: str = "metrics") -> list[pathlib.Path]:
-    """The rows as `name.json` and `name.csv`; returns their paths."""
+    """Writes the rows as `name.json` and `name.csv`; returns their paths.
+
+    Args:
+      rows: values by column, by the name of the row.
+      folder: where the files go; it is made where it is missing.
+      name: of the files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     as_json, as_csv = folder / f"{name}.json", folder / f"{name}.csv"
     as_json.write_text(json.dumps(rows, indent=2) + "\n")
@@ -63,7 +75,7 @@ def write(rows: Rows, folder: pathlib.Path, name: str = "metrics") -> list[pathl
 def evaluate(
     config: Any, model: Any, workdir: str, step: str, split: str, name: str
 ) -> tuple[Rows, Rows, Rows, list[pathlib.Path]]:
-    """(metrics by what was evaluated, by class, of steps after training, the files written) of a checkpoint.
+    """Evaluates a checkpoint; returns (metrics, by class, of steps after training, files written).
 
     Every process gets the tables; the first one writes the files.
 
@@ -125,7 +137,7 @@ def evaluate(
 
 
 def shown(config: Any, spec: tasks.EvalSpec, found: dict[str, Any]) -> report.ReportData:
-    """What a report is about: all images of a spec, the queries first, in the first of its embeddings."""
+    """Makes what a report is about: all images of a spec, the queries first, in the first of its embeddings."""
     first = spec.embeddings[0]
     vectors = [evaluation.combined(embeddings, first) for embeddings, _, _ in found.values()]
     joined = np.concatenate(vectors)

@@ -41,7 +41,7 @@ class Stored(NamedTuple):
 
 
 def define_flags() -> None:
-    """The options of this command."""
+    """Defines the options of this command."""
     flags.DEFINE_string("index", None, "The folder of the embeddings.")
     flags.DEFINE_string("workdir", None, "The folder of the run; by default where it was.")
     flags.DEFINE_integer("k", 10, "How many results.")
@@ -50,7 +50,7 @@ def define_flags() -> None:
 
 
 def read(folder: str) -> Stored:
-    """The embeddings of a folder; UserError where something is missing, damaged or does not fit together."""
+    """Reads the embeddings of a folder; raises `UserError` where something is missing, damaged or does not fit."""
     where = pathlib.Path(folder).expanduser()
     for name in (EMBEDDINGS, ITEMS, ABOUT):
         if not (where / name).is_file():
@@ -77,7 +77,7 @@ def answers(
     found: np.ndarray,
     queries: Sequence[str],
 ) -> str:
-    """A table for each query."""
+    """Formats a table for each query."""
     parts = []
     for query, near, rows in zip(queries, similarities, found, strict=True):
         lines = [("", "similarity", "class", "image")]
@@ -102,7 +102,7 @@ def write_results(
     source: data.Source,
     channels: int,
 ) -> pathlib.Path:
-    """The results as a page; images that are not files are named, not shown."""
+    """Writes the results as a page; images that are not files are named, not shown."""
     first = len(stored.items)
     shown: dict[int, pages.Item] = {}
     for i, (near, rows) in enumerate(zip(similarities, found, strict=True)):

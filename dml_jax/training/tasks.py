@@ -44,7 +44,7 @@ class EvalSpec:
 
     @property
     def about(self) -> str:
-        """What the metrics are of, for a reader of their table."""
+        """Describes what the metrics are of, for a reader of their table."""
         options, found = self.options, []
         relation = options["relation"]
         if relation != relations.SAME_LABEL:
@@ -65,10 +65,15 @@ class EvalSpec:
 
 
 def eval_spec(config: Any, split: str, model: Any) -> EvalSpec:
-    """What the section `evaluation` says of a split.
+    """Makes what the section `evaluation` asks of a split, and checks it.
 
-    Raises ValueError for options that are unknown or do not go together, and for what the model or the data do not
-    have.
+    Args:
+      config: `data` and `evaluation` are used.
+      split: what is evaluated.
+      model: whose embeddings they are.
+
+    Raises:
+      UserError: options that are unknown or do not go together, and what the model or the data do not have.
     """
     section = config.evaluation
     spec = section.relation
@@ -137,7 +142,7 @@ def eval_spec(config: Any, split: str, model: Any) -> EvalSpec:
 
 
 def _others(section: Any, split: str) -> dict[str, str]:
-    """The other splits that play a part in the evaluation of a split: `gallery`, `distractors`."""
+    """Returns the other splits that play a part in the evaluation of a split: `gallery`, `distractors`."""
     found = {}
     for part in ("gallery", "distractors"):
         for key in section[part]:
@@ -164,7 +169,7 @@ def _classes(
 
 
 def _check_other(field: str, part: str, source: data.Source, queries: data.Source) -> None:
-    """Raises ValueError where a split cannot play its part beside the queries."""
+    """Raises UserError where a split cannot play its part beside the queries."""
     shared = set(source.class_names) & set(queries.class_names)
     if part == "gallery" and not shared:
         raise UserError(
@@ -200,12 +205,12 @@ def _shared(
 
 
 def reported_as(embeddings: Sequence[str], split: str) -> dict[str, str]:
-    """How the names of a run's metrics begin, by embedding: `split`, and `split/NAME` for all but the first."""
+    """Returns how the names of a run's metrics begin, by embedding: `split`, and `split/NAME` for all but the first."""
     return {name: f"{split}/{name}" if i else split for i, name in enumerate(embeddings)}
 
 
 def check_reported(config: Any) -> None:
-    """Raises ValueError where a training run cannot report what the section `evaluation` asks for, or monitor it."""
+    """Raises UserError where a training run cannot report what the section `evaluation` asks for, or monitor it."""
     section, monitor = config.evaluation, config.train.monitor
     splits = tuple(section.splits)
     if section.average == "each_class" and splits:

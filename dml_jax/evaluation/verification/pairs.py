@@ -40,7 +40,7 @@ KEYS_PER_POWER_OF_TWO = 1 << (52 - ROUNDED_BITS)
 # The first histogram resolves distances down to 2^-16 of the large ones.
 POWERS = 16
 # Queries and items whose distances tell where the first histogram has to be fine, and genuine pairs that do.
-SAMPLE, GENUINE_SAMPLE = 512, 1 << 14
+SAMPLE, GENUINE_SAMPLE = 256, 1 << 13
 # The shares of the sampled distances of impostors and of genuine pairs, at either end, that it may leave out.
 TRIMMED = (1e-4, 1e-3)
 # Rows of which the centre is the median; odd, so that the median of whole numbers is a whole number.
@@ -238,12 +238,13 @@ class Pairs:
             found[some] = np.einsum("md,md->m", apart, apart)
         return found / 2 if self.distance == "cosine" else np.sqrt(found)
 
-    def tiles(self, windows: Sequence[Window] = ()) -> Iterator[Tile]:
+    def tiles(self, windows: Sequence[Window] = (), *, complete: bool = False) -> Iterator[Tile]:
         """Yields the pairs in tiles, with their distances or their codes.
 
         Args:
           windows: where given, disjoint and ascending, tiles hold codes: 0 outside of all windows, else 1 + the number
             of the bucket, counted through all windows.
+          complete: True where the only window holds every key.
         """
         size = min(TILE, 1 << max(7, (max(len(self.queries), len(self.items)) - 1).bit_length()))
         device = _device()
@@ -279,6 +280,7 @@ class Pairs:
                         table,
                         size=size,
                         cosine=self.distance == "cosine",
+                        complete=complete,
                     )
                 waiting.append((row, column, found))
                 # The next tile is computed while this one is counted.
@@ -327,7 +329,7 @@ def _table(windows: Sequence[Window]) -> Int[np.ndarray, "windows 6"]:
 Side = tuple[Array, Array | None, Array | None]
 
 
-@partial(jax.jit, static_argnames=("size", "cosine"))
+@partial(jax.jit, static_argnames=("size", "cosine", "complete"))
 def _tile(
     queries: Side,
     items: Side,
@@ -338,6 +340,7 @@ def _tile(
     *,
     size: int,
     cosine: bool,
+    complete: bool,
 ) -> Array:
     """Distances of `size` queries to as many items, or their codes in a table of windows.
 
@@ -368,22 +371,24 @@ def _tile(
     keys = lax.shift_right_logical(bits + (1 << (ROUNDED_BITS - 1)), jnp.int64(ROUNDED_BITS))
     if table is None:
         return lax.bitcast_convert_type(keys << ROUNDED_BITS, jnp.float64)
+    if complete:
+        _, _, start, shift, buckets, _ = table[0]
+        above = jnp.maximum(keys - start, 0)
+        bucket = lax.shift_right_logical(above, jnp.broadcast_to(shift, above.shape))
+        return 1 + jnp.minimum(bucket, buckets - 1).astype(jnp.int32)
     if table.shape[0] > UNROLLED:
         found = jnp.searchsorted(table[:, 0], keys, side="right", method="scan_unrolled") - 1
-        return _codes(keys, *(table[:, j][jnp.maximum(found, 0)] for j in range(6)))
-    codes = [_codes(keys, *table[i]) for i in range(table.shape[0])]
+        return _codes(keys, *(table[:, j][jnp.maximum(found, 0)] for j in (0, 1, 3, 5)))
+    codes = [_codes(keys, *(table[i, j] for j in (0, 1, 3, 5))) for i in range(table.shape[0])]
     return sum(codes[1:], codes[0])
 
 
-def _codes(
-    keys: Array, low: Array, high: Array, start: Array, shift: Array, buckets: Array, offset: Array
-) -> Int[Array, "b c"]:
-    """The codes of keys in a window, 0 outside of it."""
-    above = jnp.maximum(keys - start, 0)
-    bucket = jnp.minimum(
-        lax.shift_right_logical(above, jnp.broadcast_to(shift, above.shape)), buckets - 1
-    )
-    return jnp.where((keys >= low) & (keys < high), offset + bucket, 0).astype(jnp.int32)
+def _codes(keys: Array, low: Array, high: Array, shift: Array, offset: Array) -> Int[Array, "b c"]:
+    """The codes of keys in a window whose buckets start at `low`, 0 outside of it."""
+    # As unsigned numbers, what lies below the window is far above it: one comparison in place of two.
+    above, size, shift = ((x).astype(jnp.uint64) for x in (keys - low, high - low, shift))
+    bucket = lax.shift_right_logical(above, jnp.broadcast_to(shift, above.shape))
+    return jnp.where(above < size, offset.astype(jnp.int32) + bucket.astype(jnp.int32), 0)
 
 
 def histograms(
@@ -393,8 +398,8 @@ def histograms(
 
     Args:
       pairs: all of them.
-      windows: disjoint, ascending.
-      complete: True where nearly every pair lies in a window.
+      windows: disjoint, ascending, from `Window.over`.
+      complete: True where the only window holds every key, as `Pairs.first_window` does.
     """
     size = 1 + sum(window.buckets for window in windows)
     counts = np.zeros((2, size), np.int64)
@@ -406,7 +411,7 @@ def histograms(
             found += np.bincount(flat[start : start + COUNTED], minlength=size)
         return found
 
-    for tile in pairs.tiles(windows):
+    for tile in pairs.tiles(windows, complete=complete):
         codes = tile.found
         genuine = count(codes[tile.genuine])
         found = count(codes if complete else codes[codes > 0]) - count(codes[tile.self_pairs])
