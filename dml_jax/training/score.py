@@ -29,14 +29,25 @@ def batches(config: Any, source: data.Source, skipped: Counter[str] | None = Non
 
 
 def embedder(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
-    """(variables, images) -> embeddings. To be made once: another function is another compilation."""
+    """Returns the function (variables, images) -> embeddings of a model.
+
+    It is to be made once: another function is another compilation.
+
+    Args:
+      model: the model.
+    """
     return lambda variables, images: model.apply(variables, images)[0]
 
 
 def outputs(model: Any, embeddings: tuple[str, ...]) -> Callable[[Any, jax.Array], dict[str, Any]]:
-    """(variables, images) -> the model's outputs that those embeddings are made of, by name; as `embedder`.
+    """Returns the function (variables, images) -> the outputs that embeddings are made of, by name; as `embedder`.
 
-    Raises ValueError for what the model does not give.
+    Args:
+      model: the model.
+      embeddings: names of outputs, or of combinations of them.
+
+    Raises:
+      UserError: an output that the model does not give.
     """
     needed = sorted({part for name in embeddings for part in parts(name, model.outputs)})
 
@@ -53,7 +64,7 @@ def embedded(spec: EvalSpec, embed: Callable[[data.Source], Embedded]) -> dict[s
 
 
 def metrics(spec: EvalSpec, found: Mapping[str, Embedded]) -> Rows:
-    """The metrics of each of the spec's embeddings, by its name."""
+    """Computes the metrics of each of the spec's embeddings, by its name."""
     rows = {part: ids for part, (_, _, ids) in found.items()}
     searched: dict[str, Any] = {}
     if spec.parents is not None:
@@ -75,7 +86,7 @@ def metrics(spec: EvalSpec, found: Mapping[str, Embedded]) -> Rows:
 
 
 def tabulated(spec: EvalSpec, found: Rows, called: str) -> tuple[Rows, Rows]:
-    """(a row by embedding, a row by class of each embedding where there is a value for each class).
+    """Makes the tables (a row by embedding, a row by class of each embedding where there is a value for each class).
 
     The first rows have numbers: of metrics with a value for each class the mean of them, which is what the average
     `class` gives.
@@ -102,7 +113,7 @@ def _by_class(value: Any) -> bool:
 
 
 def reported(found: Rows, split: str) -> dict[str, float]:
-    """The numbers of a split as a run reports them, by `reported_as`; lists are for the command `evaluate`."""
+    """Returns the numbers of a split as a run reports them, by `reported_as`; lists are for the command `evaluate`."""
     begin = reported_as(tuple(found), split)
     return {
         f"{begin[name]}/{metric}": value
