@@ -137,15 +137,15 @@ def evaluate_embeddings(
 
     found: dict[str, Any] = {}
     values: dict[str, np.ndarray] = {}
-    lone = np.zeros(0, bool)
+    no_positives = np.zeros(0, bool)
     ranked = [metric for metric in chosen if metric.kind == "ranks"]
     if ranked:
-        values, lone = rank_values(ranked, data, among, k, options)
+        values, no_positives = rank_values(ranked, data, among, k, options)
     if any(metric.kind == "pairs" for metric in chosen):
         found |= pair_values([m for m in chosen if m.kind == "pairs"], data, options)
     for metric in chosen:
         if metric.kind == "ranks":
-            scored = np.ones(len(lone), bool) if metric.counts_no_positives else ~lone
+            scored = ~no_positives | metric.counts_no_positives
             found[metric.name] = averaged(values[metric.name], scored, data, average)
         elif metric.kind == "space":
             value = metric.function(data.queries, data.classes)

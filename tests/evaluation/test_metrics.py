@@ -120,6 +120,15 @@ def test_equals_the_icml_2020_code(case):
     embeddings, labels = golden_set(case, "queries", "query_labels")
     found = evaluate_embeddings(embeddings, labels, metrics=names)
     assert len(names) == (7 if case == "many" else 23)
+    if case == "many":
+        # That code compares unit vectors in float32, whose rounding decides one near tie of cosines, which are compared
+        # exactly here: so it is given these vectors.
+        units = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float32)
+        cosine = [name for name in names if name.startswith("c_mAP")]
+        plain = evaluate_embeddings(units, labels, metrics=[name[2:] for name in cosine])
+        for name in cosine:
+            assert abs(found[name] - plain[name[2:]]) < 1e-7
+            found[name] = plain[name[2:]]
     for name in names:
         np.testing.assert_allclose(found[name], GOLDEN[f"{case}/{name}"], atol=1e-9, err_msg=name)
     if case == "alone":

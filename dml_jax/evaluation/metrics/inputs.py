@@ -1,4 +1,4 @@
-"""What is evaluated: queries and a gallery, checked and brought to one form."""
+"""Checks what is evaluated, queries and a gallery, and brings it to one form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,8 +38,8 @@ class Data:
     gallery_parents: Any
     relation: relations.Relation
 
-    def part(self, rows: np.ndarray, items: np.ndarray) -> "Data":
-        """Some queries and some items."""
+    def subset(self, rows: np.ndarray, items: np.ndarray) -> "Data":
+        """Keeps some queries and some items."""
 
         def some(array: Any, at: np.ndarray) -> Any:
             return None if array is None else array[at]
@@ -59,8 +59,10 @@ class Data:
             gallery_parents=some(self.gallery_parents, items),
         )
 
-    def placed(self, distance: str, options: Mapping[str, Any]) -> tuple[Index, np.ndarray, Any]:
-        """(the gallery's index, each query's own place, what is relevant to it)."""
+    def build_index(
+        self, distance: str, options: Mapping[str, Any]
+    ) -> tuple[Index, np.ndarray, Any]:
+        """Returns (the gallery's index, each query's own place in it, what is relevant to each query)."""
         index = Index.build(self.gallery, ids=self.gallery_ids, **{**options, "distance": distance})
         own = np.full(len(self.queries), -1)
         if self.ids is not None:

@@ -1,4 +1,4 @@
-"""The values of metrics: of each query, of clusters, of pairs; and their means."""
+"""Computes the values of metrics, of each query, of clusters, of pairs, and their means."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,34 +31,34 @@ def rank_values(
     k: int | str | None,
     options: Mapping[str, Any],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """(each metric's value for each query, whether the query is lone)."""
+    """Computes (each metric's value for each query, True for queries to which nothing is relevant)."""
     count = len(data.queries)
     values = {metric.name: np.zeros(count) for metric in chosen}
-    lone = np.ones(count, bool)
+    no_positives = np.ones(count, bool)
     for rows, items in _galleries(data, among):
         if not len(items):
             continue
-        part = data if among == "all" else data.part(rows, items)
+        part = data if among == "all" else data.subset(rows, items)
         for distance in dict.fromkeys(metric.distance or options["distance"] for metric in chosen):
             some = [m for m in chosen if (m.distance or options["distance"]) == distance]
-            index, own, relevance = part.placed(distance, options)
-            lone[rows] = relevance.relevant == 0
+            index, own, relevance = part.build_index(distance, options)
+            no_positives[rows] = relevance.relevant == 0
             some = [_at(metric, k, relevance.relevant) for metric in some]
             for at, ranks in _ranks(some, part.queries, index, own, relevance):
                 for metric in some:
                     values[metric.name][rows[at]] = metric.function(ranks, relevance.relevant[at])
-    return values, lone
+    return values, no_positives
 
 
 def _at(metric: Metric, k: int | str | None, relevant: np.ndarray) -> Metric:
-    """The metric with its k, where the name leaves it open."""
+    """Returns the metric with its k, where the name leaves it open."""
     if k is None or metric.name not in table.OPEN:
         return metric
     return table.get(metric.name, max(1, int(relevant.max())) if k == LARGEST_R else int(k))
 
 
 def _galleries(data: Data, among: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows of queries, rows of the gallery that they are searched among)."""
+    """Yields (rows of queries, rows of the gallery that they are searched among)."""
     if among == "all":
         yield np.arange(len(data.queries)), np.arange(len(data.gallery))
         return
@@ -73,7 +73,7 @@ def _galleries(data: Data, among: str) -> Iterator[tuple[np.ndarray, np.ndarray]
 def _ranks(
     chosen: Sequence[Metric], queries: np.ndarray, index: Index, own: np.ndarray, relevance: Any
 ) -> Iterator[tuple[np.ndarray, Ranks]]:
-    """Blocks of (rows of queries that are not lone, where their relevant neighbours lie)."""
+    """Yields blocks of (rows of queries to which something is relevant, where their relevant neighbours lie)."""
     relevant = relevance.relevant
     included = own >= 0
 
@@ -106,7 +106,7 @@ def _searched(
     own: np.ndarray,
     relevance: Any,
 ) -> Iterator[tuple[np.ndarray, Ranks]]:
-    """Blocks of (some of the rows, where their relevant neighbours lie), at least `depth` of each looked at."""
+    """Yields blocks of (some of the rows, where their relevant neighbours lie), at least `depth` of each looked at."""
     included = own >= 0
     deep = depth[rows] > max(64, DEEP * index.size)
     whole, rows = rows[deep], rows[~deep]
@@ -130,6 +130,7 @@ def _searched(
 
 
 def averaged(values: np.ndarray, scored: np.ndarray, data: Data, average: str) -> Any:
+    """Averages the values of queries, those that are scored, as `evaluate_embeddings` was asked to."""
     if average == "query":
         return float(values[scored].mean()) if scored.any() else float("nan")
     groups = data.parents if average == "parent" else data.classes
@@ -141,7 +142,7 @@ def averaged(values: np.ndarray, scored: np.ndarray, data: Data, average: str) -
 
 
 def cluster_values(chosen: Sequence[Metric], data: Data, backend: str) -> dict[str, float]:
-    """Labels of the queries against k-means of them, once for each distance."""
+    """Scores labels of the queries against k-means of them, once for each distance."""
     found = {}
     for distance in dict.fromkeys(metric.distance for metric in chosen):
         count = len(np.unique(data.classes))
@@ -158,7 +159,8 @@ def cluster_values(chosen: Sequence[Metric], data: Data, backend: str) -> dict[s
 def pair_values(
     chosen: Sequence[Metric], data: Data, options: Mapping[str, Any]
 ) -> dict[str, float]:
-    index, own, relevance = data.placed(options["distance"], options)
+    """Computes the metrics of verification over all pairs."""
+    index, own, relevance = data.build_index(options["distance"], options)
     in_order = np.array_equal(index.order, np.arange(index.size))
     items = data.gallery if in_order else data.gallery[index.order]
     pairs = Pairs.of(data.queries, items, own, relevance, data.classes, options["distance"])
@@ -169,7 +171,7 @@ def pair_values(
 
 
 def approximate_recall(data: Data, options: Mapping[str, Any]) -> float:
-    """Of the approximate search, for the ten nearest."""
+    """Returns the recall of the approximate search, for the ten nearest."""
     ids: dict[str, Any] = (
         {} if data.ids is None else {"query_ids": data.ids, "gallery_ids": data.gallery_ids}
     )
