@@ -99,5 +99,6 @@ def not_linkable(
 
 if __name__ == "__main__":
     lines = faults(pathlib.Path(sys.argv[1]))
-    print(*lines, sep="\n")
+    if lines:
+        print(*lines, sep="\n")
     sys.exit(1 if lines else 0)
