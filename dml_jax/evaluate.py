@@ -166,7 +166,9 @@ def main() -> None:
     run = run_folder.read_config(options.workdir)
     config = run if options.config is None else options.config
     model = build.model(run.model)
-    name = f"{config.data.name}_{options.split}_{options.step}"
+    # A data set of the user's own has a colon in its name, which not every file system takes.
+    data_name = config.data.name.replace(":", ".")
+    name = f"{data_name}_{options.split}_{options.step}"
     with jax.set_mesh(states.make_mesh(config.train.devices)):
         rows, by_class, steps, files = evaluate(
             config, model, options.workdir, options.step, options.split, name

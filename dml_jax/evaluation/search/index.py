@@ -242,7 +242,8 @@ class Index:
             count *= 4
 
     def _distances(self, squared: np.ndarray) -> np.ndarray:
-        found = squared / 2 if self.distance == "cosine" else np.sqrt(squared)
+        # Rounding can leave the square of a distance of 0 just below it.
+        found = squared / 2 if self.distance == "cosine" else np.sqrt(np.maximum(squared, 0))
         return found.astype(np.float32)
 
     def _pass(
