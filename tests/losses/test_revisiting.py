@@ -308,7 +308,10 @@ def test_the_penalty_can_be_left_out():
     [
         (dict(name="revisiting_quadruplet", parity=True), "a miner that lists one triplet"),
         (dict(name="revisiting_quadruplet", relation="matrix"), "takes relation 'hierarchy' or"),
-        (dict(name="revisiting_histogram", nbins=1), "nbins of loss .* is 1; accepted: a whole number of at least 2"),
+        (
+            dict(name="revisiting_histogram", nbins=1),
+            "nbins of loss .* is 1; accepted: a whole number of at least 2",
+        ),
         (dict(name="revisiting_margin", distance="cosine"), "accepted: lp"),
         (dict(name="revisiting_snr", parity=True), "unknown hyper-parameter"),
         (dict(name=ADVERSARIAL, miner="batch_hard"), "no use for a miner"),
