@@ -116,7 +116,8 @@ def train_batches(source: Any, config: Any, seed: int) -> Batches:
     """The batches of a whole training: PML's sampler, torchvision's transforms."""
     common_functions.NUMPY_RANDOM = np.random.RandomState(seed)
     size, epochs = config.train.batch_size, config.train.epochs
-    sampler = samplers.MPerClassSampler(source.labels, config.sampler.m, size, len(source))
+    length = config.sampler.get("length") or len(source)
+    sampler = samplers.MPerClassSampler(source.labels, config.sampler.m, size, length)
     transform = chain(config.data.augment)
 
     def load(row: list[int]) -> tuple[np.ndarray, np.ndarray]:
