@@ -10,13 +10,18 @@ DOCS_VENV := .venv-docs
 DOCS_LOCK := requirements/docs.txt
 DOCS_STAMP := $(DOCS_VENV)/.installed-$(PYVERSION)
 
-.PHONY: quickstart test docs pictures lint format lock clean
+.PHONY: quickstart test conformance docs pictures lint format lock clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m dml_jax.quickstart --workdir=runs/quickstart
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Measures every figure of docs/conformance.md, conformance_miners.md and cross_table.md again: hours.
+conformance: $(STAMP)
+	DML_JAX_TESTS_CASES=all $(BIN)/python -m pytest tests/losses/test_conformance.py tests/losses/test_cross.py \
+	  tests/miners/test_conformance.py
 
 # Warnings are errors; then every link and resource of the built pages is followed, none of which may need a network.
 docs: $(DOCS_STAMP)

@@ -183,6 +183,11 @@ class Column:
     only: tuple[str, ...] = ("*",)
     otherwise: str = ""
 
+    @property
+    def rounding(self) -> float:
+        """What rounding alone may make of a figure, in float64 or in float32."""
+        return 1e-13 if self.target < 1e-8 else 1e-6
+
     def reason(self, name: str, miner: str | None) -> str | None:
         """Why a row has no figure here; None where it has one."""
         key = key_of(name, miner)
@@ -350,6 +355,14 @@ def store(measured: Rows) -> None:
         file.seek(0)
         file.truncate()
         file.write(page(rows))
+
+
+def agree(column: str, page: str, fresh: str) -> bool:
+    """Whether a figure of the page is of the size of a fresh one; rounding differs from machine to machine."""
+    if "-" in (page, fresh):
+        return page == fresh
+    low, high = sorted((float(page), float(fresh)))
+    return high <= 10 * low + COLUMNS[column].rounding
 
 
 def settled(figure: str | None, reason: str | None) -> bool:

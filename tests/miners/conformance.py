@@ -65,11 +65,21 @@ def against_itself(name: str) -> list[str]:
     return found
 
 
+def measure(name: str) -> list[str]:
+    """The cells of a miner."""
+    return [against_pml(name), *against_itself(name)]
+
+
+def read(text: str) -> dict[str, list[str]]:
+    """The rows of the page: miner -> cells."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows if row[0] != "miner"}
+
+
 def main() -> None:
     lines = [HEAD, f"| miner | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name in sorted(table.ALL):
-        cells = [against_pml(name), *against_itself(name)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(measure(name))} |")
         print(lines[-1], flush=True)
     PATH.write_text("\n".join(lines) + "\n")
 
