@@ -116,7 +116,10 @@ def test_degenerate_rows_are_finite(name):
         (lambda: losses.get("nt_xent", regularizer="regular_face"), "has no class weights"),
         (lambda: losses.get("cos_face", regularizer="sparse_centers"), "soft_triple"),
         (lambda: losses.get("cos_face", regularizer=3), "regularizer is 3"),
-        (lambda: losses.get("multiple", losses=["nt_xent"], regularizer="lp"), "each of its losses"),
+        (
+            lambda: losses.get("multiple", losses=["nt_xent"], regularizer="lp"),
+            "each of its losses",
+        ),
     ],
 )
 def test_errors(make, words):
