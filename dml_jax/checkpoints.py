@@ -69,6 +69,10 @@ class Checkpoints:
           meta: what else is worth keeping, as JSON has it.
         """
         if step not in self.best.all_steps():
+            if jax.process_count() > 1:
+                # Orbax names the barriers of its processes by the step alone: two checkpoints of one step must not be
+                # written at the same time.
+                self.last.wait_until_finished()
             _save(self.best, step, {"model": _storable(_split(state)[0])}, meta)
 
     def latest(self) -> str | None:

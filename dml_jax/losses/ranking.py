@@ -685,7 +685,7 @@ def _happier(
 
 @checked("loss")
 def happier(
-    alpha: PositiveFloat = 1.0,
+    alpha: NonNegativeFloat = 1.0,
     tau: PositiveFloat = 0.01,
     rho: NonNegativeFloat = 100.0,
     delta: NonNegativeFloat = 0.05,
@@ -715,7 +715,7 @@ def happier(
     level, so that the loss "multiple" makes it, with weights 0.9 and 0.1 and relation "hierarchy" for both.
 
     Args:
-      alpha: the exponent of the relevance, above 0; the paper's default.
+      alpha: the exponent of the relevance, from 0 on (0: every level counts alike); the paper's default.
       tau: the temperature of H-, above 0; the authors' default.
       rho: the slope of H- above delta; the authors' default.
       delta: where the slope begins; the authors' default.

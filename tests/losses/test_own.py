@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dml_jax import losses, miners
+from dml_jax.errors import UserError
 from dml_jax.selection import draw_triplets
 from tests.losses import table
 from tests.losses.loops import common, ranking
@@ -97,7 +98,12 @@ def test_learned_beta():
     np.testing.assert_allclose(got, want, rtol=1e-6)
     np.testing.assert_allclose(slope["params"]["beta"], slopes["params"]["beta"].sum(), rtol=1e-5)
     assert not slopes["params"]["beta"][7:].any()
-    assert np.isnan(value(each.init(KEY, 3, 4), each))
+    few = each.init(KEY, 3, 4)
+    with pytest.raises(UserError, match="class"):
+        value(few, each)
+    # Inside of jit labels cannot be looked at.
+    traced = jax.jit(lambda labels: each.apply(few, x, labels)[0].compute())
+    assert np.isnan(traced(jnp.asarray(LABELS)))
     with pytest.raises(ValueError, match="takes relation 'hierarchy' or 'label'"):
         losses.get("margin", learn_beta=True, per_class=True, relation="matrix")
 
