@@ -38,11 +38,9 @@ def generic_pair(
 
     Args:
       rows: `rows(sims [a, n], pos, neg, *, ...) -> (values, weights)`, by row or by pair, or a dict of such terms.
-        `pos`
-        and `neg` mark the pairs in play, how often a miner chose them.
+        `pos` and `neg` mark the pairs in play, how often a miner chose them.
       takes: "pairs" for such a kernel; "block" for one that is called with the whole `pairwise.Block` instead, and
-        finds
-        triplets (`block.selection.triplets`), vectors, labels and keys there.
+        finds triplets (`block.selection.triplets`), vectors, labels and keys there.
       miner: narrows the pairs in play (`dml_jax.miners`): a name, a dict with a name, or the object; None: all pairs.
       distance: by default "lp", Euclidean between normalised vectors (`dml_jax.distances`).
       reducer: makes one number of the values (`dml_jax.reducers`); by default "mean".

@@ -238,8 +238,7 @@ def multiple(losses: Any, weights: Any = None) -> Loss:
 
     Args:
       losses: a dict, or a list of losses, which are then called "0", "1", ...; each as an object, a name, or a dict
-        with
-        a name.
+        with a name.
       weights: one number a loss, as a dict or a list; None: 1 for each.
 
     Raises:
