@@ -34,8 +34,8 @@ def _drawing(size: int) -> tuple[dict[str, Any], ...]:
 def grocery_store(size: int = 224) -> ConfigDict:
     """Returns the section `data` of Grocery Store: fine classes 0..40 to train on, 41..80 as `test`; none held out.
 
-    Crops are square: on unseen groceries that gave more than stretching them (ratio 3/4 to 4/3), which the test
-    images never are.
+    Crops are square. On the seed that they were chosen with that gave more than stretching them (ratio 3/4 to 4/3);
+    over several seeds no difference is seen (benchmarks/results/beside_torch.md).
     """
     return configs.data(
         name="grocery_store",
