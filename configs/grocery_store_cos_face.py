@@ -3,11 +3,11 @@
 Method: CosFace (Wang et al., CVPR 2018), 32 classes x 2 images a batch, 47 steps an epoch, from MobileNetV2 trained on
 ImageNet; every weight is trained, the 1280-d mean pool is the embedding, and the classifier's rate is a thousand times
 the backbone's.
-Split: fine classes 0..40 to train, 41..80 to test; nothing is held out, and the last epoch is the result. MAP@R is 0.3835
-before training. With crops of ratio 3/4 to 4/3 it is 0.511 ± 0.003, 0.535 ± 0.010 after epochs 1 and 2 (3 seeds);
-PyTorch + PML with the same weights, split, crops and steps, but a classifier rate of 1e-2, has
-0.445 ± 0.013, 0.497 ± 0.014 (3 seeds). The square crop, and of the rates 1e-2, 1e-1 and 1 the second, were chosen on
-these test classes. This config: 0.516 ± 0.007, 0.538 ± 0.002 (2 seeds).
+Split: fine classes 0..40 to train, 41..80 to test; nothing is held out, and the last epoch is the result. MAP@R is
+0.3835 before training; with crops of ratio 3/4 to 4/3 0.511 ± 0.003, 0.535 ± 0.010 after epochs 1 and 2 (3 seeds);
+PyTorch + PML with the same weights, split, crops and steps, but a classifier rate of 1e-2, has 0.445 ± 0.013, 0.497 ±
+0.014 (3 seeds). The square crop, and of the rates 1e-2, 1e-1 and 1 the second, were chosen on these test classes.
+This config: 0.516 ± 0.007, 0.538 ± 0.002 (2 seeds).
 
     python -m dml_jax.train --config=configs/grocery_store_cos_face.py \\
         --config.data.path=grocery_store_256.tar --config.model.weights=mobilenet_v2_imagenet_float32.npz \\

@@ -2,11 +2,11 @@
 
 Method: multi-similarity loss and miner (Wang et al., CVPR 2019), 16 classes x 4 images a batch, 47 steps an epoch, from
 MobileNetV2 trained on ImageNet; every weight is trained, the 1280-d mean pool is the embedding.
-Split: fine classes 0..40 to train, 41..80 to test; nothing is held out, and the last epoch is the result. MAP@R is 0.3835
-before training. With crops of ratio 3/4 to 4/3 (torchvision's) it is 0.530 ± 0.011, 0.540 ± 0.011, 0.549 ± 0.010
-after epochs 1, 2, 3 (4 seeds); PyTorch + PML with the same weights, split, crops and steps has
-0.506 ± 0.020, 0.528 ± 0.007, 0.539 ± 0.022 (3 seeds). This config's square crops, which were chosen on these
-test classes: 0.522 ± 0.028, 0.528 ± 0.025, 0.555 ± 0.028 (2 seeds).
+Split: fine classes 0..40 to train, 41..80 to test; nothing is held out, and the last epoch is the result. MAP@R is
+0.3835 before training; with crops of ratio 3/4 to 4/3 (torchvision's) 0.530 ± 0.011, 0.540 ± 0.011, 0.549 ± 0.010
+after epochs 1, 2, 3 (4 seeds); PyTorch + PML with the same weights, split, crops and steps has 0.506 ± 0.020, 0.528 ±
+0.007, 0.539 ± 0.022 (3 seeds). This config's square crops, which were chosen on these test classes: 0.526 ± 0.022,
+0.528 ± 0.017, 0.548 ± 0.023 (3 seeds).
 
     python -m dml_jax.train --config=configs/grocery_store_multi_similarity.py \\
         --config.data.path=grocery_store_256.tar --config.model.weights=mobilenet_v2_imagenet_float32.npz \\
