@@ -17,7 +17,7 @@ from dml_jax import pairwise as driver
 from dml_jax.distances import Distance
 from dml_jax.errors import UserError
 from dml_jax.mean import Mean
-from dml_jax.miners import Miner
+from dml_jax.mining import Miner
 from dml_jax.reducers import Reducer
 from dml_jax.regularizers import Regularizer
 from dml_jax.relations import SAME_LABEL, WITH_CLASSES, Relation

@@ -141,7 +141,6 @@ def pair_loss(
         factory.__module__, factory.__doc__ = rows.__module__, rows.__doc__
         signature = inspect.Signature([*keyword_parameters(rows), *shared], return_annotation=Loss)
         factory.__signature__ = signature  # type: ignore[attr-defined]
-        factory.rows = rows  # type: ignore[attr-defined]
         return factory
 
     return decorate

@@ -27,7 +27,7 @@ from dml_jax.losses.base import (
     with_classes,
 )
 from dml_jax.mean import Mean
-from dml_jax.miners import Miner
+from dml_jax.mining import Miner
 from dml_jax.pairwise import Block, Samples, WholeBatch
 from dml_jax.reducers import Reducer
 from dml_jax.regularizers import Regularizer
