@@ -121,32 +121,38 @@ from dml_jax.losses.wrappers import (
     self_supervised,
 )
 from dml_jax.names import resolve
-from dml_jax.revisiting.losses import (
-    revisiting_adversarial_separation,
-    revisiting_adversarial_separation_views,
-    revisiting_angular,
-    revisiting_angular_rows,
+from dml_jax.revisiting.class_losses import (
     revisiting_arc_face,
     revisiting_arc_face_logits,
+    revisiting_proxy_nca,
+    revisiting_proxy_nca_logits,
+    revisiting_soft_triple,
+    revisiting_soft_triple_logits,
+    revisiting_softmax,
+)
+from dml_jax.revisiting.pair_losses import (
+    revisiting_angular,
+    revisiting_angular_rows,
     revisiting_generalized_lifted_structure,
     revisiting_generalized_lifted_structure_rows,
     revisiting_histogram,
     revisiting_histogram_sums,
-    revisiting_margin,
-    revisiting_margin_rows,
     revisiting_multi_similarity,
     revisiting_multi_similarity_rows,
     revisiting_n_pair,
     revisiting_n_pair_rows,
-    revisiting_proxy_nca,
-    revisiting_proxy_nca_logits,
+)
+from dml_jax.revisiting.triplet_losses import (
+    revisiting_margin,
+    revisiting_margin_rows,
     revisiting_quadruplet,
     revisiting_quadruplet_rows,
     revisiting_snr,
     revisiting_snr_rows,
-    revisiting_soft_triple,
-    revisiting_soft_triple_logits,
-    revisiting_softmax,
+)
+from dml_jax.revisiting.view_losses import (
+    revisiting_adversarial_separation,
+    revisiting_adversarial_separation_views,
 )
 
 __all__ = [

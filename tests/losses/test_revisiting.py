@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dml_jax import losses, miners, selection
-from dml_jax.revisiting import losses as revisiting
+from dml_jax.revisiting import triplet_losses
 from tests.losses import table
 from tests.losses.loops import common
 
@@ -55,7 +55,7 @@ def parameters(name):
 
 def give(monkeypatch, drawn):
     """Makes every anchor draw what was recorded."""
-    for module in (selection, revisiting):
+    for module in (selection, triplet_losses):
         monkeypatch.setattr(module, "draw", lambda keys, mask: jnp.asarray(drawn)[:, None])
     jax.clear_caches()
 
@@ -200,7 +200,7 @@ def test_every_allowed_sample_is_drawn():
     def which(one, refs):  # in the place of distances: the position that is looked up
         return jnp.broadcast_to(jnp.argmax(one, -1)[:, None], one.shape) + 0.0 * refs[:, 0][None]
 
-    far, exists = revisiting.fourth_distances(at(neg), which, batch(), LABELS, keys)
+    far, exists = triplet_losses.fourth_distances(at(neg), which, batch(), LABELS, keys)
     assert np.asarray(exists)[:, np.asarray(neg[1])].all()
     for n in (2, 8):  # of a class of 5, and alone in its class
         share = np.bincount(np.asarray(far[:, n], int), minlength=22) / 4000
