@@ -9,6 +9,7 @@ from dml_jax.evaluation.evaluate import (
     evaluate_each,
     evaluate_embeddings,
 )
+from dml_jax.evaluation.metrics.metric import Metric
 from dml_jax.evaluation.metrics.ranking import (
     Ranks,
     map_at_r,
@@ -21,7 +22,7 @@ from dml_jax.evaluation.metrics.ranking import (
     r_precision,
     recall_at_k,
 )
-from dml_jax.evaluation.metrics.table import Metric, available, get, metric_names
+from dml_jax.evaluation.metrics.table import available, get, metric_names
 from dml_jax.evaluation.postprocess import (
     FITTED,
     after_training,

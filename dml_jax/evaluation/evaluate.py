@@ -11,6 +11,7 @@ from dml_jax.errors import UserError
 from dml_jax.evaluation import clustering
 from dml_jax.evaluation.metrics import table as table
 from dml_jax.evaluation.metrics.inputs import gather
+from dml_jax.evaluation.metrics.metric import Metric
 from dml_jax.evaluation.metrics.scoring import (
     LARGEST_R,
     approximate_recall,
@@ -19,7 +20,6 @@ from dml_jax.evaluation.metrics.scoring import (
     pair_values,
     rank_values,
 )
-from dml_jax.evaluation.metrics.table import Metric
 from dml_jax.evaluation.search.candidates import APPROXIMATE, SEARCHES
 from dml_jax.evaluation.search.index import DISTANCES, check_block
 from dml_jax.evaluation.vectors import normalize_rows

@@ -10,30 +10,33 @@ from typing import Any
 
 from dml_jax import parameters
 from dml_jax.errors import UserError
+from dml_jax.losses.angular import angular, angular_rows
+from dml_jax.losses.average_precision import (
+    fast_ap,
+    fast_ap_rows,
+    pnp,
+    pnp_rows,
+    smooth_ap,
+    smooth_ap_rows,
+)
 from dml_jax.losses.base import Loss, References
-from dml_jax.losses.classification import (
+from dml_jax.losses.centers import (
     Outliers,
+    soft_triple,
+    soft_triple_logits,
+    sub_center_arc_face,
+    sub_center_arc_face_logits,
+    sub_center_outliers,
+)
+from dml_jax.losses.classification import (
     arc_face,
     arc_face_logits,
     cos_face,
     cos_face_logits,
-    large_margin_softmax,
-    large_margin_softmax_logits,
     normalized_softmax,
     normalized_softmax_logits,
     p2s_grad,
     p2s_grad_terms,
-    proxy_nca,
-    proxy_nca_logits,
-    proxy_nca_pp,
-    proxy_nca_pp_logits,
-    soft_triple,
-    soft_triple_logits,
-    sphere_face,
-    sphere_face_logits,
-    sub_center_arc_face,
-    sub_center_arc_face_logits,
-    sub_center_outliers,
 )
 from dml_jax.losses.custom import generic_pair, pair_loss
 from dml_jax.losses.distribution import (
@@ -67,6 +70,12 @@ from dml_jax.losses.lifted import (
     lifted_structure_rows,
 )
 from dml_jax.losses.margins import margin, margin_rows
+from dml_jax.losses.multiple_angle import (
+    large_margin_softmax,
+    large_margin_softmax_logits,
+    sphere_face,
+    sphere_face_logits,
+)
 from dml_jax.losses.neighbour import instance, instance_rows, n_pairs, n_pairs_rows, nca, nca_rows
 from dml_jax.losses.pair import (
     circle,
@@ -86,24 +95,9 @@ from dml_jax.losses.pair import (
     threshold_consistent_margin_rows,
 )
 from dml_jax.losses.proxy import proxy_anchor, proxy_anchor_rows
-from dml_jax.losses.ranking import (
-    angular,
-    angular_rows,
-    fast_ap,
-    fast_ap_rows,
-    happier,
-    happier_rows,
-    pnp,
-    pnp_rows,
-    ranked_list,
-    ranked_list_rows,
-    recall_at_k,
-    recall_at_k_rows,
-    roadmap,
-    roadmap_rows,
-    smooth_ap,
-    smooth_ap_rows,
-)
+from dml_jax.losses.proxy_nca import proxy_nca, proxy_nca_logits, proxy_nca_pp, proxy_nca_pp_logits
+from dml_jax.losses.ranking import ranked_list, ranked_list_rows, recall_at_k, recall_at_k_rows
+from dml_jax.losses.roadmap import happier, happier_rows, roadmap, roadmap_rows
 from dml_jax.losses.triplet import triplet_margin, triplet_margin_rows
 from dml_jax.losses.tuplet import (
     intra_pair_sums,

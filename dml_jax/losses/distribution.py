@@ -22,7 +22,7 @@ from dml_jax.losses.base import (
 )
 from dml_jax.losses.forms import GraphLoss, SumsLoss, ViewsLoss, from_rows, on_pairs
 from dml_jax.losses.kernels import Mask, Rows, Sims, log_one_plus_sum_exp
-from dml_jax.losses.ranking import Shares, soft_histogram
+from dml_jax.losses.soft_histogram import Shares, soft_histogram
 from dml_jax.losses.triplet import TripletsPerAnchor, drawn, over_triplets, within
 from dml_jax.pairwise import Block, WholeBatch
 from dml_jax.parameters import (

@@ -21,22 +21,24 @@ from dml_jax.losses.base import (
     RelationSpec,
     build_parts,
 )
-from dml_jax.losses.classification import (
+from dml_jax.losses.centers import soft_triple_logits
+from dml_jax.losses.class_weights import (
     Cosines,
     Target,
-    arc_face_logits,
-    cos_face_logits,
     fan_in_centers,
     fan_in_weights,
-    normalized_softmax_logits,
-    proxy_nca_logits,
     small_weights,
-    soft_triple_logits,
+)
+from dml_jax.losses.classification import (
+    arc_face_logits,
+    cos_face_logits,
+    normalized_softmax_logits,
 )
 from dml_jax.losses.forms import (
     against_classes,
     from_logits,
 )
+from dml_jax.losses.proxy_nca import proxy_nca_logits
 from dml_jax.parameters import (
     NonNegativeFloat,
     PositiveFloat,

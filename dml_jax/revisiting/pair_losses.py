@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from dml_jax import distances
 from dml_jax.bound import Bound
 from dml_jax.errors import UserError
+from dml_jax.losses.angular import angular_rows
 from dml_jax.losses.base import (
     DistanceSpec,
     Loss,
@@ -31,7 +32,6 @@ from dml_jax.losses.forms import (
 from dml_jax.losses.kernels import Mask, Pairs, Rows, Sims, log_one_plus_sum_exp
 from dml_jax.losses.lifted import generalized_lifted_structure_rows
 from dml_jax.losses.pair import multi_similarity_rows, nt_xent_rows
-from dml_jax.losses.ranking import angular_rows
 from dml_jax.miners.pairs import select_multi_similarity
 from dml_jax.pairwise import Block
 from dml_jax.parameters import (

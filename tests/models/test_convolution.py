@@ -32,6 +32,24 @@ def test_depthwise(stride, height, width):
     compare(convolution.depthwise_by_shifts, convolution.depthwise_by_xla, x, kernel, stride)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_forward_mode(stride):
+    """jvp, and the derivative of a gradient, which needs the transposes to have derivatives of their own."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, x_dot = (jax.random.normal(key, (1, 6, 5, 2)) for key in keys[:2])
+    kernel, kernel_dot = (jax.random.normal(key, (3, 3, 1, 2)) for key in keys[2:])
+
+    def derivatives(form):
+        f = lambda x, kernel: form(x, kernel, stride)
+        loss = lambda x, kernel: jnp.sum(f(x, kernel) ** 3)
+        slope = jax.jvp(f, (x, kernel), (x_dot, kernel_dot))[1]
+        return slope, jax.jvp(jax.grad(loss, (0, 1)), (x, kernel), (x_dot, kernel_dot))[1]
+
+    got = jax.jit(derivatives, static_argnums=0)(convolution.depthwise_by_shifts)
+    wanted = jax.jit(derivatives, static_argnums=0)(convolution.depthwise_by_xla)
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-3), got, wanted)
+
+
 @pytest.mark.parametrize(("stride", "height", "width"), SHAPES[:2])
 def test_patches(stride, height, width):
     size = 2 + stride

@@ -5,26 +5,20 @@
 `metrics.ranking`.
 """
 
-from dml_jax.evaluation.metrics.table import (
-    Metric,
+from dml_jax.evaluation.metrics.factories import (
     ami,
     auc,
-    available,
     class_distances,
     eer,
     epsilon_opis,
     f1,
     fnmr_at_fmr,
-    get,
     map_at_r,
     mean_average_precision,
     mean_reciprocal_rank,
-    metric_names,
     minp,
     ndcg,
     nmi,
-    of_embeddings,
-    of_ranks,
     opis,
     precision_at_k,
     r_precision,
@@ -33,9 +27,10 @@ from dml_jax.evaluation.metrics.table import (
     revisiting_map_c,
     revisiting_recall,
     rho_spectrum,
-    select,
     tar_at_far,
 )
+from dml_jax.evaluation.metrics.metric import Metric, of_embeddings, of_ranks
+from dml_jax.evaluation.metrics.table import available, get, metric_names, select
 
 __all__ = [
     "Metric",

@@ -8,8 +8,8 @@ import numpy as np
 from dml_jax.evaluation import clustering
 from dml_jax.evaluation.metrics import table as table
 from dml_jax.evaluation.metrics.inputs import Data
+from dml_jax.evaluation.metrics.metric import Metric
 from dml_jax.evaluation.metrics.ranking import Ranks
-from dml_jax.evaluation.metrics.table import Metric
 from dml_jax.evaluation.search.index import Index
 from dml_jax.evaluation.search.neighbours import search_recall
 from dml_jax.evaluation.verification import roc

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from dml_jax.linear import linear_call
+
 TAPS = [(i, j) for i in range(3) for j in range(3)]
 
 
@@ -97,7 +99,7 @@ def depthwise_by_xla(
     return by_xla(x, kernel, stride, groups=x.shape[-1])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def depthwise_by_shifts(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 1 c"], stride: int
 ) -> Float[Array, "b p q c"]:
@@ -107,33 +109,46 @@ def depthwise_by_shifts(
     return _sum(_tap(x, i, j, stride, shape) * kernel[i : i + 1, j : j + 1] for i, j in TAPS)
 
 
-def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return depthwise_by_shifts(x, kernel, stride), (x, kernel)
-
-
-def _backward(stride: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    # The input's gradient: the flipped kernel over g with stride - 1 zeros between its rows.
-    edges = []
-    for size, outputs in zip(x.shape[1:3], g.shape[1:3], strict=True):
-        before, _ = _padding(size, 3, stride)
-        low = 2 - before
-        edges.append((low, size + 2 - low - (outputs - 1) * stride - 1, stride - 1))
-    wide = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-    dx = _sum(
-        _tap(wide, i, j, 1, x.shape[1:3]) * kernel[2 - i : 3 - i, 2 - j : 3 - j] for i, j in TAPS
+@depthwise_by_shifts.defjvp
+def _depthwise_jvp(
+    stride: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """The convolution is linear in the images and in the kernel, each with a transpose that is fast."""
+    x, kernel = primals
+    of_images = linear_call(
+        lambda kernel, x_dot: depthwise_by_shifts(x_dot, kernel, stride),
+        functools.partial(_to_images, size=x.shape[1:3], stride=stride),
+        kernel,
+        tangents[0],
     )
-    # The kernel's gradient in one pass that carries nine sums: nine separate ones would each write a shifted copy of
-    # x to memory first.
-    x = _pad(x, 3, stride)
-    products = [(_tap(x, i, j, stride, g.shape[1:3]) * g).astype(jnp.float32) for i, j in TAPS]
+    of_kernel = linear_call(
+        lambda x, kernel_dot: depthwise_by_shifts(x, kernel_dot, stride),
+        functools.partial(_to_kernel, stride=stride),
+        x,
+        tangents[1],
+    )
+    return depthwise_by_shifts(x, kernel, stride), of_images + of_kernel
+
+
+def _to_images(kernel: Array, g: Array, *, size: tuple[int, ...], stride: int) -> Array:
+    """The flipped kernel over g with stride - 1 zeros between its rows."""
+    edges = []
+    for inputs, outputs in zip(size, g.shape[1:3], strict=True):
+        before, _ = _padding(inputs, 3, stride)
+        low = 2 - before
+        edges.append((low, inputs + 2 - low - (outputs - 1) * stride - 1, stride - 1))
+    wide = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return _sum(_tap(wide, i, j, 1, size) * kernel[2 - i : 3 - i, 2 - j : 3 - j] for i, j in TAPS)
+
+
+def _to_kernel(x: Array, g: Array, *, stride: int) -> Array:
+    """One pass that carries nine sums: nine separate ones would each write a shifted copy of x to memory first."""
+    padded = _pad(x, 3, stride)
+    shape = g.shape[1:3]
+    products = [(_tap(padded, i, j, stride, shape) * g).astype(jnp.float32) for i, j in TAPS]
     zeros = [jnp.zeros((), jnp.float32)] * len(TAPS)
     sums = lax.reduce(products, zeros, lambda a, b: list(map(operator.add, a, b)), (1, 2))
-    dkernel = jnp.stack(sums).sum(1).reshape(kernel.shape).astype(kernel.dtype)
-    return dx, dkernel
-
-
-depthwise_by_shifts.defvjp(_forward, _backward)
+    return jnp.stack(sums).sum(1).reshape(3, 3, 1, x.shape[-1]).astype(x.dtype)
 
 
 def _padding(inputs: int, size: int, stride: int) -> tuple[int, int]:
