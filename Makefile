@@ -20,7 +20,8 @@ test: $(STAMP)
 
 # Measures every figure of docs/conformance.md, conformance_miners.md and cross_table.md again: hours.
 conformance: $(STAMP)
-	DML_JAX_TESTS_CASES=all $(BIN)/python -m pytest tests/losses/test_conformance.py tests/losses/test_cross.py \
+	DML_JAX_TESTS_CASES=all $(BIN)/python -m pytest tests/losses/test_laws.py tests/losses/test_golden.py \
+	  tests/losses/test_conformance.py tests/losses/test_cross.py \
 	  tests/miners/test_conformance.py
 
 # Warnings are errors; then every link and resource of the built pages is followed, none of which may need a network.

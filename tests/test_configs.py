@@ -13,6 +13,7 @@ from dml_jax import config as configs
 from dml_jax.training import build, optim
 from dml_jax.training import state as states
 from dml_jax.training.step import make_train_step
+from tests import draws
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "configs"
 FILES = sorted(p for p in FOLDER.glob("*.py") if p.name not in ("common.py", "run.py"))
@@ -59,8 +60,9 @@ def test_config(path):
     assert metrics["loss"].shape == ()
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", draws.some(FILES, 2, "configs"), ids=lambda p: p.stem)
 def test_one_step(path):
+    draws.tell()
     config = configs.load(f"{path}:runlocal")
     config.model.image_size = 32
     model, loss, tx = parts(config)

@@ -48,8 +48,8 @@ def kmeans(
     Raises:
       UserError: fewer points than clusters, an unknown backend.
 
-    >>> of, centroids = kmeans(np.array([[0.0], [0.1], [5.0], [5.2]]), 2)
-    >>> bool(of[0] == of[1] != of[2] == of[3])
+    >>> assigned, centroids = kmeans(np.array([[0.0], [0.1], [5.0], [5.2]]), 2)
+    >>> bool(assigned[0] == assigned[1] != assigned[2] == assigned[3])
     True
     """
     names.resolve("backend of k-means", dict.fromkeys(BACKENDS), backend)
@@ -73,8 +73,8 @@ def cosine_kmeans(
       clusters: how many.
       backend: as in `kmeans`.
 
-    >>> of = cosine_kmeans(np.array([[1.0, 0.0], [9.0, 0.1], [0.0, 2.0]]), 2)
-    >>> bool(of[0] == of[1] != of[2])
+    >>> assigned = cosine_kmeans(np.array([[1.0, 0.0], [9.0, 0.1], [0.0, 2.0]]), 2)
+    >>> bool(assigned[0] == assigned[1] != assigned[2])
     True
     """
     unit = normalize_rows(embeddings).astype(np.float32)

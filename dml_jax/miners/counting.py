@@ -20,6 +20,9 @@ from dml_jax.parameters import Fraction, PositiveInt, checked
 from dml_jax.selection import Selection
 
 DIGIT = 16  # bits of a number that one pass over the pairs finds out
+# So many neighbouring floats count as equal: a compiler may round the distance of (i, j) otherwise than that of (j, i),
+# and otherwise in one pass than in another.
+SAME = 64
 CHUNK = 64  # draws that are looked up at a time
 
 
@@ -28,8 +31,8 @@ class Cut(NamedTuple):
 
     Attributes:
       key: of the least hard pair that is chosen, `[2]`.
-      ties: how many pairs of just that key are chosen, `[2]`.
-      before: how many pairs of that key the anchors before each have, `[b, 2]`.
+      ties: how many of the pairs that are as hard as that one are chosen, `[2]`.
+      before: how many such pairs the anchors before each have, `[b, 2]`.
     """
 
     key: UInt[Array, " 2"]
@@ -42,7 +45,8 @@ def hdc(filter_percentage: Fraction = 0.5, *, distance: Any = None) -> Miner:
     """Keeps the hardest ceil(filter_percentage * count) pairs of the batch, of each kind (Yuan et al., ICCV 2017).
 
     The hardest positives are the farthest, the hardest negatives the nearest, over all anchors. The number is exact: of
-    several that are equally hard the first in the order (anchor, reference) are taken. Up to 2^32 pairs.
+    several that are equally hard, up to 64 roundings of their distance, the first in the order (anchor, reference) are
+    taken. Up to 2^32 pairs.
 
     Args:
       filter_percentage: the share of pairs, 0 to 1, to four decimals; 0.5 is PML's default.
@@ -72,25 +76,34 @@ def prepare_hdc(whole_batch: WholeBatch, *, filter_percentage: float, similarity
     dtype = jnp.promote_types(whole_batch.anchors[0].dtype, jnp.float32)
     bits = 8 * dtype.itemsize
     key = jnp.zeros(2, f"uint{bits}")
-    left = jnp.zeros(2, jnp.uint32)
+    left = count = jnp.zeros(2, jnp.uint32)
     for shift in range(bits - DIGIT, -1, -DIGIT):
         first = shift == bits - DIGIT
-        count = partial(_count_digits, shift=shift, first=first, similarity=similarity)
-        counts, _ = whole_batch.map_blocks(count, key)
+        digits = partial(_count_digits, shift=shift, first=first, similarity=similarity)
+        counts, _ = whole_batch.map_blocks(digits, key)
         upto = jnp.cumsum(counts[:, ::-1], -1)  # from the hardest digit down
         if first:
-            left = _share(filter_percentage, upto[:, -1])
+            left = count = _share(filter_percentage, upto[:, -1])
         place = jnp.sum(upto < left[:, None], -1)
         left -= jnp.where(place > 0, upto[jnp.arange(2), place - 1], 0)
         key = (key << DIGIT) | (2**DIGIT - 1 - place).astype(key.dtype)
 
-    def ties(block: Block) -> tuple[tuple[()], UInt[Array, "a 2"]]:
-        keys, there = _hardness(block, similarity)
-        tied = there & (keys == _by_kind(block, block.prepass_sums))[None]
-        return (), jnp.sum(tied, -1, dtype=jnp.uint32).T
+    def beside(block: Block) -> tuple[UInt[Array, " 2"], UInt[Array, "a 2"]]:
+        harder, tied = _against(block, block.prepass_sums, similarity)
+        return jnp.sum(harder, (1, 2), dtype=jnp.uint32), jnp.sum(tied, -1, dtype=jnp.uint32).T
 
-    _, tied = whole_batch.map_blocks(ties, key)
-    return Cut(key, left, jnp.cumsum(tied, 0) - tied)
+    harder, tied = whole_batch.map_blocks(beside, key)
+    return Cut(key, count - harder, jnp.cumsum(tied, 0) - tied)
+
+
+def _against(
+    block: Block, key: UInt[Array, " 2"], similarity: bool
+) -> tuple[Bool[Array, "2 a n"], Bool[Array, "2 a n"]]:
+    """Returns which pairs of each kind are harder than the key of their kind, and which are as hard."""
+    keys, there = _hardness(block, similarity)
+    least = _by_kind(block, key)
+    apart = jnp.where(keys > least, keys - least, least - keys) > SAME
+    return there & (apart & (keys > least))[None], there & ~apart[None]
 
 
 def _count_digits(
@@ -135,11 +148,9 @@ def _share(share: float, counts: UInt[Array, " 2"]) -> UInt[Array, " 2"]:
 
 def select_hdc(block: Block, cut: Cut, *, similarity: bool) -> Selection:
     """Chooses the pairs of `hdc`."""
-    keys, there = _hardness(block, similarity)
-    least = _by_kind(block, cut.key)
-    tied = there & (keys == least)[None]
+    harder, tied = _against(block, cut.key, similarity)
     rank = cut.before[block.anchor_ids].T[:, :, None] + jnp.cumsum(tied, -1, dtype=jnp.uint32)
-    keep = there & (keys > least)[None] | tied & (rank <= cut.ties[:, None, None])
+    keep = harder | tied & (rank <= cut.ties[:, None, None])
     return Selection(keep[0], keep[1])
 
 

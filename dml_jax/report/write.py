@@ -329,7 +329,7 @@ def _roc(
         labels[anchors],
         gallery=vectors,
         gallery_labels=labels,
-        own=anchors,
+        self_index=anchors,
         distance=distance,
     )
     found = roc.verify(pairs, (RATE,), equal=True, area=True)

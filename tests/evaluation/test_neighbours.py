@@ -283,7 +283,7 @@ def test_only_what_is_in_doubt_is_computed_again(monkeypatch):
     found = []
     for distances in (True, False):
         places = np.zeros((100, 300), int)
-        for rows, _, near in index.nearest(items[:100], 300, own=own, distances=distances):
+        for rows, _, near in index.nearest(items[:100], 300, self_index=own, distances=distances):
             places[rows] = near
         found.append((places, sum(counts)))
         counts.clear()
@@ -301,7 +301,7 @@ def test_ranks_are_places_among_all_neighbours(make, distance):
     own[40:] = -1
     order = np.zeros((50, 300), int)
     for part, k in ((np.arange(40), 299), (np.arange(40, 50), 300)):
-        for rows, _, places in index.nearest(items[part], k, own=own[part]):
+        for rows, _, places in index.nearest(items[part], k, self_index=own[part]):
             order[part[rows], :k] = places
     rng = np.random.default_rng(13)
     wanted = [np.sort(rng.permutation(300)[:9]) for _ in range(50)]
@@ -311,7 +311,7 @@ def test_ranks_are_places_among_all_neighbours(make, distance):
         of = np.repeat(np.arange(len(rows)), [len(wanted[row]) for row in rows])
         return of, np.concatenate([wanted[row] for row in rows])
 
-    for rows, of, ranks in index.ranks(items[:50], members, own=own):
+    for rows, of, ranks in index.ranks(items[:50], members, self_index=own):
         _, places = members(rows)
         np.testing.assert_array_equal(order[rows[of], ranks - 1], places)
 
@@ -366,12 +366,12 @@ def test_ranks_of_equal_cosines():
     index = Index.build(items, distance="cosine")
     own = np.arange(60)
     order = np.zeros((60, 299), int)
-    for rows, _, places in index.nearest(items[:60], 299, own=own):
+    for rows, _, places in index.nearest(items[:60], 299, self_index=own):
         order[rows] = places
     for rows, of, ranks in index.ranks(
         items[:60],
         lambda rows: (np.repeat(np.arange(len(rows)), 3), np.tile([70, 80, 90], len(rows))),
-        own=own,
+        self_index=own,
     ):
         assert (order[rows[of], ranks - 1] == np.tile([70, 80, 90], len(rows))).all()
     np.testing.assert_array_equal(

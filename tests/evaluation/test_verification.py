@@ -60,9 +60,12 @@ def test_error_rates_equal_a_naive_loop(tile, monkeypatch):
 
 def vertices(away, same):
     """(FAR, TAR, threshold) at each distance, from none accepted on."""
-    return [(0.0, 0.0, -np.inf)] + [
-        (np.mean(away[~same] <= t), np.mean(away[same] <= t), t) for t in np.unique(away)
+    thresholds = np.unique(away)
+    accepted = [
+        np.searchsorted(np.sort(away[of]), thresholds, side="right") / np.sum(of)
+        for of in (~same, same)
     ]
+    return [(0.0, 0.0, -np.inf), *zip(*accepted, thresholds, strict=True)]
 
 
 def naive_equal_error_rate(points):
@@ -326,7 +329,7 @@ def test_a_curve_by_hand():
     # Of nine comparisons one is lost; FAR and FRR are both 1/3 at 2.5.
     assert values == pytest.approx({"auc": 8 / 9, "eer": third, "fnmr@fmr=0.4": 0})
     # Its own item, in the gallery, is no pair.
-    less = roc_curve(np.zeros((1, 1)), np.array([7]), **given, own=np.array([0]))
+    less = roc_curve(np.zeros((1, 1)), np.array([7]), **given, self_index=np.array([0]))
     np.testing.assert_allclose(less.true_accept_rates, [0, 0.5, 0.5, 1, 1, 1])
 
 

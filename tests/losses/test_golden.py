@@ -9,9 +9,13 @@ import pytest
 
 from dml_jax import distances, losses, miners
 from dml_jax.losses import triplet
+from tests import draws
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "losses.npz")
 KEYS = sorted(k[5:-6] for k in GOLDEN.files if k.startswith("loss/") and k.endswith("/value"))
+# Every loss and variant by itself and with references in every run; with miners some, and all for `make conformance`.
+PLAIN = [key for key in KEYS if key.endswith(("/none", "/refs"))]
+MINED = [key for key in KEYS if key not in PLAIN]
 THRESHOLD = {"name": "threshold", "low": 0.1, "high": 0.5}
 BY_CLASS = {"name": "class_weighted", "weights": tuple(GOLDEN["class_weights"].tolist())}
 LP = {"name": "lp", "weight": 0.3}
@@ -109,7 +113,6 @@ def evaluate(key, **changes):
 
     labels = np.arange(len(GOLDEN["labels"])) if name in ARANGE else GOLDEN["labels"][rows]
 
-    @jax.jit
     def value(embeddings, weights):
         variables = {"params": {"beta" if name in LEARNED else "weights": weights}, "state": state}
         embeddings = distances.normalize(embeddings) if unit else embeddings
@@ -118,7 +121,7 @@ def evaluate(key, **changes):
     embeddings = GOLDEN["distinct" if name in NO_DUPLICATES else "x"][rows]
     weights = LEARNED.get(name, class_weights(name.partition("/")[0]))
     arrays = jnp.asarray(embeddings), jnp.asarray(weights)
-    result, (gradient, weights) = jax.value_and_grad(value, argnums=(0, 1))(*arrays)
+    result, (gradient, weights) = jax.jit(jax.value_and_grad(value, argnums=(0, 1)))(*arrays)
     return {"value": result, "gradient": gradient, "weights": weights}
 
 
@@ -127,8 +130,9 @@ def error(got, key, what):
     return np.abs(np.asarray(got[what]) - want).max() / max(np.abs(want).max(), 1e-6)
 
 
-@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("key", [*PLAIN, *draws.some(MINED, 40, "mined")])
 def test_value_and_gradient(key, x64):
+    draws.tell()
     got = evaluate(key)
     parts = ["value", "gradient"] + ["weights"] * (f"loss/{key}/weights" in GOLDEN)
     assert got["value"].dtype == jnp.float64
@@ -145,18 +149,19 @@ def test_a_wrong_formula_fails(x64):
     assert error(evaluate("nt_xent/none", temperature=0.0701), "nt_xent/none", "gradient") > 1e-4
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        k
-        for k in KEYS
-        if k.startswith("triplet_margin")
-        and split(k)[1] != "batch_hard"
-        and not k.startswith(("triplet_margin/smooth", "triplet_margin/swap"))  # they only stream
-    ],
-)
+SORTED = [
+    k
+    for k in KEYS
+    if k.startswith("triplet_margin")
+    and split(k)[1] != "batch_hard"
+    and not k.startswith(("triplet_margin/smooth", "triplet_margin/swap"))  # they only stream
+]
+
+
+@pytest.mark.parametrize("key", ["triplet_margin/none", *draws.some(SORTED, 5, "sorted")])
 def test_sorting(key, x64, monkeypatch):
     """The other evaluation of triplet_margin, which rows of many positives take, gives the same."""
+    draws.tell()
     monkeypatch.setattr(triplet, "STREAM_LIMIT", 0)
     jax.clear_caches()
     got = evaluate(key)

@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from dml_jax import losses
 from dml_jax.mesh import has_data_axis
 from dml_jax.pairwise import Samples
-from tests import optimised
+from tests import draws, optimised
 from tests.losses import table
 from tests.losses.loops import common, ranking
 
@@ -48,6 +48,9 @@ MINED = [
 CASES = [(name, None) for name in ALL] + MINED
 # Draws belong to positions in the batch: tests/losses/test_revisiting.py has their padding.
 FIXED = [name for name in ALL if name not in table.DRAWN]
+# Of module scope, so that pytest takes all laws of a loss together and one process compiles its program.
+each_loss = pytest.mark.parametrize("name", ALL, scope="module")
+each_case = pytest.mark.parametrize(("name", "miner"), CASES, scope="module")
 LABELS = jnp.asarray(table.LABELS)
 
 
@@ -105,7 +108,8 @@ def labels_of(name, labels=LABELS):
 
 def evaluate(name, embeddings, labels=LABELS, miner=None, block=None, valid=None):
     """Value and gradients; of a whole batch on one device by the program that users run."""
-    as_users = miner is None and len(labels) == len(LABELS) and not has_data_axis()
+    whole = len(labels) == len(LABELS) and not has_data_axis()
+    as_users = whole and miner is None and block is None
     loss, labels = make(name, miner), labels_of(name, labels)
     valid = jnp.ones(len(labels), bool) if valid is None else valid
     made = variables(loss)
@@ -145,7 +149,7 @@ def test_the_table_has_every_loss():
     assert losses.available() == sorted({*names, *table.APART})
 
 
-@pytest.mark.parametrize("name", ALL)
+@each_loss
 def test_equals_the_double_loop(name):
     x = batch()
     labels = np.asarray(labels_of(name, table.LABELS))
@@ -155,7 +159,7 @@ def test_equals_the_double_loop(name):
     np.testing.assert_allclose(got, want, rtol=2e-5)
 
 
-@pytest.mark.parametrize(("name", "miner"), CASES)
+@each_case
 def test_blocks_equal_dense(name, miner):
     x = batch()
     if not make(name).takes_block:
@@ -165,15 +169,27 @@ def test_blocks_equal_dense(name, miner):
     assert_same(evaluate(name, x, miner=miner, block=5), evaluate(name, x, miner=miner))
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
-@pytest.mark.parametrize(("name", "miner"), CASES)
-def test_devices_equal_one(name, miner, devices):
-    """22 anchors and 11 classes divide by none of the device counts but 2: padding is at work, too."""
-    x, block = batch(), 2 if devices == 4 and make(name).takes_block else None
-    want = evaluate(name, x, miner=miner)
-    with jax.set_mesh(mesh(devices)):
-        got = evaluate(name, x, miner=miner, block=block)
-    assert_same(got, want)
+@pytest.mark.parametrize("name", draws.some([n for n in ALL if make(n).takes_block], 6, "blocks"))
+def test_blocks_as_users_compile_them(name):
+    draws.tell()
+    x, made = batch(), variables(make(name))
+    arrays = x, made.get("params", {}), made.get("state", {}), labels_of(name), jnp.ones(22, bool)
+    assert_same(graded(name, None, 5, True)(*arrays), evaluate(name, x))
+
+
+@each_case
+def test_devices_equal_one(name, miner):
+    """22 anchors and 11 classes divide by none of the device counts but 2: padding is at work, too.
+
+    Every case on 8 devices, and on 2 or 4 in turns; on each of them for `make conformance`.
+    """
+    x, want = batch(), evaluate(name, batch(), miner=miner)
+    turns = (8, 2 if CASES.index((name, miner)) % 2 else 4)
+    for devices in (2, 4, 8) if draws.ALL else turns:
+        block = 2 if devices == 4 and make(name).takes_block else None
+        with jax.set_mesh(mesh(devices)):
+            got = evaluate(name, x, miner=miner, block=block)
+        assert_same(got, want)
 
 
 def test_devices_negative_control():
@@ -184,7 +200,7 @@ def test_devices_negative_control():
     assert abs(np.mean(parts) - want) > 0.05 * want
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", FIXED, scope="module")
 def test_order_of_the_batch_does_not_matter(name):
     x, order = batch(), np.random.default_rng(3).permutation(len(LABELS))
     if (
@@ -197,15 +213,35 @@ def test_order_of_the_batch_does_not_matter(name):
     assert_same((got, got_gradient, got_rest), (value, gradient[order], rest), rtol=2e-5)
 
 
-@pytest.mark.parametrize(("name", "miner"), [case for case in CASES if case[0] in FIXED])
+@pytest.mark.parametrize(
+    ("name", "miner"),
+    draws.some([case for case in CASES if case[0] in FIXED], 30, "padding"),
+    scope="module",
+)
 def test_padding_equals_dropping_rows(name, miner):
     """Padding of either label, with values that would show; its gradient is exactly 0."""
+    draws.tell()
     x, keep = batch(), np.arange(len(LABELS)) % 5 != 2
     padded = jnp.where(keep[:, None], x, 7.0 * x[::-1])
     value, (gradient, rest) = evaluate(name, padded, miner=miner, valid=jnp.asarray(keep))
     want, (want_gradient, want_rest) = evaluate(name, x[keep], LABELS[keep], miner=miner)
     assert_same((value, gradient[keep], rest), (want, want_gradient, want_rest))
     assert not np.asarray(gradient)[~keep].any()
+
+
+@pytest.mark.parametrize("name", [*ALL, *table.APART], scope="module")
+def test_padding_may_hold_anything(name):
+    """Rows that are not valid and hold NaN, infinity and labels of no class: no part in value or gradient."""
+    keep = np.arange(22) % 5 != 2
+    poisoned, zeros = (batch() for _ in range(2))
+    poisoned[~keep] = [[np.nan], [np.inf], [-np.inf], [1e38], [np.nan]][: (~keep).sum()]
+    zeros[~keep] = 0
+    labels = np.asarray(labels_of(name))
+    strange = np.where(keep.reshape(-1, *[1] * (labels.ndim - 1)), labels, -5)
+    got, (gradient, rest) = evaluate_with(name, poisoned, strange, keep)
+    want, (want_gradient, want_rest) = evaluate_with(name, zeros, labels, keep)
+    assert_finite((got, gradient, rest))
+    assert_same((got, gradient, rest), (want, want_gradient, want_rest), rtol=1e-6)
 
 
 EDGES = {
@@ -221,7 +257,7 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize(("name", "miner"), CASES)
+@each_case
 def test_edge_cases_are_finite(name, miner):
     for edge, (labels, change) in EDGES.items():
         if edge in ("large", "huge") and name in table.VIEWS:
@@ -233,7 +269,7 @@ def test_edge_cases_are_finite(name, miner):
             raise AssertionError(f"{name} with {miner} is not finite: {edge}") from None
 
 
-@pytest.mark.parametrize(("name", "miner"), CASES)
+@each_case
 def test_a_nan_shows(name, miner):
     """One NaN of one embedding is never a loss that looks sound, even where a miner would leave its pairs out."""
     x = batch()
@@ -268,7 +304,7 @@ def test_a_nan_passes_bounds(name):
     assert np.isnan(jax.jit(step)(x)[0].compute())
 
 
-@pytest.mark.parametrize("name", ALL)
+@each_loss
 def test_perfect_alignment_is_finite(name):
     """Embeddings that point where their class weights point (where arccos has no derivative)."""
     weights = class_weights(make(name))
@@ -289,8 +325,13 @@ RELATED = [
 ]
 
 
-@pytest.mark.parametrize("name", [n for n in PAIR if not getattr(make(n), "regularizers", ())])
+@pytest.mark.parametrize(
+    "name",
+    draws.some([n for n in PAIR if not getattr(make(n), "regularizers", ())], 15, "alone"),
+    scope="module",
+)
 def test_a_sample_alone_has_no_loss(name):
+    draws.tell()
     value, (gradient, _) = evaluate(name, batch()[:1], LABELS[:1])
     assert float(value) == 0
     assert not np.asarray(gradient).any()
@@ -304,9 +345,10 @@ def test_nothing_to_compare_is_zero(name, labels):
     assert not np.asarray(gradient).any()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", draws.some(ALL, 20, "bfloat16"), scope="module")
 def test_bfloat16_in_float32_inside(name):
     """The loss of bfloat16 embeddings is the float32 loss of the same (rounded) numbers."""
+    draws.tell()
     x = jnp.asarray(batch(), jnp.bfloat16)
     loss = make(name)
     y = x.astype(jnp.float32)
@@ -336,9 +378,10 @@ def test_traced_once(name):
     assert type(loss)._apply._cache_size() <= before + 1
 
 
-@pytest.mark.parametrize("name", RELATED)
+@pytest.mark.parametrize("name", draws.some(RELATED, 12, "matrix"), scope="module")
 def test_the_batch_as_matrix_of_positives(name):
     """The same positives as labels and as a boolean matrix; on devices, too."""
+    draws.tell()
     x, matrix = batch(), LABELS[:, None] == LABELS[None, :]
     loss = losses.get(name.partition("/")[0], relation="matrix", **table.LOSSES[name][0])
     want, _ = evaluate(name, x)

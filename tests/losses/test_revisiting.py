@@ -1,5 +1,6 @@
 """Losses as the ICML 2020 system has them, against its own code in float64 (tests/golden/make_revisiting.py)."""
 
+import functools
 import pathlib
 
 import jax
@@ -72,14 +73,14 @@ def evaluate(key, **changes):
     rows = GOLDEN.get(f"{key}/rows", slice(None))
     labels, scale = GOLDEN["labels"][rows], SCALES.get(name, 1.0)
 
-    @jax.jit
     def value(x, refs, variables):
         others = dict(ref_embeddings=refs) if name == ADVERSARIAL else {}
         more = dict(key=jax.random.key(0)) | others
         return loss.apply(variables, scale * x, labels, **more)[0].compute()
 
     arrays = jnp.asarray(GOLDEN["x"][rows]), jnp.asarray(GOLDEN["refs"]), parameters(name)
-    result, (x, refs, variables) = jax.value_and_grad(value, argnums=(0, 1, 2))(*arrays)
+    graded = jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))
+    result, (x, refs, variables) = graded(*arrays)
     learned = variables["params"]
     got = {"value": result, "gradient": x, "refs": refs}
     if name == ADVERSARIAL:
@@ -155,9 +156,8 @@ def test_padding_of_losses_that_draw(name):
     keep = np.arange(22) % 5 != 2
     x = jnp.where(keep[:, None], batch(), 7.0)
     loss = losses.get(name)
-    got, slope = jax.value_and_grad(
-        lambda x: loss.apply({}, x, LABELS, valid=jnp.asarray(keep), key=common.KEY)[0].compute()
-    )(x)
+    value = lambda x: loss.apply({}, x, LABELS, valid=keep, key=common.KEY)[0].compute()
+    got, slope = jax.jit(jax.value_and_grad(value))(x)
     there = batch()[keep].astype(float)
     want = table.DRAWN[name](there, table.LABELS[keep], None, np.flatnonzero(keep))
     np.testing.assert_allclose(got, want, rtol=2e-5)
@@ -171,15 +171,17 @@ OTHER_KEY = jax.random.key(6)
 @pytest.mark.parametrize("name", sorted(table.DRAWN))
 def test_draws_depend_on_key_and_anchor_alone(name):
     loss = losses.get(name, **(PARITY if name == "revisiting_quadruplet" else {}))
-    graded = jax.value_and_grad(
-        lambda x, key, **how: loss.apply({}, x, LABELS, key=key, **how)[0].compute()
-    )
+
+    @functools.partial(jax.jit, static_argnames="block")
+    def graded(x, key, block=None):
+        value = lambda x: loss.apply({}, x, LABELS, key=key, block=block)[0].compute()
+        return jax.value_and_grad(value)(x)
+
     want = graded(batch(), common.KEY)
     assert graded(batch(), OTHER_KEY)[0] != want[0]
     same = lambda got: jax.tree.map(
         lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6), got, want
     )
-    same(graded(batch(), common.KEY, block=5))
     with jax.set_mesh(mesh(4)):
         same(graded(batch(), common.KEY, block=2))
     with pytest.raises(ValueError, match="at random and needs a key"):

@@ -219,7 +219,7 @@ def test_the_draw_is_by_key_and_anchor(name):
     x, y = test_laws.batch(), test_laws.LABELS
     miner, key = miners.get(name), jax.random.key(3)
     want = miner(x, y, key=key).indices()
-    for block, devices in [(5, 2), (2, 4), (None, 8)]:
+    for block, devices in [(5, 2), (None, 8)]:
         with jax.set_mesh(test_laws.mesh(devices)):
             got = miner(x, y, key=key, block=block).indices()
         for g, w in zip(got, want, strict=True):
@@ -360,13 +360,13 @@ def test_losses_of_switched_triplets(p_switch):
     for name, want in naive.items():
         loss = losses.get(name, miner=miner, reducer="mean", **hyper[name])
 
-        def value(x, block=None, loss=loss):
+        def value(x, block, loss=loss):
             mean, _ = loss.apply({}, x, y, key=key, block=block)
             return mean.compute(), mean.stats
 
-        wanted = jax.value_and_grad(lambda x, want=want: want(unit(x)))(x)
-        graded = jax.value_and_grad(value, has_aux=True)
-        (got, stats), slope = graded(x)
+        wanted = jax.jit(jax.value_and_grad(lambda x, want=want: want(unit(x))))(x)
+        graded = jax.jit(jax.value_and_grad(value, has_aux=True), static_argnums=1)
+        (got, stats), slope = graded(x, None)
         assert got > 0.05
         test_laws.assert_same((got, slope), wanted, rtol=2e-5)
         np.testing.assert_allclose(stats["in_play/push_triplets"], pushed.mean(), rtol=1e-6)

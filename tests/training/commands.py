@@ -14,6 +14,8 @@ import time
 import numpy as np
 from PIL import Image
 
+from tests.optimised import QUICK
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = pathlib.Path(__file__).with_name("tiny_config.py")
 # Seconds; a busy machine may need more.
@@ -32,12 +34,16 @@ def pictures(folder, classes=20, images=4, size=16):
     return folder
 
 
-def environment(devices=1):
-    """The environment of a command with so many virtual CPU devices; compiled code is shared among tests."""
+def environment(devices=1, as_users=False):
+    """The environment of a command with so many virtual CPU devices; compiled code is shared among tests.
+
+    Programs are compiled in a hurry, as those of the tests are, or as users' are.
+    """
+    flags = {"xla_force_host_platform_device_count": devices, **({} if as_users else QUICK)}
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": " ".join(f"--{name}={value}" for name, value in flags.items()),
         "PYTHONPATH": str(ROOT),
     }
 
@@ -101,10 +107,10 @@ for line in sys.stdin:
 class CommandServer:
     """A process that has imported all commands and forks for each of them: importing takes seconds, and no device."""
 
-    def __init__(self, devices=1):
+    def __init__(self, devices=1, as_users=False):
         self.process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", SERVER],
-            env=environment(devices),
+            env=environment(devices, as_users),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -44,7 +44,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server():
-    with CommandServer() as server:
+    # Bits are what is compared: of the programs that users run.
+    with CommandServer(as_users=True) as server:
         yield server
 
 

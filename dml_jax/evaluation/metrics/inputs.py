@@ -64,23 +64,27 @@ class Data:
     ) -> tuple[Index, np.ndarray, Any]:
         """Returns (the gallery's index, each query's own place in it, what is relevant to each query)."""
         index = Index.build(self.gallery, ids=self.gallery_ids, **{**options, "distance": distance})
-        own = np.full(len(self.queries), -1)
+        self_index = np.full(len(self.queries), -1)
         if self.ids is not None:
-            own = index.places(self.ids)
+            self_index = index.places(self.ids)
         if self.classes is not None and self.gallery_classes is not None:
             classes = self.gallery_classes[index.order]
-            differ = (own >= 0) & (classes[own] != self.classes)
+            differ = (self_index >= 0) & (classes[self_index] != self.classes)
             if differ.any():
                 i = np.argmax(differ)
                 raise UserError(
-                    f"id {index.ids[own[i]]} has label {self.names[self.classes[i]]} as a query "
-                    f"and {self.names[classes[own[i]]]} in the gallery"
+                    f"id {index.ids[self_index[i]]} has label {self.names[self.classes[i]]} as a query "
+                    f"and {self.names[classes[self_index[i]]]} in the gallery"
                 )
-            return index, own, ByClass(self.classes, classes, own)
+            return index, self_index, ByClass(self.classes, classes, self_index)
         labels, items = self.labels, self.gallery_labels
         if items is None:
-            return index, own, ByRelation(self.relation, labels[:, index.order], None, own)
-        return index, own, ByRelation(self.relation, labels, items[index.order], own)
+            return (
+                index,
+                self_index,
+                ByRelation(self.relation, labels[:, index.order], None, self_index),
+            )
+        return index, self_index, ByRelation(self.relation, labels, items[index.order], self_index)
 
 
 def gather(
@@ -153,8 +157,8 @@ def gather(
     labelled = np.zeros(0, np.int64)
     if relation.has_classes:
         both = [relation.classes(labels), relation.classes(gallery_labels)]
-        labelled, of = np.unique(np.concatenate(both), return_inverse=True)
-        classes, gallery_classes = of[:count], of[count:]
+        labelled, number = np.unique(np.concatenate(both), return_inverse=True)
+        classes, gallery_classes = number[:count], number[count:]
         labels = gallery_labels = None
     if distractors is not None:
         if not relation.has_classes:

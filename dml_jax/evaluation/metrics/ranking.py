@@ -18,48 +18,52 @@ class Ranks:
     """Where the relevant neighbours of a block of queries lie.
 
     Attributes:
-      of: [m], which query of the block, ascending.
+      query_index: [m], which query of the block, ascending.
       rank: [m], from 1, ascending for each query.
       queries: how many queries the block has.
       depth: how many neighbours were looked at.
-      own: [q], whether the query itself is an item of the gallery (it has no rank).
+      includes_self: [q], whether the query itself is an item of the gallery (it has no rank).
     """
 
-    of: Int[np.ndarray, " m"]
+    query_index: Int[np.ndarray, " m"]
     rank: Int[np.ndarray, " m"]
     queries: int
     depth: int
-    own: Bool[np.ndarray, " q"]
+    includes_self: Bool[np.ndarray, " q"]
 
     @classmethod
     def from_hits(
-        cls, hits: "Bool[np.ndarray, 'q n'] | Ranks", own: Bool[np.ndarray, " q"] | None = None
+        cls,
+        hits: "Bool[np.ndarray, 'q n'] | Ranks",
+        includes_self: Bool[np.ndarray, " q"] | None = None,
     ) -> "Ranks":
         """Makes `Ranks` of a boolean matrix; returns what is `Ranks` already as it is.
 
         Args:
           hits: [q, n], True where the j-th neighbour is relevant.
-          own: [q], True where the query itself is an item of the gallery; all of them by default.
+          includes_self: [q], True where the query itself is an item of the gallery; all of them by default.
 
         >>> Ranks.from_hits(np.array([[True, False, True]])).rank
         array([1, 3])
         """
         if isinstance(hits, Ranks):
             return hits
-        of, rank = np.nonzero(hits)
-        own = np.ones(len(hits), bool) if own is None else own
+        query_index, rank = np.nonzero(hits)
+        includes_self = np.ones(len(hits), bool) if includes_self is None else includes_self
         queries, depth = hits.shape
-        return cls(of, rank + 1, queries, depth, own)
+        return cls(query_index, rank + 1, queries, depth, includes_self)
 
     @property
     def nth(self) -> Int[np.ndarray, " m"]:
         """The number of each relevant neighbour among those of its query, from 1."""
-        starts = np.searchsorted(self.of, np.arange(self.queries))
-        return np.arange(len(self.of)) - starts[self.of] + 1
+        starts = np.searchsorted(self.query_index, np.arange(self.queries))
+        return np.arange(len(self.query_index)) - starts[self.query_index] + 1
 
     def sum(self, values: np.ndarray) -> Float[np.ndarray, " q"]:
         """Returns the sum of values [m] over the relevant neighbours of each query."""
-        return np.bincount(self.of, weights=values, minlength=self.queries).astype(np.float64)
+        return np.bincount(self.query_index, weights=values, minlength=self.queries).astype(
+            np.float64
+        )
 
 
 Hits = Bool[np.ndarray, "q n"] | Ranks
@@ -206,7 +210,7 @@ def mean_inverse_negative_penalty(hits: Hits, relevant: Relevant) -> Values:
     """
     ranks = Ranks.from_hits(hits)
     last = np.zeros(ranks.queries, np.int64)
-    last[ranks.of] = ranks.rank  # ascending, so that the last one stays
+    last[ranks.query_index] = ranks.rank  # ascending, so that the last one stays
     return np.where(last > 0, relevant / np.maximum(last, 1), 0.0)
 
 
@@ -277,7 +281,7 @@ def revisiting_map_c(hits: Hits, relevant: Relevant) -> Values:
 
 
 def _class_size(ranks: Ranks, relevant: Relevant) -> Relevant:
-    return np.maximum(relevant + ranks.own, 1)
+    return np.maximum(relevant + ranks.includes_self, 1)
 
 
 def _limit(relevant: Relevant, k: int | None) -> Relevant:
@@ -289,4 +293,4 @@ def _within(ranks: Ranks, limit: Relevant) -> Bool[np.ndarray, " m"]:
         raise UserError(
             f"{ranks.depth} neighbours for R = {limit.max()}; needed: at least R of them"
         )
-    return ranks.rank <= limit[ranks.of]
+    return ranks.rank <= limit[ranks.query_index]

@@ -68,11 +68,11 @@ class ByClass:
     def members(self, rows: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
         """See `Relevance.members`."""
         sizes = self._sizes[self.classes[rows]]
-        of = np.repeat(np.arange(len(rows)), sizes)
-        within = np.arange(len(of)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        places = self._order[self._starts[self.classes[rows]][of] + within]
-        other = places != self.self_index[rows][of]
-        return of[other], places[other]
+        query_index = np.repeat(np.arange(len(rows)), sizes)
+        within = np.arange(len(query_index)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        places = self._order[self._starts[self.classes[rows]][query_index] + within]
+        other = places != self.self_index[rows][query_index]
+        return query_index[other], places[other]
 
     def mask(
         self, rows: Int[np.ndarray, " b"], columns: slice = slice(None)
@@ -114,8 +114,8 @@ class ByRelation:
 
     def members(self, rows: Int[np.ndarray, " b"]) -> tuple[np.ndarray, np.ndarray]:
         """See `Relevance.members`."""
-        of, places = np.nonzero(self.mask(rows))
-        return of, places
+        query_index, places = np.nonzero(self.mask(rows))
+        return query_index, places
 
     def mask(
         self, rows: Int[np.ndarray, " b"], columns: slice = slice(None)

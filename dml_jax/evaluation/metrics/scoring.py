@@ -41,10 +41,10 @@ def rank_values(
         part = data if among == "all" else data.subset(rows, items)
         for distance in dict.fromkeys(metric.distance or options["distance"] for metric in chosen):
             some = [m for m in chosen if (m.distance or options["distance"]) == distance]
-            index, own, relevance = part.build_index(distance, options)
+            index, self_index, relevance = part.build_index(distance, options)
             no_positives[rows] = relevance.relevant == 0
             some = [_at(metric, k, relevance.relevant) for metric in some]
-            for at, ranks in _ranks(some, part.queries, index, own, relevance):
+            for at, ranks in _ranks(some, part.queries, index, self_index, relevance):
                 for metric in some:
                     values[metric.name][rows[at]] = metric.function(ranks, relevance.relevant[at])
     return values, no_positives
@@ -71,11 +71,15 @@ def _galleries(data: Data, among: str) -> Iterator[tuple[np.ndarray, np.ndarray]
 
 
 def _ranks(
-    chosen: Sequence[Metric], queries: np.ndarray, index: Index, own: np.ndarray, relevance: Any
+    chosen: Sequence[Metric],
+    queries: np.ndarray,
+    index: Index,
+    self_index: np.ndarray,
+    relevance: Any,
 ) -> Iterator[tuple[np.ndarray, Ranks]]:
     """Yields blocks of (rows of queries to which something is relevant, where their relevant neighbours lie)."""
     relevant = relevance.relevant
-    included = own >= 0
+    included = self_index >= 0
 
     def deepest(some: list[Metric]) -> np.ndarray:
         depths = [metric.depth(relevant, included) for metric in some]
@@ -89,8 +93,8 @@ def _ranks(
     rows = np.flatnonzero(relevant > 0)
     while len(rows):
         again = []
-        for part, ranks in _searched(rows, depth, queries, index, own, relevance):
-            hit = np.isin(np.arange(len(part)), ranks.of)
+        for part, ranks in _searched(rows, depth, queries, index, self_index, relevance):
+            hit = np.isin(np.arange(len(part)), ranks.query_index)
             found = hit | (ranks.depth >= until[part])
             again.append(part[~found])
             yield part, ranks
@@ -103,28 +107,33 @@ def _searched(
     depth: np.ndarray,
     queries: np.ndarray,
     index: Index,
-    own: np.ndarray,
+    self_index: np.ndarray,
     relevance: Any,
 ) -> Iterator[tuple[np.ndarray, Ranks]]:
     """Yields blocks of (some of the rows, where their relevant neighbours lie), at least `depth` of each looked at."""
-    included = own >= 0
+    included = self_index >= 0
     deep = depth[rows] > max(64, DEEP * index.size)
     whole, rows = rows[deep], rows[~deep]
     if len(whole):
         blocks = index.ranks(
-            queries[whole], lambda at: relevance.members(whole[at]), own=own[whole]
+            queries[whole], lambda at: relevance.members(whole[at]), self_index=self_index[whole]
         )
-        for at, of, rank in blocks:
-            order = np.lexsort((rank, of))
+        for at, query_index, rank in blocks:
+            order = np.lexsort((rank, query_index))
             part = whole[at]
-            yield part, Ranks(of[order], rank[order], len(part), index.size, included[part])
+            yield (
+                part,
+                Ranks(query_index[order], rank[order], len(part), index.size, included[part]),
+            )
     # Queries of like depth together: a few very large classes do not make every search as deep as
     # theirs. Those in the gallery apart from the others: they have one neighbour less.
     level = 2 * np.ceil(np.log2(np.maximum(depth, SHALLOW))).astype(int) + included
     for each in np.unique(level[rows]):
         some = rows[level[rows] == each]
         k = int(depth[some].max())
-        for at, _, places in index.nearest(queries[some], k, own=own[some], distances=False):
+        for at, _, places in index.nearest(
+            queries[some], k, self_index=self_index[some], distances=False
+        ):
             part = some[at]
             yield part, Ranks.from_hits(relevance.hits(part, places), included[part])
 
@@ -134,8 +143,8 @@ def averaged(values: np.ndarray, scored: np.ndarray, data: Data, average: str) -
     if average == "query":
         return float(values[scored].mean()) if scored.any() else float("nan")
     groups = data.parents if average == "parent" else data.classes
-    found, of = np.unique(groups[scored], return_inverse=True)
-    means = np.bincount(of, weights=values[scored]) / np.bincount(of) if len(found) else found
+    found, group = np.unique(groups[scored], return_inverse=True)
+    means = np.bincount(group, weights=values[scored]) / np.bincount(group) if len(found) else found
     if average == "each_class":
         return {int(data.names[i]): float(m) for i, m in zip(found, means, strict=True)}
     return float(means.mean()) if len(means) else float("nan")
@@ -160,10 +169,10 @@ def pair_values(
     chosen: Sequence[Metric], data: Data, options: Mapping[str, Any]
 ) -> dict[str, float]:
     """Computes the metrics of verification over all pairs."""
-    index, own, relevance = data.build_index(options["distance"], options)
+    index, self_index, relevance = data.build_index(options["distance"], options)
     in_order = np.array_equal(index.order, np.arange(index.size))
     items = data.gallery if in_order else data.gallery[index.order]
-    pairs = Pairs.of(data.queries, items, own, relevance, data.classes, options["distance"])
+    pairs = Pairs.of(data.queries, items, self_index, relevance, data.classes, options["distance"])
     rates = sorted({rate for metric in chosen for rate in metric.false_accept_rates})
     needs = {need for metric in chosen for need in metric.needs}
     found = roc.verify(pairs, rates, equal="equal" in needs, area="area" in needs)

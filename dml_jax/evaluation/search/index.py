@@ -102,7 +102,7 @@ class Index:
         in_order = np.array_equal(order, np.arange(len(order)))
         vectors = vectors if in_order else vectors[order]
         vectors = without_tiny(vectors) if distance == "cosine" else vectors
-        first, of = _distinct(vectors)
+        first, group = _distinct(vectors)
         vectors = vectors[first] if len(first) < len(vectors) else vectors
         coordinates = partial(_coordinates, distance=distance, side=0)
         parts = [vectors[i : i + QUERY_BLOCK] for i in range(0, len(vectors), QUERY_BLOCK)]
@@ -116,9 +116,9 @@ class Index:
             order=order,
             vectors=vectors,
             squares=_squares(vectors),
-            distinct=of,
-            members=np.argsort(of, kind="stable"),
-            starts=np.concatenate([[0], np.cumsum(np.bincount(of))]),
+            distinct=group,
+            members=np.argsort(group, kind="stable"),
+            starts=np.concatenate([[0], np.cumsum(np.bincount(group))]),
             centre=centre,
             scale=scale,
             norms=row_norms(centred),
@@ -143,17 +143,17 @@ class Index:
         queries: Float[np.ndarray, "q d"],
         k: int,
         *,
-        own: Int[np.ndarray, " q"] | None = None,
+        self_index: Int[np.ndarray, " q"] | None = None,
         distances: bool = True,
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Blocks of `(rows of queries, distances float32 [b, k], places [b, k])`.
 
         Each query is in one block, not always in the order of the queries.
-        `own` is each query's own place (-1: none), which is left out of its neighbours. Without `distances` the
+        `self_index` is each query's own place (-1: none), which is left out of its neighbours. Without `distances` the
         places are the same and those that are returned are off by rounding, which saves most of the work on
         the host.
         """
-        present = own is not None and bool(np.any(own >= 0))
+        present = self_index is not None and bool(np.any(self_index >= 0))
         possible = self.size - present
         if not isinstance(k, int | np.integer) or not 1 <= k <= possible:
             raise UserError(
@@ -161,25 +161,25 @@ class Index:
                 + (" less the query itself)" if present else ")")
             )
         queries = self._prepared(queries)
-        return self._blocks(queries, int(k), own if present else None, distances)
+        return self._blocks(queries, int(k), self_index if present else None, distances)
 
     def ranks(
         self,
         queries: Float[np.ndarray, "q d"],
         wanted: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
         *,
-        own: Int[np.ndarray, " q"],
+        self_index: Int[np.ndarray, " q"],
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The ranks that chosen items have among all neighbours: blocks of `(rows of queries, of [m], ranks [m])`.
+        """Yields the ranks of chosen items among all neighbours: `(rows of queries, query_index [m], ranks [m])`.
 
         What `nearest` with k = n would say, without the order of what was not chosen. Distances to everything
         are float64 matrix products, a block of queries at a time; only what these leave undecided is computed
         pair by pair.
 
         Args:
-          wanted: from rows of queries to `(of [m], places [m])`: the m chosen items, of which query of the block
-            each, ascending, and its place.
-          own: as in `nearest`.
+          wanted: from rows of queries to `(query_index [m], places [m])`: of each of the m chosen items the query of
+            the block that it is chosen for, ascending, and its place.
+          self_index: as in `nearest`.
         """
         queries = self._prepared(queries)
         size = max(1, WHOLE // self.size)
@@ -188,21 +188,21 @@ class Index:
             part = queries[rows]
             far, error = self._everything(part)
             far = far[:, self.distinct] if self.size > len(self.vectors) else far
-            at = own[rows]
+            at = self_index[rows]
             far[np.flatnonzero(at >= 0), at[at >= 0]] = np.inf
-            of, places = wanted(rows)
-            yield rows, of, self._ranked(part, far, 2 * error, of, places)
+            query_index, places = wanted(rows)
+            yield rows, query_index, self._ranked(part, far, 2 * error, query_index, places)
 
     def _ranked(
         self,
         queries: np.ndarray,
         far: np.ndarray,
         error: np.ndarray,
-        of: np.ndarray,
+        query_index: np.ndarray,
         places: np.ndarray,
     ) -> np.ndarray:
-        ranks = np.empty(len(of), np.int64)
-        ends = np.searchsorted(of, np.arange(len(far) + 1))
+        ranks = np.empty(len(query_index), np.int64)
+        ends = np.searchsorted(query_index, np.arange(len(far) + 1))
         for i, (line, increasing) in enumerate(zip(far, np.sort(far, axis=1), strict=True)):
             mine = slice(ends[i], ends[i + 1])
             here = line[places[mine]]
@@ -226,17 +226,17 @@ class Index:
         return without_tiny(queries) if self.distance == "cosine" else queries
 
     def _blocks(
-        self, queries: np.ndarray, k: int, own: np.ndarray | None, distances: bool
+        self, queries: np.ndarray, k: int, self_index: np.ndarray | None, distances: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        want = k + (own is not None)
+        want = k + (self_index is not None)
         count = _rounded(want + SPARE)
         rows = np.arange(len(queries))
         while len(rows):
             again = []
             for unsure, part, squared, places in self._pass(queries, rows, want, count, distances):
                 again.append(unsure)
-                if own is not None:
-                    squared, places = _without(squared, places, own[part])
+                if self_index is not None:
+                    squared, places = _without(squared, places, self_index[part])
                 yield part, self._distances(squared), places
             rows = np.concatenate(again)
             count *= 4
@@ -344,7 +344,7 @@ class Index:
         rows[turned] = np.take_along_axis(rows[turned], order, axis=1)
         return squared, rows
 
-    def _pairs(self, queries: np.ndarray, of: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _pairs(self, queries: np.ndarray, query_index: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """float64 squared distances of queries `of` to `rows`, each by the same sum in the same order."""
         squared = np.empty(len(rows))
         cosine = self.distance == "cosine"
@@ -354,11 +354,13 @@ class Index:
             some = slice(start, start + size)
             vectors = self.vectors[rows[some]].astype(np.float64)
             if cosine:
-                products = np.einsum("md,md->m", vectors, queries[of[some]].astype(np.float64))
-                both = query_squares[of[some]] * self.squares[rows[some]]
+                products = np.einsum(
+                    "md,md->m", vectors, queries[query_index[some]].astype(np.float64)
+                )
+                both = query_squares[query_index[some]] * self.squares[rows[some]]
                 squared[some] = squared_chords(products, both)
             else:
-                vectors -= queries[of[some]]
+                vectors -= queries[query_index[some]]
                 squared[some] = np.einsum("md,md->m", vectors, vectors)
         return squared
 
@@ -487,24 +489,24 @@ def _distinct(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     size = max(1, CHUNK // words.shape[1])
     for start in range(0, len(vectors), size):
         digests[start : start + size] = words[start : start + size].astype(np.uint64) @ odd
-    _, first, of = np.unique(digests, return_index=True, return_inverse=True)
-    twin = first[of]
+    _, first, group = np.unique(digests, return_index=True, return_inverse=True)
+    twin = first[group]
     other = np.flatnonzero(twin != np.arange(len(vectors)))
     if not np.array_equal(words[other], words[twin[other]]):
         # Different rows with one digest: compare the rows themselves.
-        _, first, of = np.unique(words, axis=0, return_index=True, return_inverse=True)
-        of = of.reshape(-1)
+        _, first, group = np.unique(words, axis=0, return_index=True, return_inverse=True)
+        group = group.reshape(-1)
     order = np.argsort(first)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
-    return first[order], place[of]
+    return first[order], place[group]
 
 
 def _without(
-    squared: np.ndarray, places: np.ndarray, own: np.ndarray
+    squared: np.ndarray, places: np.ndarray, self_index: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each row less its own place, or less its last one where its own is not there."""
-    mine = places == own[:, None]
+    mine = places == self_index[:, None]
     drop = np.where(mine.any(axis=1), mine.argmax(axis=1), places.shape[1] - 1)
     keep = np.arange(places.shape[1])[None, :] != drop[:, None]
     shape = (len(places), places.shape[1] - 1)

@@ -67,10 +67,10 @@ def neighbours(
             )
         query_ids = np.arange(len(queries)) if gallery_ids is None else np.asarray(gallery_ids)
         query_ids = query_ids[: len(queries)]
-    own = None
+    self_index = None
     if query_ids is not None and exclude_self is not False:
-        own = index.places(as_ids("query_ids", query_ids, len(queries)))
-    blocks = index.nearest(queries, k, own=own)
+        self_index = index.places(as_ids("query_ids", query_ids, len(queries)))
+    blocks = index.nearest(queries, k, self_index=self_index)
     distances = np.empty((len(queries), k), np.float32)
     ids = np.empty((len(queries), k), np.int64)
     for rows, near, places in blocks:

@@ -223,11 +223,11 @@ class Pairs:
         columns = _spaced(len(self.items), SAMPLE)
         relevant = self.relevance.hits(rows, np.tile(columns, (len(rows), 1)))
         relevant |= self.self_index[rows, None] == columns[None, :]
-        of, at = np.nonzero(~relevant)
-        impostors = self._some_distances(rows[of], columns[at])
-        of, places = self.relevance.members(rows)
-        kept = _spaced(len(of), GENUINE_SAMPLE)
-        return impostors, self._some_distances(rows[of[kept]], places[kept])
+        query_index, at = np.nonzero(~relevant)
+        impostors = self._some_distances(rows[query_index], columns[at])
+        query_index, places = self.relevance.members(rows)
+        kept = _spaced(len(query_index), GENUINE_SAMPLE)
+        return impostors, self._some_distances(rows[query_index[kept]], places[kept])
 
     def _some_distances(self, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
         found = np.empty(len(rows))
@@ -293,15 +293,15 @@ class Pairs:
         rows = slice(row, min(row + size, len(self.queries)))
         columns = slice(column, min(column + size, len(self.items)))
         genuine = self.relevance.mask(np.arange(rows.start, rows.stop), columns)
-        own = self.self_index[rows]
-        mine = np.flatnonzero((own >= columns.start) & (own < columns.stop))
+        self_index = self.self_index[rows]
+        mine = np.flatnonzero((self_index >= columns.start) & (self_index < columns.stop))
         return Tile(
             rows,
             columns,
             2 if self.symmetric and row != column else 1,
             np.asarray(found)[: rows.stop - row, : columns.stop - column],
             genuine,
-            (mine, own[mine] - column),
+            (mine, self_index[mine] - column),
         )
 
 
@@ -426,7 +426,7 @@ def pairs_of(
     *,
     gallery: Float[np.ndarray, "n d"] | None = None,
     gallery_labels: Int[np.ndarray, " n"] | None = None,
-    own: Int[np.ndarray, " q"] | None = None,
+    self_index: Int[np.ndarray, " q"] | None = None,
     distance: str = "euclidean",
 ) -> Pairs:
     """Makes the pairs whose curve `roc_curve` draws; arguments and errors as there.
@@ -440,9 +440,9 @@ def pairs_of(
     labels = as_ids("labels", labels, len(queries))
     items, others = queries, labels
     if gallery is None or gallery_labels is None:
-        if gallery is not None or gallery_labels is not None or own is not None:
-            raise UserError("a gallery needs gallery_labels, and these and own a gallery")
-        own = np.arange(len(queries))
+        if gallery is not None or gallery_labels is not None or self_index is not None:
+            raise UserError("a gallery needs gallery_labels, and these and self_index a gallery")
+        self_index = np.arange(len(queries))
     else:
         items = as_embeddings("gallery", gallery)
         others = as_ids("gallery_labels", gallery_labels, len(items))
@@ -450,8 +450,12 @@ def pairs_of(
             raise UserError(
                 f"queries have {queries.shape[1]} dimensions, the gallery has {items.shape[1]}"
             )
-        own = np.full(len(queries), -1) if own is None else as_ids("own", own, len(queries))
-    _, of = np.unique(np.concatenate([labels, others]), return_inverse=True)
-    classes, of_items = of[: len(labels)], of[len(of) - len(others) :]
-    relevance = ByClass(classes, of_items, own)
-    return Pairs.of(queries, items, own, relevance, classes, distance)
+        self_index = (
+            np.full(len(queries), -1)
+            if self_index is None
+            else as_ids("self_index", self_index, len(queries))
+        )
+    _, number = np.unique(np.concatenate([labels, others]), return_inverse=True)
+    classes, of_items = number[: len(labels)], number[len(number) - len(others) :]
+    relevance = ByClass(classes, of_items, self_index)
+    return Pairs.of(queries, items, self_index, relevance, classes, distance)

@@ -300,7 +300,7 @@ def roc_curve(
     *,
     gallery: Float[np.ndarray, "n d"] | None = None,
     gallery_labels: Int[np.ndarray, " n"] | None = None,
-    own: Int[np.ndarray, " q"] | None = None,
+    self_index: Int[np.ndarray, " q"] | None = None,
     distance: str = "euclidean",
     points: int | None = None,
 ) -> Roc:
@@ -314,7 +314,7 @@ def roc_curve(
       labels: integers.
       gallery: embeddings of the items; the queries themselves by default.
       gallery_labels: integers, wherever there is a gallery.
-      own: each query's row in the gallery, -1 for none: that pair is left out.
+      self_index: each query's row in the gallery, -1 for none: that pair is left out.
       distance: `euclidean` or `cosine`; a zero vector is at cosine distance 1 from everything.
       points: None for all, or for how many false accept rates in equal steps of their logarithm.
 
@@ -333,6 +333,6 @@ def roc_curve(
     """
     if points is not None and points < 1:
         raise UserError(f"points={points}; accepted: 1 or more, or None for all")
-    given = {"gallery": gallery, "gallery_labels": gallery_labels, "own": own}
+    given = {"gallery": gallery, "gallery_labels": gallery_labels, "self_index": self_index}
     pairs = pairs_of(embeddings, labels, distance=distance, **given)
     return verify(pairs, area=True).curve(points)
