@@ -22,7 +22,7 @@ test: $(STAMP)
 conformance: $(STAMP)
 	DML_JAX_TESTS_CASES=all $(BIN)/python -m pytest tests/losses/test_laws.py tests/losses/test_golden.py \
 	  tests/losses/test_conformance.py tests/losses/test_cross.py \
-	  tests/miners/test_conformance.py
+	  tests/miners tests/losses/test_relations.py
 
 # Warnings are errors; then every link and resource of the built pages is followed, none of which may need a network.
 docs: $(DOCS_STAMP)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dml_jax import losses, miners, relations
+from tests import draws
 from tests.losses import table
 from tests.losses.loops import common
 from tests.losses.loops.ranking import happier
@@ -296,9 +297,12 @@ def chosen(miner, labels, relation, **more):
     ).indices()
 
 
-@pytest.mark.parametrize("miner", MINERS, ids=lambda miner: miner["name"])
+@pytest.mark.parametrize(
+    "miner", draws.some(MINERS, 6, "relations"), ids=lambda miner: miner["name"]
+)
 def test_miners_take_relations(miner):
     """A level chooses as its column does, sets as their matrix; what is chosen is what the relation allows."""
+    draws.tell()
     one = chosen(miner, PATHS, {"name": "hierarchy", "level": 1})
     for got, want in zip(one, chosen(miner, LABELS // 2, None), strict=True):
         np.testing.assert_array_equal(got, want)

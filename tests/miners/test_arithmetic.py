@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dml_jax import losses, miners
+from tests import draws
 from tests.losses import test_laws
 from tests.miners import table
 
@@ -23,9 +24,10 @@ def embeddings():
     return np.asarray(test_laws.batch(), np.float32)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", draws.some(NAMES, 8, "64 bits"))
 def test_64_bit_mode(name):
     """Every miner runs there, in blocks, too; of float32 embeddings it draws and chooses the same."""
+    draws.tell()
     x, key = embeddings(), 5
     want = make(name)(x, LABELS, key=jax.random.key(key)).indices()
     with jax.enable_x64(True):

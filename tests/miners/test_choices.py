@@ -13,6 +13,7 @@ import pytest
 
 from dml_jax import UserError, distances, losses, miners, selection
 from dml_jax.miners import counting
+from tests import draws
 from tests.losses import test_laws
 from tests.miners import table
 
@@ -156,9 +157,10 @@ CASES = [
 MORE = ["hdc", "embeddings_already_packaged_as_triplets", *table.DRAWN]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", draws.some(CASES, 8, "blocks and devices"))
 def test_blocks_and_devices_choose_alike(name):
     """24 anchors and 15 references in blocks that divide nothing, and on 4 and 8 devices."""
+    draws.tell()
     miner, key = make(name), jax.random.key(5)
     for kind in ("batch", "references") if name in MORE else ("batch",):
         x, labels, refs = arrays(kind, np.float32)

@@ -10,6 +10,7 @@ import pytest
 
 from dml_jax import losses, miners, pairwise
 from dml_jax.relations import SAME_LABEL
+from tests import draws
 from tests.losses import test_laws
 from tests.miners import chances, table
 
@@ -213,9 +214,10 @@ RANDOM = [
 ]
 
 
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("name", draws.some(RANDOM, 5, "keys"))
 def test_the_draw_is_by_key_and_anchor(name):
     """Blocks and devices choose alike; another key does not; without a key there is a clear error."""
+    draws.tell()
     x, y = test_laws.batch(), test_laws.LABELS
     miner, key = miners.get(name), jax.random.key(3)
     want = miner(x, y, key=key).indices()
