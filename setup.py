@@ -1,5 +1,9 @@
-"""A shim for tools that still call setup.py; the metadata is in pyproject.toml."""
+"""The packages of the wheel; everything else is said in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-setup()
+# The configurations of the folder configs/ lie in the package where it is installed, and are found there by name.
+setup(
+    packages=[*find_packages(include=["dml_jax*"]), "dml_jax.configs"],
+    package_dir={"dml_jax.configs": "configs"},
+)

@@ -1,6 +1,6 @@
 """Whole training runs beside PyTorch + PML: MAP@R after every epoch, from the same weights on the same images.
 
-    python benchmarks/beside_torch.py --config=configs/grocery_store_multi_similarity.py --seeds=0,1,2 --out=DIR \\
+    python benchmarks/beside_torch.py --config=grocery_store_multi_similarity --seeds=0,1,2 --out=DIR \\
         --config.data.path=grocery_store_256.tar --config.model.weights=mobilenet_v2_imagenet_float32.npz
 
 It needs what dml_jax needs and `pip install torch torchvision pytorch-metric-learning faiss-cpu`, in one environment.
@@ -17,6 +17,7 @@ DIR gets SIDE_SEED.csv (epoch, loss as the mean over the epoch's steps, map_at_r
 over seeds) and curves.png. A side and seed whose file is complete is not run again.
 """
 
+import argparse
 import csv
 import pathlib
 import subprocess
@@ -24,15 +25,10 @@ import sys
 
 import jax
 import numpy as np
-from absl import app, flags
-from ml_collections import config_flags
+
+from dml_jax import UserError, command_line
 
 SIDES = ("jax", "torch", "torch_on_jax", "jax_on_torch")
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:arguments]")
-_SIDES = flags.DEFINE_list("sides", ["jax", "torch"], f"Some of {', '.join(SIDES)}.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "The seeds of each side.")
-_OUT = flags.DEFINE_string("out", None, "The folder for curves and table.", required=True)
-_WORKER = flags.DEFINE_string("worker", "", "SIDE:SEED, for the processes that this one starts.")
 
 Rows = list[dict[str, float]]
 
@@ -177,18 +173,31 @@ def report(out: pathlib.Path) -> None:
     print(text)
 
 
-def main(argv: list[str]) -> None:
-    out = pathlib.Path(_OUT.value)
-    if _WORKER.value:
-        side, seed = _WORKER.value.split(":")
-        work(side, int(seed), _CONFIG.value, out)
+def add_options(parser: command_line.Parser) -> None:
+    """Adds the options of this benchmark."""
+    parser.add_config("grocery_store_multi_similarity")
+    parser.add_argument("--sides", default="jax,torch", help=f"some of {', '.join(SIDES)}")
+    parser.add_argument("--seeds", default="0,1,2", help="the seeds of each side")
+    parser.add_argument(
+        "--out", type=command_line.path, required=True, help="the folder for curves and table"
+    )
+    parser.add_argument("--worker", help="SIDE:SEED, for the processes that this one starts")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Runs the benchmark."""
+    out = pathlib.Path(options.out)
+    if options.worker:
+        side, seed = options.worker.split(":")
+        work(side, int(seed), options.config, out)
         return
-    unknown = [side for side in _SIDES.value if side not in SIDES]
+    sides = options.sides.split(",")
+    unknown = [side for side in sides if side not in SIDES]
     if unknown:
-        sys.exit(f"unknown side {unknown[0]!r}; accepted: {', '.join(SIDES)}")
+        raise UserError(f"unknown side {unknown[0]!r}; accepted: {', '.join(SIDES)}")
     out.mkdir(parents=True, exist_ok=True)
-    for seed in _SEEDS.value:
-        for side in _SIDES.value:
+    for seed in options.seeds.split(","):
+        for side in sides:
             if not (out / f"{side}_{seed}.csv").exists():
                 command = [sys.executable, *sys.argv, f"--worker={side}:{seed}"]
                 subprocess.run(command, check=True)
@@ -196,4 +205,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.run(sys.modules[__name__])

@@ -53,10 +53,29 @@ def grocery_store(size: int = 224) -> ConfigDict:
     )
 
 
-def convnet(size: int) -> dict[str, Any]:
+def photographs(size: int) -> ConfigDict:
+    """Returns the section `data` of a folder or a CSV file of photographs, whose path is still to be set.
+
+    Half of the classes are trained, a tenth is `val`, the rest `test`, where the data do not say so themselves.
+    """
+    return configs.data(
+        name="folder",
+        path=config_dict.placeholder(str),
+        channels=3,
+        fractions=(0.5, 0.1, 0.4),
+        augment=(
+            {"name": "random_resized_crop", "size": size, "scale": (0.3, 1.0)},
+            {"name": "flip", "p": 0.5},
+        ),
+        prepare=({"name": "resize", "size": size}, {"name": "center_crop", "size": size}),
+    )
+
+
+def convnet(size: int, channels: int = 1) -> dict[str, Any]:
     """Returns the section `model` of a small residual network that starts from scratch, with 128 dimensions."""
     return {
         "name": "convnet",
+        "channels": channels,
         "width": 32,
         "depth": 2,
         "embedding_dim": 128,

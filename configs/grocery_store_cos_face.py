@@ -9,15 +9,16 @@ PyTorch + PML with the same weights, split, crops and steps, but a classifier ra
 0.014 (3 seeds). The square crop, and of the rates 1e-2, 1e-1 and 1 the second, were chosen on these test classes.
 This config: 0.514 ± 0.006, 0.540 ± 0.004 (3 seeds).
 
-    python -m dml_jax.train --config=configs/grocery_store_cos_face.py \\
+    dml train --config=grocery_store_cos_face \\
         --config.data.path=grocery_store_256.tar --config.model.weights=mobilenet_v2_imagenet_float32.npz \\
         --workdir=runs/grocery_cos_face
 
 Arguments after the colon: `runlocal` shrinks it to a few steps.
 """
 
-from configs import common
 from dml_jax import config as configs
+
+from . import common
 
 
 def get_config(arg=None):

@@ -8,15 +8,16 @@ after epochs 1, 2, 3 (4 seeds); PyTorch + PML with the same weights, split, crop
 0.007, 0.539 ± 0.022 (3 seeds). This config's square crops, which were chosen on these test classes: 0.526 ± 0.022,
 0.528 ± 0.017, 0.548 ± 0.023 (3 seeds).
 
-    python -m dml_jax.train --config=configs/grocery_store_multi_similarity.py \\
+    dml train --config=grocery_store_multi_similarity \\
         --config.data.path=grocery_store_256.tar --config.model.weights=mobilenet_v2_imagenet_float32.npz \\
         --workdir=runs/grocery_ms
 
 Arguments after the colon: `runlocal` shrinks it to a few steps.
 """
 
-from configs import common
 from dml_jax import config as configs
+
+from . import common
 
 
 def get_config(arg=None):

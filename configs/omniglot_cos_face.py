@@ -5,15 +5,16 @@ classifier learns ten times as fast as the network.
 Split: images_background to train (a tenth of its characters held out as val), images_evaluation to test.
 Expected on test (seed 0): P@1 0.6808, R-precision 0.4176, MAP@R 0.3214.
 
-    python -m dml_jax.train --config=configs/omniglot_cos_face.py \\
+    dml train --config=omniglot_cos_face \\
         --config.data.path=omniglot_full.zip --workdir=runs/omniglot_cos_face
-    python -m dml_jax.evaluate --workdir=runs/omniglot_cos_face
+    dml evaluate --workdir=runs/omniglot_cos_face
 
 Arguments after the colon: `runlocal` shrinks it to a few steps.
 """
 
-from configs import common
 from dml_jax import config as configs
+
+from . import common
 
 
 def get_config(arg=None):

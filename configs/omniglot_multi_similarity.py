@@ -5,15 +5,16 @@ convolutional network from scratch, 128-d.
 Split: images_background to train (a tenth of its characters held out as val), images_evaluation to test.
 Expected on test (seed 0): P@1 0.7687, R-precision 0.5057, MAP@R 0.4107.
 
-    python -m dml_jax.train --config=configs/omniglot_multi_similarity.py \\
+    dml train --config=omniglot_multi_similarity \\
         --config.data.path=omniglot_full.zip --workdir=runs/omniglot_ms
-    python -m dml_jax.evaluate --workdir=runs/omniglot_ms
+    dml evaluate --workdir=runs/omniglot_ms
 
 Arguments after the colon: `runlocal` shrinks it to a few steps.
 """
 
-from configs import common
 from dml_jax import config as configs
+
+from . import common
 
 
 def get_config(arg=None):

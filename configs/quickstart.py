@@ -6,13 +6,14 @@ network from scratch, 128-d.
 Split: 688 letters to train, 142 to validate, 553 to test, all different.
 Expected: MAP@R 0.44 on the test letters (raw pixels 0.06, the network untrained 0.01) after two minutes on two cores.
 
-    python -m dml_jax.quickstart --workdir=runs/quickstart
+    dml quickstart --workdir=runs/quickstart
 
 Arguments after the colon: `runlocal` shrinks it to a few steps.
 """
 
-from configs import common
 from dml_jax import config as configs
+
+from . import common
 
 
 def get_config(arg=None):

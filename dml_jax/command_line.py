@@ -1,60 +1,212 @@
-"""The command line that all commands share: options, and errors of one line."""
+"""The command line that all commands share: options, the configuration, and errors of one line.
 
+A command is a module with `add_options(parser)` and `main(options)`; `run` is what calls it.
+"""
+
+import argparse
+import json
+import os
+import pathlib
 import re
+import shlex
+import shutil
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from dml_jax import config as configs
-from dml_jax import names, processes
+from dml_jax import config_files, names, processes, run_folder
 from dml_jax.errors import UserError
 
 
-def define_flags(*, config: str | None = None) -> None:
-    """Defines `--config` and `--workdir`, which every command has.
+class Command(Protocol):
+    """A module that is a command; its docstring is what `--help` begins with."""
+
+    def add_options(self, parser: "Parser") -> None:
+        """Adds the options."""
+
+    def main(self, options: argparse.Namespace) -> None:
+        """Runs the command."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises `UserError` where the command line is wrong, with near misses.
+
+    Attributes:
+      takes_config: True where the command has `--config` and `--config.FIELD`.
+    """
+
+    def __init__(self, program: str, description: str = ""):
+        """Makes a parser without options but `--help`.
+
+        Args:
+          program: what the command is called, as in "dml train".
+          description: what `--help` begins with.
+        """
+        super().__init__(
+            prog=program,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.takes_config = False
+
+    def add_workdir(self, meaning: str = "the folder of the run", required: bool = True) -> None:
+        """Adds `--workdir`.
+
+        Args:
+          meaning: what it is.
+          required: True where it must be given.
+        """
+        self.add_argument("--workdir", type=path, required=required, help=meaning, metavar="FOLDER")
+
+    def add_config(self, default: str | None = None) -> None:
+        """Adds `--config`, `--config.FIELD` and `--print_config`.
+
+        Args:
+          default: the configuration where none is given; None: that of the run in `--workdir`.
+        """
+        self.takes_config = True
+        self.add_argument(
+            "--config",
+            default=default,
+            metavar="NAME|FILE.py[:ARGUMENTS]",
+            help="the configuration: a file, or one that comes with the library "
+            f"({', '.join(config_files.available())}); by default {default or 'that of the run in --workdir'}",
+        )
+        self.add_argument(
+            "--config.FIELD",
+            metavar="VALUE",
+            dest=argparse.SUPPRESS,
+            help="sets a field of the configuration, as in --config.train.epochs=3; the fields are listed below",
+        )
+        self.add_argument(
+            "--print_config", action="store_true", help="prints the configuration and ends"
+        )
+
+    def format_help(self) -> str:
+        """Returns what `--help` prints: options, and the fields of a configuration where there is one."""
+        text = super().format_help()
+        if not self.takes_config:
+            return text
+        from dml_jax import config_fields  # it imports every part that a field can name
+
+        return f"{text}\n{config_fields.as_text()}"
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the error that argparse found.
+
+        Args:
+          message: what argparse says.
+
+        Raises:
+          UserError: always.
+        """
+        missing = re.fullmatch(r"the following arguments are required: (--\w+).*", message)
+        if missing:
+            option = self._option_string_actions[missing[1]]
+            raise UserError(f"{missing[1]} is missing: {option.help}")
+        raise UserError(message)
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Returns the options, of which `config` is the configuration with its overrides.
+
+        Args:
+          argv: the arguments after the program's name.
+
+        Raises:
+          UserError: an option that does not exist, with near misses, or a value that one does not accept.
+        """
+        overrides: list[Any] = []
+        rest = list(argv)
+        if self.takes_config:
+            from dml_jax import overrides as overriding  # likewise
+
+            overrides, rest = overriding.split(rest)
+        # Before argparse, for which a misspelt option is first of all one that is missing.
+        accepted = [o for o in self._option_string_actions if o.startswith("--")]
+        for argument in rest:
+            name = argument.partition("=")[0]
+            if name.startswith("--") and name != "--" and name not in accepted:
+                raise names.unknown("option", name, accepted)
+        options, unknown = self.parse_known_args(rest)
+        if unknown:
+            raise UserError(f"{unknown[0]!r} is not an option; --name=value is accepted")
+        if self.takes_config:
+            options.config = _config(options)
+            for note in overriding.apply(options.config, overrides):
+                print(f"note: {note}", file=sys.stderr)
+        return options
+
+
+def path(text: str) -> str:
+    """Returns a path in which `~` is the home folder; the type of every option that is a path.
 
     Args:
-      config: the default of `--config`.
+      text: the path as it was written.
+
+    >>> path("runs/a")
+    'runs/a'
     """
-    config_flags.DEFINE_config_file("config", config, "FILE.py[:arguments]", lock_config=True)
-    flags.DEFINE_string("workdir", None, "The folder of the run.")
+    return os.path.expanduser(text)
 
 
-def run(
-    main: Callable[..., None],
-    *,
-    required: Mapping[str, str] = MappingProxyType({"workdir": "the folder of the run"}),
-    positional: bool = False,
-) -> None:
-    """Parses the command line and calls `main`.
+def _config(options: argparse.Namespace) -> ConfigDict:
+    if options.config is not None:
+        return config_files.load(options.config)
+    if not (pathlib.Path(options.workdir) / "config.json").is_file():
+        raise UserError(
+            f"there is no {options.workdir}/config.json, and no --config; accepted: the folder of a run, or --config "
+            f"with a file or one of {', '.join(config_files.available())}"
+        )
+    return run_folder.read_config(options.workdir)
+
+
+def run(command: Command, argv: Sequence[str] | None = None, program: str | None = None) -> None:
+    """Parses a command line and calls the command.
 
     A `UserError` is printed as one line and ends the process with status 1, a wrong command line likewise with status
-    2. Every other exception is a defect, of the program or the machine, and keeps its traceback.
+    2; an interrupt from the keyboard ends it with 130. Every other exception is a defect, of the program or the
+    machine, and keeps its traceback.
 
     Args:
-      main: the command.
-      required: options that must be given, and what they are.
-      positional: True where `main` takes the arguments that are not options; else such arguments are errors.
+      command: the module.
+      argv: the arguments; those of the process by default.
+      program: what the command is called; its module by default.
     """
-    if {"--help", "-help", "-h"} & set(sys.argv):
-        print(sys.modules["__main__"].__doc__)
-        return
+    program = program or f"python -m {_module_name(command)}"
+    parser = Parser(program, getattr(command, "__doc__", None) or "")
+    command.add_options(parser)
     try:
-        arguments = _parse(sys.argv, required, positional)
-    except (flags.Error, UserError) as error:
+        options = parser.parse(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
         _fail(error, 2)
     try:
-        main(*arguments)
+        if getattr(options, "print_config", False):
+            print(json.dumps(configs.to_dict(options.config), indent=2))
+        else:
+            command.main(options)
+        sys.stdout.flush()
     except UserError as error:
         _fail(error, 1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        processes.exit_process(130)
+    except BrokenPipeError:
+        # Whoever read the output has enough of it (`| head`): what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        processes.exit_process(141)
     except Exception:
         traceback.print_exc()
         processes.exit_process(1)
+
+
+def _module_name(command: Command) -> str:
+    found = getattr(command, "__spec__", None)
+    return found.name if found is not None else "dml_jax"
 
 
 def _fail(error: Exception, status: int) -> NoReturn:
@@ -62,37 +214,20 @@ def _fail(error: Exception, status: int) -> NoReturn:
     processes.exit_process(status)
 
 
-def _parse(argv: list[str], required: Mapping[str, str], positional: bool) -> list[str]:
-    """Returns the arguments that are not options."""
-    config = _option(argv, "config")
-    if config is not None and "config" in flags.FLAGS:
-        _check_fields(argv, configs.load(config))
-    rest: list[str] = flags.FLAGS(argv)[1:]
-    if rest and not positional:
-        raise UserError(f"{rest[0]!r} is not an option; --name=value is accepted")
-    for name, what in required.items():
-        if not flags.FLAGS[name].value:
-            raise UserError(f"--{name} is missing: {what}")
-    return rest
+def shell(command: str, *arguments: str) -> str:
+    """Returns a command that can be pasted into a shell as it is, with the Python that runs now.
 
+    Args:
+      command: the command's name, as in "evaluate".
+      *arguments: its arguments.
 
-def _option(argv: Sequence[str], name: str) -> str | None:
-    for i, arg in enumerate(argv):
-        flag, equals, value = arg.partition("=")
-        if flag in (f"--{name}", f"-{name}"):
-            return value if equals else next(iter(argv[i + 1 : i + 2]), None)
-    return None
-
-
-def _check_fields(argv: Sequence[str], config: ConfigDict) -> None:
-    """Raises UserError for the first `--config.a.b` that is no field, with the near misses of its level."""
-    for arg in argv:
-        found = re.match(r"--?(?:no)?config\.([^=]+)", arg)
-        if not found:
-            continue
-        level: Any = config
-        for key in found[1].split("."):
-            if not isinstance(level, ConfigDict) or key not in level:
-                accepted = list(level) if isinstance(level, ConfigDict) else []
-                raise UserError(f"--config.{found[1]}: {names.unknown('field', key, accepted)}")
-            level = level[key]
+    >>> shell("evaluate", "--workdir=my run").endswith("-m dml_jax.evaluate '--workdir=my run'")
+    True
+    """
+    python = pathlib.Path(sys.executable)
+    found = shutil.which("python")
+    if found and pathlib.Path(found) == python:
+        python = pathlib.Path("python")
+    elif pathlib.Path.cwd() in python.parents:
+        python = python.relative_to(pathlib.Path.cwd())
+    return shlex.join([str(python), "-m", f"dml_jax.{command}", *arguments])

@@ -1,6 +1,7 @@
 """Configurations: the sections of a run with their fields, defaults, types and ranges, and files that hold one.
 
-A configuration file has a function `get_config(arg=None)`, which begins with `new()` and returns what it made of it:
+A configuration file (`dml_jax.config_files`) has a function `get_config(arg=None)`, which begins with `new()` and
+returns what it made of it:
 
     from dml_jax import config as configs
 
@@ -18,140 +19,20 @@ A configuration file has a function `get_config(arg=None)`, which begins with `n
 """
 
 import dataclasses
-import importlib.util
 import json
-import pathlib
-import re
-import traceback
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
 from dml_jax import names
+from dml_jax.config_options import DataOptions, EvaluationOptions, GroupOptions, TrainOptions
 from dml_jax.errors import UserError
-from dml_jax.evaluation import DEFAULT_METRICS
-from dml_jax.parameters import Interval, NonNegativeFloat, NonNegativeInt, PositiveInt, check
+from dml_jax.parameters import check
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """The section `train`.
-
-    Attributes:
-      epochs: how often the sampler's plan of an epoch is trained.
-      batch_size: images of a step, on all devices together.
-      views: how often each image of a batch comes, augmented anew; for self_supervised, with as many views.
-      micro_batch: images that go through the backbone at a time; None: all at once. The gradient is the same.
-      block: anchors (or classes) that the loss looks at at a time; None: all at once. The value is the same.
-      devices: how many devices of each process are used; None: all.
-      monitor: the metric that chooses the best checkpoint and stops training early, as in `val/map_at_r`; "": none.
-      patience: epochs without a better value of `monitor` after which training stops (0 counts as 1); None: never.
-      checkpoint_steps: a checkpoint is written at the end of every epoch, and every so many steps; 0: no more.
-      checkpoint_minutes: and when so many minutes have passed since the last one; 0: no more.
-      log_steps: steps between two rows of metrics.
-      log_seconds: seconds between two lines of progress, where the output is no terminal.
-      wandb: the Weights & Biases project that metrics are reported to; "": none.
-    """
-
-    epochs: NonNegativeInt = 10
-    batch_size: PositiveInt = 64
-    views: PositiveInt = 1
-    micro_batch: PositiveInt | None = None
-    block: PositiveInt | None = None
-    devices: PositiveInt | None = None
-    monitor: str = "val/map_at_r"
-    patience: NonNegativeInt | None = 3
-    checkpoint_steps: NonNegativeInt = 0
-    checkpoint_minutes: NonNegativeFloat = 10.0
-    log_steps: PositiveInt = 10
-    log_seconds: NonNegativeFloat = 15.0
-    wandb: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """The fields of the section `data` that every data set has.
-
-    Attributes:
-      augment: what is applied to training images, in turn.
-      prepare: what is applied to images that are evaluated, in turn.
-      validation: the share of the training classes that is held out as `val`; 0 where the set has a `val` of its
-        own, or for none.
-      threads: threads that load images, or threads of each process that does.
-      workers: processes that load images; 0: threads of this process do.
-      prefetch: batches that are loaded ahead.
-      on_error: what happens where an image cannot be decoded: "raise", or "skip" with a count in the log.
-    """
-
-    augment: Any = ()
-    prepare: Any = ()
-    validation: Annotated[float, Interval(0, 1, closed_low=True)] = 0.0
-    threads: PositiveInt = 2
-    workers: NonNegativeInt = 0
-    prefetch: PositiveInt = 4
-    on_error: Literal["raise", "skip"] = "raise"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """The section `evaluation`.
-
-    Attributes:
-      splits: the splits that are evaluated after every epoch.
-      before_training: True to evaluate them before the first epoch, too.
-      metrics: the names of the metrics.
-      distance: euclidean or cosine, for metrics without a distance of their own.
-      normalize: True to normalise embeddings before they are compared.
-      embeddings: what is evaluated of the model's outputs: `embedding`, `features` (of the backbone, before the
-        head), or weighted ones together, as in Combined_embedding_features-1-0.5. Reports show the first one.
-      relation: when an image is relevant to another: label, hierarchy or overlap; {"name": "hierarchy", "level": 0}
-        for the coarser classes.
-      among: the images among which a query is searched: all, same_parent, other_parents.
-      average: the mean is over each query, class or parent; or there is a value for each_class.
-      k: how many neighbours are looked at by metrics whose names leave it open: a number, max_bin_count (the largest
-        class), or None: all of them, for r_precision and map_at_r the first R.
-      gallery: by split, another split that is searched in place of the split itself; "" for none.
-      distractors: by split, a split that is added to what is searched and is relevant to nothing; "" for none.
-      batch_size: images that are embedded at a time.
-      backend: what searches: jax or faiss, or a backend that may miss neighbours.
-      kmeans: what clusters for nmi, ami and f1: jax or faiss.
-      block: rows of queries and of what is searched that are compared at a time, which bounds the memory; None: 1024
-        and 2048.
-      map: the map of a report: pca, or tsne (which needs the extra `map`).
-      after: steps after training whose recall and bytes per image a report compares; see
-        `evaluation.after_training`.
-    """
-
-    splits: tuple[str, ...] = ("val",)
-    before_training: bool = False
-    metrics: tuple[str, ...] = tuple(DEFAULT_METRICS)
-    distance: str = "euclidean"
-    normalize: bool = False
-    embeddings: tuple[str, ...] = ("embedding",)
-    relation: Any = "label"
-    among: str = "all"
-    average: str = "query"
-    k: int | str | None = None
-    gallery: Mapping[str, str] = dataclasses.field(default_factory=lambda: _no_splits())
-    distractors: Mapping[str, str] = dataclasses.field(default_factory=lambda: _no_splits())
-    batch_size: int = 256
-    backend: str = "jax"
-    kmeans: str = "faiss"
-    block: int | None = None
-    map: str = "pca"
-    after: tuple[str, ...] = ()
-
-
-def _no_splits() -> dict[str, str]:
-    return {"train": "", "val": "", "test": ""}
-
-
 # The sections that have the fields of `new` and no others.
 FIXED_SECTIONS = ("train", "evaluation")
 # The fields of the section `data` that are not options of the data set.
@@ -214,8 +95,7 @@ def data(name: str, **options: Any) -> ConfigDict:
     >>> data("glyphs", size=32).threads
     2
     """
-    defaults = {f: getattr(DataOptions(), f) for f in DATA_FIELDS}
-    return ConfigDict({"name": name, **defaults, **options})
+    return ConfigDict({"name": name, **dataclasses.asdict(DataOptions()), **options})
 
 
 def optim(**groups: Mapping[str, Any]) -> ConfigDict:
@@ -238,18 +118,10 @@ def optim(**groups: Mapping[str, Any]) -> ConfigDict:
     unknown = [g for g in groups if g not in patterns]
     if unknown:
         raise names.unknown("group of optim:", unknown[0], patterns)
-    # A schedule of each group's own: a field of one that is set does not change the others.
+    # Made anew for each group: a field of one that is set does not change the others.
     return ConfigDict(
         {
-            group: {
-                "match": pattern,
-                "name": "adam",
-                "lr": 1e-3,
-                "weight_decay": 0.0,
-                "schedule": {"name": "constant"},
-                "warmup_steps": 0,
-                **groups.get(group, {}),
-            }
+            group: {**dataclasses.asdict(GroupOptions(match=pattern)), **groups.get(group, {})}
             for group, pattern in patterns.items()
         }
     )
@@ -344,6 +216,9 @@ def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
     Sections and fields that came after it was stored have their defaults; those of what a section names have them
     where it is built.
 
+    Args:
+      stored: what `to_dict` returned.
+
     Raises:
       UserError: a section or a field that does not exist any more.
     """
@@ -351,94 +226,72 @@ def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
     with config.unlocked():
         for name, section in json.loads(json.dumps(dict(stored)), object_hook=_tuples).items():
             if name in FIXED_SECTIONS:
-                # Field by field: each keeps the type that the command line gives it.
+                # Field by field: each keeps its type.
                 for field, value in section.items():
                     config[name][field] = value
             else:
-                config[name] = data(**section) if name == "data" else section
-    check_sections(config)
-    return config.lock()
+                config[name] = section
+    return completed(config)
 
 
 def _tuples(section: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
 
 
-def check_sections(config: ConfigDict) -> None:
-    """Checks that a configuration has all sections, and those of fixed fields these fields and no others.
+def completed(config: ConfigDict) -> ConfigDict:
+    """Returns a configuration in which what is not set has its default: sections, and fields of sections.
+
+    New fields are errors in it, but for the hyper-parameters of what a section names.
+
+    Args:
+      config: the configuration, with sections that may have been set as a whole.
 
     Raises:
-      UserError: it does not.
+      UserError: a section that does not exist, a field of `train` or `evaluation` that does not, or a section that
+        is no dict.
+
+    >>> config = new()
+    >>> config.data = {"name": "folder", "path": "photos"}
+    >>> completed(config).data.threads
+    2
     """
     default = new()
     for name in config:
         if name not in default:
             raise names.unknown("section", name, default)
-    for name in default:
-        if name not in config:
-            raise UserError(f"section {name!r} is missing")
-    for section in FIXED_SECTIONS:
-        for field in config[section]:
-            if field not in default[section]:
-                raise names.unknown(f"field of {section}:", field, default[section])
-        missing = [k for k in default[section] if k not in config[section]]
-        if missing:
-            raise UserError(f"{section} lacks {missing[0]!r}: set its fields one by one")
+    with config.unlocked(), config.ignore_type(), default.unlocked():
+        for name in default:
+            if (
+                name in config
+                and name not in ("seed", "miner")
+                and not hasattr(config[name], "keys")
+            ):
+                raise UserError(f"section {name!r} is {config[name]!r}; a dict is accepted")
+            config[name] = _completed(name, config, default)
+    config.lock()
+    for name in set(default) - {"seed", *FIXED_SECTIONS}:
+        # Which hyper-parameters there are depends on what is named: they are checked where it is made.
+        if config[name] is not None:
+            config[name].unlock()
+    return config
 
 
-def load(spec: str) -> ConfigDict:
-    """Returns the configuration of `FILE.py[:arguments]`, locked.
-
-    Args:
-      spec: the file, and the arguments of its `get_config` after a colon.
-
-    Raises:
-      UserError: there is no such file, or it does not make a configuration. An exception that a function called by
-        the file raises for reasons of its own keeps its traceback.
-    """
-    file, _, text = spec.partition(":")
-    path = pathlib.Path(file)
-    if not path.is_file():
-        near = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
-        raise names.unknown("config file", file, near)
-    found = importlib.util.spec_from_file_location("dml_jax_config", path)
-    if found is None or found.loader is None:
-        raise UserError(f"config {file} is no Python file; FILE.py is accepted")
-    module = importlib.util.module_from_spec(found)
-    try:
-        found.loader.exec_module(module)
-        config: ConfigDict = module.get_config(text) if text else module.get_config()
-        check_sections(config)
-    except UserError as error:
-        raise UserError(f"config {file}: {error}") from error
-    except SyntaxError as error:
-        raise UserError(f"config {file}, line {error.lineno}: {error.msg}") from error
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        line = _line_of_file(error, path)
-        if line is None:
-            raise
-        raise UserError(f"config {file}{line}: {_message(error)}") from error
-    return config.lock()
-
-
-def _line_of_file(error: Exception, path: pathlib.Path) -> str | None:
-    """Returns ", line 7" of the file where it, or ml_collections on its behalf, raised the error; else None."""
-    frames = traceback.extract_tb(error.__traceback__)
-    of_file = [i for i, f in enumerate(frames) if pathlib.Path(f.filename) == path.absolute()]
-    of_file = of_file or [i for i, f in enumerate(frames) if pathlib.Path(f.filename) == path]
-    if not of_file:
-        # `get_config` is missing, or takes other arguments.
-        return "" if pathlib.Path(frames[-1].filename) == pathlib.Path(__file__) else None
-    below = frames[of_file[-1] + 1 :]
-    if all("ml_collections" in pathlib.Path(f.filename).parts for f in below):
-        return f", line {frames[of_file[-1]].lineno}"
-    return None
-
-
-def _message(error: Exception) -> str:
-    """Returns the gist of an error: ml_collections prints the whole section before the near miss."""
-    text = str(error)
-    found = re.search(r'Did you mean "(.*)" instead of "(.*)"', text)
-    if found:
-        return f"unknown field {found[2]!r}; did you mean {found[1]!r}?"
-    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+def _completed(name: str, config: ConfigDict, default: ConfigDict) -> Any:
+    if name not in config:
+        return default[name]
+    section = config[name]
+    if name == "data":
+        return data(**section)
+    if name == "optim":
+        group = dataclasses.asdict(GroupOptions())
+        return {k: {**group, **v} if hasattr(v, "keys") else v for k, v in section.items()}
+    if name not in FIXED_SECTIONS:
+        return section
+    for field in section:
+        if field not in default[name]:
+            raise names.unknown(f"field of {name}:", field, default[name])
+    if len(section) == len(default[name]):
+        return section
+    for field, value in section.items():
+        default[name][field] = value
+    return default[name]

@@ -1,37 +1,54 @@
-"""Writes embeddings: `python -m dml_jax.embed --workdir=DIR [--split=test | --images=FOLDER] [--out=DIR]`.
+"""Writes embeddings: `dml embed --workdir=DIR [--split=test | --images=FOLDER] [--out=DIR]`.
 
-Of a split of the run's data (or of those of `--config`), or of all images below a folder, which have no labels;
-`--step` is best, last or a number. `--out` gets embeddings.npy (float32, a row per image), items.jsonl (a line per
-row: `name`; `path` where it is a file; `label` and `class` where they are known) and about.json (the model).
-`python -m dml_jax.search` searches among them. The embedding is the first of `evaluation.embeddings`. Several
-processes embed together as they train together (see launch/); the first one writes.
+Of a split of the run's data (or of those of `--config`), or of all images below a folder, which have no labels.
+`--out` gets embeddings.npy (float32, a row per image), items.jsonl (a line per row: `name`; `path` where it is a file;
+`label` and `class` where they are known) and about.json (the model). `dml search` searches among them. The embedding
+is the first of `evaluation.embeddings`. Several processes embed together as they train together (see launch/); the
+first one writes.
 """
 
+import argparse
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
 from dml_jax import checkpoints, command_line, data, evaluation, processes, run_folder
 from dml_jax.console import log
-from dml_jax.errors import UserError
-from dml_jax.evaluate import define_flags as define_evaluation_flags
-from dml_jax.evaluate import restored
+from dml_jax.evaluate import add_checkpoint_options, restored
 from dml_jax.training import build, score
 from dml_jax.training import state as states
 
 EMBEDDINGS, ITEMS, ABOUT = "embeddings.npy", "items.jsonl", "about.json"
 
 
-def define_flags() -> None:
-    """Defines the options of this command."""
-    define_evaluation_flags()
-    flags.DEFINE_string("images", None, "A folder of images to embed in place of a split.")
-    flags.DEFINE_string("out", None, "Where the files go; by default embeddings/NAME in the run.")
+def add_options(parser: command_line.Parser) -> None:
+    """Adds the options of this command.
+
+    Args:
+      parser: of the command.
+    """
+    parser.add_workdir()
+    parser.add_config()
+    add_checkpoint_options(parser)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--split", default="test", help="the split that is embedded (test)")
+    what.add_argument(
+        "--images",
+        type=command_line.path,
+        metavar="FOLDER",
+        help="a folder of images to embed in place of a split",
+    )
+    parser.add_argument(
+        "--out",
+        type=command_line.path,
+        metavar="FOLDER",
+        help="where the files go; by default embeddings/NAME in the run",
+    )
 
 
 def for_files(config: Any, model: Any, count: int) -> ConfigDict:
@@ -70,7 +87,7 @@ def items(source: data.Source, ids: np.ndarray) -> list[dict[str, Any]]:
 def write(
     out: pathlib.Path, embeddings: np.ndarray, items: list[dict[str, Any]], about: dict[str, Any]
 ) -> None:
-    """Writes the three files of a folder that `python -m dml_jax.search` reads."""
+    """Writes the three files of a folder that `dml search` reads."""
     out.mkdir(parents=True, exist_ok=True)
     np.save(out / EMBEDDINGS, embeddings)
     lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
@@ -87,21 +104,22 @@ def embedded(
     return evaluation.combined(found, name), ids
 
 
-def main() -> None:
-    processes.connect()
-    options = flags.FLAGS
-    if options.images is not None and options["split"].present:
-        raise UserError("--split and --images are both given; one of them is accepted")
-    workdir = pathlib.Path(options.workdir).expanduser().resolve()
-    run = run_folder.read_config(str(workdir))
-    config = run if options.config is None else options.config
-    model = build.model(run.model)
+def main(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Args:
+      options: those of the command line.
+    """
+    processes.connect(options)
+    workdir = pathlib.Path(options.workdir).resolve()
+    config = options.config
+    model = build.model(run_folder.read_config(str(workdir)).model)
     if options.images is None:
         source, name = build.source(config, options.split), f"{config.data.name}_{options.split}"
     else:
         source = data.files_below(options.images, channels=model.channels)
         config = for_files(config, model, len(source))
-        name = pathlib.Path(options.images).expanduser().resolve().name
+        name = pathlib.Path(options.images).resolve().name
     out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
     if processes.is_primary():
         out = run_folder.create(out, "--out")
@@ -123,10 +141,9 @@ def main() -> None:
         if len(ids) < len(source):
             log(f"{len(source) - len(ids)} of {len(source)} images could not be decoded")
         log(f"written: {out / EMBEDDINGS}, {out / ITEMS}, {out / ABOUT}")
-        log(f"next: python -m dml_jax.search --index={out} IMAGE ...")
+        log(f"Next: {command_line.shell('search', f'--index={out}')} IMAGE ...")
     processes.barrier("embedded")
 
 
 if __name__ == "__main__":
-    define_flags()
-    command_line.run(main)
+    command_line.run(sys.modules[__name__])

@@ -1,21 +1,22 @@
-"""Evaluates a checkpoint: `python -m dml_jax.evaluate --workdir=DIR [--step=best] [--split=test] [--config=...]`.
+"""Evaluates a checkpoint: `dml evaluate --workdir=DIR [--step=best] [--split=test] [--config.FIELD=VALUE ...]`.
 
-`--step` is best, last or a number. The model is that of the run. Its own data are evaluated, or those of another
-configuration (the sections `data` and `evaluation` of `--config`); `--config=configs/run.py:DIR
---config.evaluation.map=tsne` changes fields of the run's own. Prints a table and writes to a folder in
+The model is that of the run. Its own data are evaluated as its configuration says, in which
+`--config.evaluation.map=tsne` changes a field, or those of the sections `data` and `evaluation` of another `--config`.
+Prints a table and writes to a folder in
 `DIR/evaluation/`: metrics.json and metrics.csv, classes.csv, galleries (best.png, random.png, worst.png), and
 report.html, which shows everything on one page that needs no network; with `evaluation.average=each_class` also
 each_class.json and each_class.csv. Several processes evaluate together as they train together (see launch/); the
 first one writes.
 """
 
+import argparse
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
 from dml_jax import checkpoints, command_line, evaluation, processes, report, run_folder
 from dml_jax.console import log
@@ -31,12 +32,28 @@ Rows = dict[str, dict[str, Any]]
 CLASSES = 30
 
 
-def define_flags() -> None:
-    """Defines the options of this command."""
-    command_line.define_flags()
-    processes.define_flags()
-    flags.DEFINE_string("step", "best", "best, last, or the number of a checkpoint.")
-    flags.DEFINE_string("split", "test", "What is evaluated.")
+def add_options(parser: command_line.Parser) -> None:
+    """Adds the options of this command.
+
+    Args:
+      parser: of the command.
+    """
+    parser.add_workdir()
+    parser.add_config()
+    add_checkpoint_options(parser)
+    parser.add_argument("--split", default="test", help="what is evaluated (test)")
+
+
+def add_checkpoint_options(parser: command_line.Parser) -> None:
+    """Adds the options of a command that runs a trained model, on one process or several.
+
+    Args:
+      parser: of the command.
+    """
+    parser.add_argument(
+        "--step", default="best", help="best (the default), last, or the number of a checkpoint"
+    )
+    processes.add_options(parser)
 
 
 def restored(workdir: str, step: str, model: Any) -> tuple[str, Any]:
@@ -160,12 +177,15 @@ def shown(config: Any, spec: tasks.EvalSpec, found: dict[str, Any]) -> report.Re
     )
 
 
-def main() -> None:
-    processes.connect()
-    options = flags.FLAGS
-    run = run_folder.read_config(options.workdir)
-    config = run if options.config is None else options.config
-    model = build.model(run.model)
+def main(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Args:
+      options: those of the command line.
+    """
+    processes.connect(options)
+    config = options.config
+    model = build.model(run_folder.read_config(options.workdir).model)
     # A data set of the user's own has a colon in its name, which not every file system takes.
     data_name = config.data.name.replace(":", ".")
     name = f"{data_name}_{options.split}_{options.step}"
@@ -191,5 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    command_line.run(main)
+    command_line.run(sys.modules[__name__])

@@ -16,7 +16,7 @@ import numbers
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -189,14 +189,24 @@ def describe(annotation: Any) -> str:
         if len(args) == 2 and args[1] is Ellipsis:
             return f"a sequence, each {describe(args[0])}"
         return f"a sequence of {len(args)}: {', '.join(describe(a) for a in args)}"
-    return {
-        float: "a number",
-        int: "a whole number",
-        bool: "True or False",
-        str: "a text",
-        types.NoneType: "None",
-        os.PathLike: "a path",
-    }.get(origin or annotation, str(annotation))
+    known = origin or annotation
+    if known in _WORDS:
+        return _WORDS[known]
+    return f"a {known.__name__}" if isinstance(known, type) else str(annotation)
+
+
+_WORDS: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    bool: "True or False",
+    str: "a text",
+    types.NoneType: "None",
+    os.PathLike: "a path",
+    Mapping: "a dict",
+    Sequence: "a sequence",
+    Callable: "a function",
+    Any: "any value",
+}
 
 
 def _convert(annotation: Any, value: Any) -> tuple[bool, Any]:
@@ -231,6 +241,9 @@ def _convert(annotation: Any, value: Any) -> tuple[bool, Any]:
         return isinstance(value, str), value
     if os.PathLike in (annotation, origin):
         return isinstance(value, os.PathLike), value
+    if Mapping in (annotation, origin):
+        # A ConfigDict is no Mapping, but has keys and values like one.
+        return isinstance(value, Mapping) or hasattr(value, "keys"), value
     return True, value
 
 

@@ -1,36 +1,43 @@
 """Several processes that run one command together: how they find each other, and which of them writes."""
 
+import argparse
 import os
 import sys
 from typing import NoReturn
 
 import jax
-from absl import flags
 from jax.experimental import multihost_utils
 
 from dml_jax.errors import UserError
 
 
-def define_flags() -> None:
-    """Defines the options of a command that several processes can run together.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a command that several processes can run together.
 
     Where they are not given, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID stand for them.
+
+    Args:
+      parser: of the command.
     """
-    flags.DEFINE_string("coordinator", None, "host:port of process 0.")
-    flags.DEFINE_integer("num_processes", None, "How many processes the run has.")
-    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-    flags.DEFINE_bool(
-        "cluster", False, "Lets SLURM, Open MPI or a TPU pod tell each process its place."
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="the number of processes")
+    parser.add_argument("--process_id", type=int, metavar="I", help="which of them this is, from 0")
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="lets SLURM, Open MPI or a TPU pod tell each process its place",
     )
 
 
-def connect() -> None:
+def connect(options: argparse.Namespace) -> None:
     """Joins the other processes of the command, where there are any; to be called before anything looks for devices.
+
+    Args:
+      options: those of `add_options`.
 
     Raises:
       UserError: a process id that is none of the number of processes.
     """
-    options = flags.FLAGS
     coordinator = options.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     if coordinator:
         count = _number(options.num_processes, "JAX_NUM_PROCESSES")

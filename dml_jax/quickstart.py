@@ -1,18 +1,20 @@
-"""From images to a retrieval table in a few minutes: `python -m dml_jax.quickstart --workdir=runs/quickstart`.
+"""From images to a retrieval table in a few minutes: `dml quickstart --workdir=runs/quickstart`.
 
 Trains `configs/quickstart.py` on the built-in letters, then evaluates letters that training never saw: as raw pixels,
-with the network untrained, and with the network trained. `--config.field=value` changes it as in `dml_jax.train`.
+with the network untrained, and with the network trained. `--config.FIELD=VALUE` changes it as in `dml train`.
 """
 
+import argparse
 import pathlib
+import sys
 import time
 from typing import Any
 
 import jax
-from absl import flags
 from ml_collections import ConfigDict
 
 from dml_jax import command_line, data, evaluation, report
+from dml_jax.command_line import shell
 from dml_jax.console import log
 from dml_jax.evaluate import evaluate, write
 from dml_jax.evaluation.embed import Embedded
@@ -20,8 +22,6 @@ from dml_jax.models import Model
 from dml_jax.training import build, score, tasks
 from dml_jax.training import state as states
 from dml_jax.training.loop import train
-
-CONFIG = pathlib.Path(__file__).resolve().parents[1] / "configs" / "quickstart.py"
 
 
 def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, dict[str, float]]:
@@ -86,23 +86,30 @@ def _summary(
         "  evaluation/quickstart/       report.html to look at; this table (csv, json); queries with their neighbours\n"
         "  checkpoints/                 the last state, and the best model by validation\n"
         "Next:\n"
-        f"  python -m dml_jax.evaluate --workdir={workdir} --split=val\n"
-        f"  python -m dml_jax.train --config={_short(CONFIG)} --workdir=runs/second --config.loss.alpha=4.0\n"
-        "  another loss or your own folder of images: see configs/ and README.md"
+        f"  {shell('evaluate', f'--workdir={workdir}', '--split=val')}\n"
+        f"  {shell('train', '--config=quickstart', '--workdir=runs/second', '--config.loss=triplet_margin')}\n"
+        f"  {shell('train', '--config=own_images', '--workdir=runs/own', '--config.data.path=PHOTOS')}"
     )
 
 
-def _short(path: pathlib.Path) -> pathlib.Path:
-    """Returns the path from the current folder, where it is below it."""
-    here = pathlib.Path.cwd()
-    return path.relative_to(here) if here in path.parents else path
+def add_options(parser: command_line.Parser) -> None:
+    """Adds the options of this command.
+
+    Args:
+      parser: of the command.
+    """
+    parser.add_workdir()
+    parser.add_config("quickstart")
 
 
-def main() -> None:
-    """Runs the command."""
-    quickstart(flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir))
+def main(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Args:
+      options: those of the command line.
+    """
+    quickstart(options.config, pathlib.Path(options.workdir))
 
 
 if __name__ == "__main__":
-    command_line.define_flags(config=str(CONFIG))
-    command_line.run(main)
+    command_line.run(sys.modules[__name__])

@@ -3,8 +3,8 @@
 WORKDIR/config.json      the whole configuration
 WORKDIR/metrics.csv      loss, norms and validation by step; tensorboard/ and curves.png show the same
 WORKDIR/checkpoints/     the last state, and the best model by validation (`dml_jax.checkpoints`)
-WORKDIR/evaluation/      what `python -m dml_jax.evaluate` writes
-WORKDIR/embeddings/      what `python -m dml_jax.embed` writes
+WORKDIR/evaluation/      what `dml evaluate` writes
+WORKDIR/embeddings/      what `dml embed` writes
 """
 
 import json

@@ -1,19 +1,20 @@
-"""Searches by image: `python -m dml_jax.search --index=DIR [--k=10] [--html=FILE] IMAGE ...`.
+"""Searches by image: `dml search --index=DIR [--k=10] [--html=FILE] IMAGE ...`.
 
-Embeds each image with the model that wrote the folder `--index` (`python -m dml_jax.embed`) and prints what lies
+Embeds each image with the model that wrote the folder `--index` (`dml embed`) and prints what lies
 nearest there, by exact search: rank, cosine similarity, class where it is known, path. `--html` shows the results
 as a page. A query that is among the indexed images finds itself. `--workdir` says where the run is now, if it was
 moved.
 """
 
+import argparse
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import flags
 from jaxtyping import Float
 
 from dml_jax import command_line, data, evaluation, run_folder
@@ -25,37 +26,46 @@ from dml_jax.report import page as pages
 from dml_jax.training import build
 from dml_jax.training import state as states
 
-# What the command line holds, for `command_line.run`.
-ACCEPTS: dict[str, Any] = {
-    "required": {"index": "a folder that python -m dml_jax.embed wrote"},
-    "positional": True,
-}
-
 
 class Stored(NamedTuple):
-    """What `python -m dml_jax.embed` wrote."""
+    """What `dml embed` wrote."""
 
     embeddings: Float[np.ndarray, "n d"]
     items: list[dict[str, Any]]
     about: dict[str, Any]
 
 
-def define_flags() -> None:
-    """Defines the options of this command."""
-    flags.DEFINE_string("index", None, "The folder of the embeddings.")
-    flags.DEFINE_string("workdir", None, "The folder of the run; by default where it was.")
-    flags.DEFINE_integer("k", 10, "How many results.")
-    flags.DEFINE_string("html", None, "A file for a page of the results.")
-    flags.DEFINE_string("backend", "jax", "What searches: jax or faiss.")
+def add_options(parser: command_line.Parser) -> None:
+    """Adds the options of this command.
+
+    Args:
+      parser: of the command.
+    """
+    parser.add_argument("images", nargs="*", type=command_line.path, help="what is searched for")
+    parser.add_argument(
+        "--index",
+        type=command_line.path,
+        required=True,
+        metavar="FOLDER",
+        help="a folder that dml embed wrote",
+    )
+    parser.add_workdir("the folder of the run; by default where it was", required=False)
+    parser.add_argument("--k", type=int, default=10, help="how many results (10)")
+    parser.add_argument(
+        "--html", type=command_line.path, metavar="FILE", help="a file for a page of the results"
+    )
+    parser.add_argument(
+        "--backend", default="jax", help="what searches: jax (the default) or faiss"
+    )
 
 
 def read(folder: str) -> Stored:
     """Reads the embeddings of a folder; raises `UserError` where something is missing, damaged or does not fit."""
-    where = pathlib.Path(folder).expanduser()
+    where = pathlib.Path(folder)
     for name in (EMBEDDINGS, ITEMS, ABOUT):
         if not (where / name).is_file():
             raise UserError(
-                f"there is no {where / name}; a folder that python -m dml_jax.embed wrote is accepted"
+                f"there is no {where / name}; a folder that dml embed wrote is accepted"
             )
     try:
         embeddings = np.load(where / EMBEDDINGS)
@@ -160,12 +170,16 @@ def search(options: Any, paths: Sequence[str]) -> None:
         log(f"\nwritten: {page}")
 
 
-def main(*paths: str) -> None:
-    if not paths:
+def main(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Args:
+      options: those of the command line.
+    """
+    if not options.images:
         raise UserError("no image to search for; the paths of one or more image files are accepted")
-    search(flags.FLAGS, paths)
+    search(options, options.images)
 
 
 if __name__ == "__main__":
-    define_flags()
-    command_line.run(main, **ACCEPTS)
+    command_line.run(sys.modules[__name__])

@@ -1,38 +1,45 @@
-"""Trains a model: `python -m dml_jax.train --config=configs/NAME.py --workdir=DIR [--config.field=value ...]`.
+"""Trains a model: `dml train --config=NAME --workdir=DIR [--config.FIELD=VALUE ...]`.
 
-The same command goes on with a run that was killed. With several processes every one of them gets `--coordinator`,
-`--num_processes` and `--process_id` (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID); see launch/.
+The same command goes on with a run that was killed, and so does `dml train --workdir=DIR`. With several processes
+every one of them gets --coordinator, --num_processes and --process_id (or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
+and JAX_PROCESS_ID); see launch/.
 """
 
-from absl import flags
+import argparse
+import sys
 
 from dml_jax import command_line, processes
 from dml_jax.console import log
-from dml_jax.errors import UserError
 
 
-def define_flags() -> None:
-    """Defines the options of this command."""
-    command_line.define_flags()
-    processes.define_flags()
+def add_options(parser: command_line.Parser) -> None:
+    """Adds the options of this command.
+
+    Args:
+      parser: of the command.
+    """
+    parser.add_workdir()
+    parser.add_config()
+    processes.add_options(parser)
 
 
-def main() -> None:
-    """Runs the command."""
-    if flags.FLAGS.config is None:
-        raise UserError("--config is missing: a file such as configs/quickstart.py")
-    processes.connect()
+def main(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Args:
+      options: those of the command line.
+    """
+    processes.connect(options)
     # Imported after the connection, because what it imports looks for devices.
     from dml_jax.training.loop import train
 
-    train(flags.FLAGS.config, flags.FLAGS.workdir)
+    train(options.config, options.workdir)
     if processes.is_primary():
         log(
-            f"done. In {flags.FLAGS.workdir}: config.json, metrics.csv, curves.png, tensorboard/, checkpoints/. "
-            f"Next: python -m dml_jax.evaluate --workdir={flags.FLAGS.workdir}"
+            f"done. In {options.workdir}: config.json, metrics.csv, curves.png, tensorboard/, checkpoints/. "
+            f"Next: {command_line.shell('evaluate', f'--workdir={options.workdir}')}"
         )
 
 
 if __name__ == "__main__":
-    define_flags()
-    command_line.run(main)
+    command_line.run(sys.modules[__name__])

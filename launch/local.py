@@ -28,6 +28,9 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     command = [c for i, c in enumerate(options.command) if i or c != "--"]
+    if command[:1] == ["python"]:
+        # The one that runs now: another may not have the library.
+        command[0] = sys.executable
     if not command or options.processes < 1:
         parser.error("a command after -- and at least one process are needed")
 

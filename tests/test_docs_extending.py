@@ -54,8 +54,8 @@ def test_commands(folder):
         for text in (text for language, _, text in BLOCKS if language == "sh"):
             for line in text.splitlines():
                 words = shlex.split(line)
-                assert words[:2] == ["python", "-m"]
-                status, out, err = server.run(words[2:], folder)
+                assert words[0] == "dml"
+                status, out, err = server.run([f"dml_jax.{words[1]}", *words[2:]], folder)
                 assert status == 0, f"{line}\n{out}\n{err}"
                 outputs.append(out)
     assert len(outputs) == 2

@@ -13,13 +13,10 @@ import tomllib
 import jax
 import numpy as np
 import pytest
-from absl import flags
-from ml_collections import config_flags
 from PIL import Image
 
-from dml_jax import command_line, run_folder
+from dml_jax import command_line, config_files, evaluate, run_folder
 from dml_jax import config as configs
-from dml_jax.quickstart import CONFIG
 from dml_jax.training import build
 from dml_jax.training.loop import train
 from tests.training.commands import CommandServer
@@ -34,7 +31,7 @@ PAGES = [
 # Its snippets are files of their own, and its commands name them: tests/test_docs_extending.py.
 EXTENDING = ROOT / "docs" / "extending.md"
 RUN = ("evaluate", "embed", "search")
-STARTS = ("python ", "make ", "pip ", ".venv/")
+STARTS = ("python ", "dml ", "make ", "pip ", ".venv/")
 
 
 def blocks(page, *languages):
@@ -61,19 +58,16 @@ def name(value):
     return value.name if isinstance(value, pathlib.Path) else " ".join(value)
 
 
-def is_module(words, *modules):
-    return words[:2] == ["python", "-m"] and words[2] in [f"dml_jax.{m}" for m in modules]
+def is_command(words, *commands):
+    return words[0] == "dml" and words[1] in commands
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with the files that the pages speak of."""
     path = tmp_path_factory.mktemp("docs")
-    (path / "configs").mkdir()
-    for file in (ROOT / "configs").glob("*.py"):
-        (path / "configs" / file.name).symlink_to(file)
     page = ROOT / "docs" / "guide" / "your_images.md"
-    (path / "configs" / "folder.py").write_text(blocks(page, "python")[0])
+    (path / "of_page.py").write_text(blocks(page, "python")[0])
     classes = ["heron", "kestrel", "c", "d", "e", "f", "g", "h"]
     rng = np.random.default_rng(0)
     for called in classes:
@@ -85,7 +79,7 @@ def folder(tmp_path_factory):
             Image.fromarray(pixels).save(path / file)
     # A run as DIR, for commands that change fields of its configuration.
     (path / "DIR").mkdir()
-    run_folder.write_config(path / "DIR", configs.to_dict(configs.load(str(CONFIG))))
+    run_folder.write_config(path / "DIR", configs.to_dict(config_files.load("quickstart")))
     return path
 
 
@@ -110,6 +104,8 @@ def test_command(page, words, folder, monkeypatch):
     if words[:2] == ["python", "launch/local.py"]:
         assert (ROOT / words[1]).is_file()
         words = words[words.index("--") + 1 :]
+        if words[:2] == ["python", "-m"]:
+            words = ["dml", words[2].removeprefix("dml_jax."), *words[3:]]
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), flags=re.M)
     elif words[:3] == ["pip", "install", "-e"]:
@@ -118,45 +114,46 @@ def test_command(page, words, folder, monkeypatch):
         assert extra and extra[1] in project["optional-dependencies"]
     elif words == [".venv/bin/pre-commit", "install"]:
         assert (ROOT / ".pre-commit-config.yaml").is_file()
-    elif is_module(words, "train") or "--workdir=DIR" in words:
-        build_config(words[3:])
+    elif is_command(words, "train") or "--workdir=DIR" in words:
+        build_config(words[2:])
     else:
-        assert is_module(words, *RUN), f"{page.name} has a command that no test runs: {words}"
+        assert is_command(words, *RUN), f"{page.name} has a command that no test runs: {words}"
 
 
 def build_config(arguments):
     """Parses the options of a command, and builds what the configuration names."""
-    values = flags.FlagValues()
-    argv = ["train", *arguments]
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=argv)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    command_line._check_fields(argv, configs.load(command_line._option(argv, "config")))
-    assert values(argv) == ["train"]
-    assert values.workdir.startswith("runs/") or values.workdir == "DIR"
-    configs.check_sections(values.config)
-    build.model(values.config.model)
-    build.loss(values.config)
-    build.sampler(values.config.sampler)
+    parser = command_line.Parser("command")
+    evaluate.add_options(parser)
+    options = parser.parse(arguments)
+    assert options.workdir.startswith("runs/") or options.workdir == "DIR"
+    # The files of weights are the reader's.
+    build.model(
+        {**options.config.model, "weights": ""}
+        if "weights" in options.config.model
+        else options.config.model
+    )
+    build.loss(options.config)
+    build.sampler(options.config.sampler)
 
 
 def test_commands_that_evaluate_embed_and_search(folder, monkeypatch):
     """Runs these commands, after the runs that they name were trained a little."""
     monkeypatch.chdir(folder)
-    config = configs.load(f"{CONFIG}:runlocal")
+    config = config_files.load("quickstart:runlocal")
     with config.unlocked():
         config.data.classes = 12
     config.model.update(width=8, depth=1)
     config.train.devices = 1
     train(config, "runs/quickstart")
-    config = configs.load("configs/folder.py")
+    config = config_files.load("of_page.py")
     config.model.update(width=8, depth=1)
     config.train.update(epochs=1, batch_size=8, devices=1)
     train(config, "runs/photos")
 
-    found = [(p, w) for p, w in ALL if is_module(w, *RUN) and "--workdir=DIR" not in w]
+    found = [(p, w) for p, w in ALL if is_command(w, *RUN) and "--workdir=DIR" not in w]
     assert len(found) > 5
     with CommandServer() as server:
         for page, words in found:
-            status, out, err = server.run(words[2:], folder)
+            status, out, err = server.run([f"dml_jax.{words[1]}", *words[2:]], folder)
             assert status == 0, f"{page.name}: {' '.join(words)}\n{out}\n{err}"
     assert (folder / "runs" / "found.html").stat().st_size > 0

@@ -3,12 +3,12 @@
 import csv
 import json
 
-from dml_jax import config as configs
-from dml_jax.quickstart import CONFIG, quickstart
+from dml_jax import config_files
+from dml_jax.quickstart import quickstart
 
 
 def test_quickstart(tmp_path, capsys):
-    config = configs.load(f"{CONFIG}:runlocal")
+    config = config_files.load("quickstart:runlocal")
     with config.unlocked():
         config.data.classes = 12
     config.train.devices = 1

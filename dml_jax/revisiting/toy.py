@@ -1,4 +1,4 @@
-"""The toy problem of rho-regularisation (Roth et al., ICML 2020): `python -m dml_jax.revisiting.toy --workdir=DIR`.
+"""The toy problem of rho-regularisation (Roth et al., ICML 2020): `dml toy --workdir=DIR`.
 
 Four classes are pieces of the diagonal of a square, four test classes pieces of a vertical and of a horizontal line;
 a small network puts them on a circle. The claim is that a network that is trained with rho-regularisation, where some
@@ -7,9 +7,11 @@ negatives are replaced by samples of the anchor's own class, uses both dimension
 `--seeds=N` trains N networks by each rule; the picture shows the first.
 """
 
+import argparse
 import itertools
 import math
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import flags
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -27,6 +28,7 @@ from dml_jax import command_line, csv_files, distances, evaluation, losses, mine
 from dml_jax.bound import Bound
 from dml_jax.console import log
 from dml_jax.pairwise import Block
+from dml_jax.parameters import Fraction, PositiveInt, check
 from dml_jax.report.curves import COLOURS
 from dml_jax.selection import Selection
 
@@ -321,14 +323,32 @@ def _scatter(
         panel.scatter(x, y, s=14, linewidths=0.9, label=f"{split} {label + 1}", **style)
 
 
-def main() -> None:
-    """Runs the command."""
-    options = flags.FLAGS
+def add_options(parser: command_line.Parser) -> None:
+    """Adds the options of this command.
+
+    Args:
+      parser: of the command.
+    """
+    parser.add_workdir("the folder of the results")
+    parser.add_argument("--seeds", type=int, default=10, help="networks by each rule (10)")
+    parser.add_argument(
+        "--p_switch", type=float, default=0.001, help="of the rule 'regularised' (0.001)"
+    )
+
+
+def main(options: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Args:
+      options: those of the command line.
+
+    Raises:
+      UserError: an option out of range.
+    """
+    check("--seeds", PositiveInt, options.seeds)
+    check("--p_switch", Fraction, options.p_switch)
     toy(options.seeds, options.p_switch, pathlib.Path(options.workdir))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("workdir", None, "The folder of the results.")
-    flags.DEFINE_integer("seeds", 10, "Networks by each rule.", lower_bound=1)
-    flags.DEFINE_float("p_switch", 0.001, "Of rule 'regularised'.", 0.0, 1.0)
-    command_line.run(main)
+    command_line.run(sys.modules[__name__])

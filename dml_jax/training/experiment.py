@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from dml_jax import config as configs
 from dml_jax import data, evaluation
-from dml_jax.config import TrainOptions, typed
+from dml_jax.config import typed
+from dml_jax.config_options import TrainOptions
 from dml_jax.errors import UserError
 from dml_jax.losses import Loss
 from dml_jax.models import Model

@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dml_jax import data
-from dml_jax.config import DataOptions, typed
+from dml_jax.config import typed
+from dml_jax.config_options import DataOptions
 from dml_jax.data.pipeline import Plan
 from dml_jax.training import build
 

@@ -345,6 +345,7 @@ class Group:
         return optax.chain(self.optimizer, rates)
 
 
+# The fields of a group that are no hyper-parameters of its optimizer.
 _GROUP_FIELDS = ("match", "name", "lr", "schedule", "warmup_steps", "freeze")
 
 
@@ -374,7 +375,8 @@ def group(name: str, spec: Mapping[str, Any]) -> Group:
         raise UserError(f"optim.{name} has no match: a pattern such as 'model/head/.*' is accepted")
     lr = field("lr", NonNegativeFloat, spec.get("lr"))
     frozen = field("freeze", bool, spec.get("freeze", False))
-    schedule = {"name": "constant", **(spec.get("schedule") or {})}
+    schedule = spec.get("schedule") or "constant"
+    schedule = {"name": schedule} if isinstance(schedule, str) else schedule
     hyper = {k: v for k, v in spec.items() if k not in _GROUP_FIELDS}
     try:
         if not hyper.get("weight_decay") and not _decays(spec.get("name", "")):

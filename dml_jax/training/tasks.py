@@ -216,7 +216,7 @@ def check_reported(config: Any) -> None:
     if section.average == "each_class" and splits:
         raise UserError(
             "evaluation.average='each_class' is a value for each class, and a training run reports and monitors "
-            "numbers; accepted: query, class, parent, and each_class in python -m dml_jax.evaluate"
+            "numbers; accepted: query, class, parent, and each_class in dml evaluate"
         )
     numbers = [metric for metric in metric_names(section.metrics) if metric not in LISTS]
     begin = [p for split in splits for p in reported_as(section.embeddings, split).values()]

@@ -35,14 +35,12 @@ def embeddings() -> dict[str, np.ndarray]:
     """Queries and references of the trained network, and their labels."""
     import jax
 
-    from dml_jax import config as configs
-    from dml_jax import evaluation
+    from dml_jax import config_files, evaluation
     from dml_jax.evaluate import restored
-    from dml_jax.quickstart import CONFIG
     from dml_jax.training import build, score
     from dml_jax.training.loop import train
 
-    config = configs.load(str(CONFIG))
+    config = config_files.load("quickstart")
     config.train.epochs = 5
     model = build.model(config.model)
     with tempfile.TemporaryDirectory() as workdir:

@@ -78,10 +78,8 @@ def child(module, arguments, folder, out, err):
     os.chdir(folder)
     sys.path.insert(0, folder)
     command = importlib.import_module(module)
-    command.define_flags()
-    sys.argv = [module, *arguments]
     try:
-        command_line.run(command.main, **getattr(command, "ACCEPTS", {}))
+        command_line.run(command, arguments)
     except SystemExit as stop:
         return stop.code or 0
     except BaseException:

@@ -6,8 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from dml_jax import config as configs
-from dml_jax import evaluate, run_folder
+from dml_jax import config_files, evaluate, run_folder
 from dml_jax.training import build, loop
 from tests.training.commands import CONFIG, ROOT, logged, losses, pictures, rows, run, train_command
 
@@ -33,7 +32,7 @@ def one(data, tmp_path_factory):
 
 
 def train(data, workdir, loss, **fields):
-    config = configs.load(f"{CONFIG}:{ARGUMENTS.format(loss)}")
+    config = config_files.load(f"{CONFIG}:{ARGUMENTS.format(loss)}")
     config.data.path = str(data)
     config.train.update(fields)
     loop.train(config, str(workdir))
@@ -67,42 +66,43 @@ def test_a_run_moves_to_other_devices(data, one, tmp_path):
 # sampler that plans from embeddings, evaluation, embedding, and an evaluation that fails in the second process.
 PROGRAM = """
 import json, os, sys
-from dml_jax import command_line, config, embed, evaluate, processes, run_folder, train
+from dml_jax import command_line, config_files, embed, evaluate, processes, run_folder, train
 given, process = json.loads(sys.argv.pop()), os.environ["JAX_PROCESS_ID"]
 
 def refuse_to_write(event, arguments):
     if event == "open" and str(arguments[0]).startswith(given["one"]):
         assert not set(arguments[1] or "") & set("wax+"), arguments
 
-def step(name, main, workdir, config):
+def step(name, command, workdir, options, config):
     if process == "0":
         print(f"== {name}", flush=True)
-    options = train.flags.FLAGS
     options.workdir, options.config = workdir, config
-    main()
+    command.main(options)
 
-def everything():
-    step("train", train.main, given["train"], train.flags.FLAGS.config)
-    processes.connect = lambda: None  # once is enough
-    storage = config.load(given["storage_config"])
+def add_options(parser):
+    embed.add_options(parser)
+
+def main(options):
+    step("train", train, given["train"], options, options.config)
+    processes.connect = lambda options: None  # once is enough
+    storage = config_files.load(given["storage_config"])
     storage.data.path = given["data"]
-    step("storage", train.main, given["storage"], storage)
+    step("storage", train, given["storage"], options, storage)
     if process == "1":
         sys.addaudithook(refuse_to_write)
     run = run_folder.read_config(given["one"])
     run.evaluation.update(
         after=("int8",), average="each_class", embeddings=("embedding", "features")
     )
-    train.flags.FLAGS.step = "last"
-    step("evaluate", evaluate.main, given["one"], run)
-    step("embed", embed.main, given["one"], run)
-    broken = config.load(given["config"])
+    options.step = "last"
+    step("evaluate", evaluate, given["one"], options, run)
+    step("embed", embed, given["one"], options, run)
+    broken = config_files.load(given["config"])
     broken.data.path = given["broken"]
-    train.flags.FLAGS.split = "all"
-    step("broken", evaluate.main, given["one"], broken)
+    options.split = "all"
+    step("broken", evaluate, given["one"], options, broken)
 
-embed.define_flags()
-command_line.run(everything)
+command_line.run(sys.modules["__main__"])
 """
 
 
@@ -137,7 +137,7 @@ def test_two_processes_train(one, two):
 
 
 def test_a_storage_in_two_processes(data, two, tmp_path):
-    config = configs.load(f"{CONFIG}:{STORAGE}")
+    config = config_files.load(f"{CONFIG}:{STORAGE}")
     config.data.path = str(data)
     config.train.devices = 1
     loop.train(config, str(tmp_path))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dml_jax import UserError, checkpoints, evaluate, names
+from dml_jax import UserError, checkpoints, config_files, evaluate, names
 from dml_jax import config as configs
 from dml_jax import losses as losses_of
 from dml_jax.training import build, loop
@@ -22,7 +22,7 @@ def data(tmp_path_factory):
 
 
 def config_of(data, arguments="steps=3,epochs=9"):
-    config = configs.load(f"{CONFIG}:{arguments}")
+    config = config_files.load(f"{CONFIG}:{arguments}")
     config.data.path = str(data)
     config.train.devices = 1
     return config

@@ -10,8 +10,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dml_jax import config as configs
-from dml_jax import evaluation, samplers
+from dml_jax import config_files, evaluation, samplers
 from dml_jax.training import build, loop, score
 from dml_jax.training import state as states
 from dml_jax.training.planning import AsyncPlan
@@ -27,7 +26,7 @@ def data(tmp_path_factory):
 
 
 def config_of(data, sampler, epochs=1, **fields):
-    config = configs.load(f"{CONFIG}:sampler={sampler},steps={STEPS},epochs={epochs}")
+    config = config_files.load(f"{CONFIG}:sampler={sampler},steps={STEPS},epochs={epochs}")
     config.data.path = str(data)
     config.train.devices = 1
     config.evaluation.splits = ()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dml_jax import config as configs
-from dml_jax import evaluation, run_folder
+from dml_jax import config_files, evaluation, run_folder
 from dml_jax.data import base
 from dml_jax.training import build, loop, score, tasks
 from tests.training.commands import CONFIG, pictures
@@ -54,7 +54,7 @@ def path(tmp_path_factory):
 
 
 def config_of(path, **evaluation_fields):
-    config = configs.load(str(CONFIG))
+    config = config_files.load(str(CONFIG))
     config.data.path = str(path)
     config.evaluation.metrics = METRICS
     for field, value in evaluation_fields.items():
@@ -268,7 +268,7 @@ def test_several_embeddings(path, network):
 
 def test_training_monitors_another_embedding(path, tmp_path):
     """A run from a config with all of it, and the monitor's name."""
-    config = configs.load(f"{CONFIG}:steps=2,epochs=1")
+    config = config_files.load(f"{CONFIG}:steps=2,epochs=1")
     config.data.path = str(path)
     config.train.batch_size = 4
     config.train.devices = 1
