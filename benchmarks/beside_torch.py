@@ -93,7 +93,7 @@ class JaxRun:
 
         variables = {k: self.state[k]["model"] for k in ("params", "state")}
         embedded = evaluation.embed(
-            score.embedder(self.model), variables, score.batches(config, source)
+            score.embedder(self.model), variables, score.batches_of(config, source)
         )
         found = evaluation.evaluate_embeddings(
             embedded[0], source.labels[embedded[2]], metrics=("map_at_r",)

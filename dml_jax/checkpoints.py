@@ -11,14 +11,18 @@ number of devices or processes can read them.
 import logging
 import math
 import pathlib
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from dml_jax import names, trees
+from dml_jax.console import log
 from dml_jax.errors import UserError
 
 Tree = Any
@@ -80,24 +84,48 @@ class Checkpoints:
         step = self.last.latest_step()
         return None if step is None else str(self.last.directory / str(step))
 
-    def meta(self) -> Meta | None:
-        """Returns what `save` was given with the last checkpoint; None where there is none."""
-        step = self.last.latest_step()
-        return None if step is None else _restore(self.last, step, {})[1]
+    def restore(
+        self, template: Tree, check: Callable[[Meta], None] = lambda meta: None
+    ) -> tuple[Tree, Meta] | None:
+        """Returns the last state as arrays of the host, and what `save` was given with it; None where there is none.
 
-    def restore(self, template: Tree) -> Tree:
-        """Returns the last state as arrays of the host.
+        A checkpoint that cannot be read, because a disk was full or a copy broke off, is moved to
+        `checkpoints/damaged/`, and the one before it is taken.
 
         Args:
           template: a state of the same structure, of arrays or their shapes.
+          check: raises where the run may not go on from a checkpoint with this meta.
 
         Raises:
-          UserError: its architecture is not the template's.
+          UserError: its architecture is not the template's, or none of several can be read.
         """
-        step = self.last.latest_step()
         model, rest = _split(template)
-        items, _ = _restore(self.last, step, {"model": model, "rest": rest})
-        return _joined(items["model"], items["rest"])
+        templates = {"model": model, "rest": rest}
+        steps = sorted(self.last.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                check(_restore(self.last, step, {})[1])
+                items, meta = _restore(self.last, step, templates)
+            except _Damaged as error:
+                log(f"note: {error}; the one before is used")
+                self._set_aside(step)
+                continue
+            return _joined(items["model"], items["rest"]), meta
+        if steps:
+            raise UserError(
+                f"none of the checkpoints {', '.join(map(str, steps))} of {self.last.directory} can be read; they "
+                f"are in {self.last.directory.parent / 'damaged'} now, and the same command begins anew"
+            )
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            folder = pathlib.Path(self.last.directory).parent / "damaged"
+            folder.mkdir(exist_ok=True)
+            shutil.move(str(self.last.directory / str(step)), folder / str(step))
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"damaged {step}")
+        self.last.reload()
 
     def wait(self) -> None:
         """Returns when everything is written."""
@@ -110,8 +138,8 @@ class Checkpoints:
         self.best.close()
 
 
-def find(workdir: str, step: str = "best") -> tuple[str, int]:
-    """Returns the kind ("last" or "best") and the number of a checkpoint to evaluate.
+def find(workdir: str, step: str = "best") -> list[tuple[str, int]]:
+    """Returns the kind ("last" or "best") and the number of a checkpoint to evaluate, then those in its place.
 
     Args:
       workdir: the folder of the run.
@@ -120,40 +148,52 @@ def find(workdir: str, step: str = "best") -> tuple[str, int]:
     Raises:
       UserError: there is no such checkpoint; the error lists what there is.
     """
-    have = {kind: _steps(workdir, kind) for kind in ("best", "last")}
+    have = {kind: _steps(workdir, kind)[::-1] for kind in ("best", "last")}
     if not any(have.values()):
         raise UserError(
             f"no checkpoint in {workdir}/checkpoints; a folder that training wrote is accepted"
         )
+    found = [(kind, number) for kind, steps in have.items() for number in steps]
     if step == "best":
-        kind = "best" if have["best"] else "last"
-        return kind, have[kind][-1]
+        return found
     if step == "last" and have["last"]:
-        return "last", have["last"][-1]
-    for kind, steps in have.items():
-        if step.isdecimal() and int(step) in steps:
-            return kind, int(step)
-    accepted = [
-        *(k for k, s in have.items() if s),
-        *map(str, sorted({*have["best"], *have["last"]})),
-    ]
-    raise names.unknown(f"step of {workdir}/checkpoints:", step, accepted)
+        return [one for one in found if one[0] == "last"]
+    exact = [one for one in found if step.isdecimal() and one[1] == int(step)]
+    if not exact:
+        accepted = [*(k for k, s in have.items() if s), *map(str, sorted({n for _, n in found}))]
+        raise names.unknown(f"step of {workdir}/checkpoints:", step, accepted)
+    return exact
 
 
-def restore_model(workdir: str, kind: str, step: int, template: Tree) -> Tree:
-    """Returns `{"params", "state"}` of the model alone, as arrays of the host.
+def restore_model(workdir: str, step: str, template: Tree) -> tuple[str, int, Tree]:
+    """Returns the kind and the number of a checkpoint, and `{"params", "state"}` of its model as arrays of the host.
+
+    In place of a best or last checkpoint that cannot be read the one before it is taken, with a note.
 
     Args:
       workdir: the folder of the run.
-      kind: "last" or "best".
-      step: the number of the checkpoint.
+      step: `best`, `last` or a number, as `find` takes it.
       template: the model's variables, or their shapes.
 
     Raises:
-      UserError: the architecture is not the template's.
+      UserError: there is no such checkpoint, it cannot be read, or its architecture is not the template's.
     """
-    with _manager(workdir, kind, keep=None) as manager:
-        return _restore(manager, step, {"model": template})[0]["model"]
+    damaged: _Damaged | None = None
+    for kind, number in find(workdir, step):
+        with _manager(workdir, kind, keep=None) as manager:
+            try:
+                found = _restore(manager, number, {"model": template})[0]["model"]
+            except _Damaged as error:
+                damaged = damaged or error
+                continue
+        if damaged is not None:
+            log(f"note: {damaged}; {kind}, step {number} is used")
+        return kind, number, found
+    raise UserError(f"{damaged}; another --step is accepted")
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be read; the message names it."""
 
 
 def _split(state: Tree) -> tuple[Tree, Tree]:
@@ -219,19 +259,25 @@ def _save(manager: ocp.CheckpointManager, step: int, items: dict[str, Any], meta
 
 
 def _restore(
-    manager: ocp.CheckpointManager, step: int | None, templates: dict[str, Tree]
+    manager: ocp.CheckpointManager, step: int, templates: dict[str, Tree]
 ) -> tuple[dict[str, Tree], Meta]:
     where = manager.directory / str(step)
     wanted = {k: _storable(v) for k, v in templates.items()}
-    checkpointer = ocp.StandardCheckpointer()
-    for item, leaves in wanted.items():
-        stored = checkpointer.metadata(where / item).item_metadata.tree
-        _check(str(where), {k: v.shape for k, v in stored.items()}, leaves)
     args = {
         k: ocp.args.StandardRestore({n: np.empty(v.shape, v.dtype) for n, v in leaves.items()})
         for k, leaves in wanted.items()
     }
-    found = manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
+    checkpointer = ocp.StandardCheckpointer()
+    try:
+        for item, leaves in wanted.items():
+            stored = checkpointer.metadata(where / item).item_metadata.tree
+            _check(str(where), {k: v.shape for k, v in stored.items()}, leaves)
+        found = manager.restore(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonRestore()))
+    except UserError:
+        raise
+    # Orbax and TensorStore raise errors of many kinds where files are cut off or missing.
+    except Exception as error:
+        raise _Damaged(f"checkpoint {where} cannot be read ({type(error).__name__})") from error
     return {k: _filled(templates[k], found[k]) for k in templates}, found["meta"]
 
 

@@ -4,6 +4,7 @@ A command is a module with `add_options(parser)` and `main(options)`; `run` is w
 """
 
 import argparse
+import errno
 import json
 import os
 import pathlib
@@ -199,9 +200,18 @@ def run(command: Command, argv: Sequence[str] | None = None, program: str | None
         # Whoever read the output has enough of it (`| head`): what is still buffered goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         processes.exit_process(141)
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            traceback.print_exc()
+            processes.exit_process(1)
+        _fail(UserError(f"{error.filename or 'a file of the run'}: {error.strerror}"), 1)
     except Exception:
         traceback.print_exc()
         processes.exit_process(1)
+
+
+# A folder that cannot be written and a disk that is full are not the program's faults.
+_OF_THE_DISK = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)
 
 
 def _module_name(command: Command) -> str:

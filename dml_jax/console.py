@@ -1,17 +1,76 @@
-"""What a command prints on the terminal: lines, and the progress of training."""
+"""What a command prints on the terminal: lines, and the progress of whatever takes more than seconds."""
 
 import collections
 import sys
 import time
-from typing import TextIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TextIO, TypeVar
 
+import jax
 from tqdm import tqdm
+
+Batch = TypeVar("Batch", bound=Mapping[str, Any])
 
 
 def log(message: str) -> None:
     """Prints a line, above the progress bar where there is one."""
     tqdm.write(message, file=sys.stdout)
     sys.stdout.flush()
+
+
+def watched(
+    batches: Iterable[Batch],
+    images: int,
+    what: str,
+    *,
+    show: bool = True,
+    seconds: float = 15.0,
+    stream: TextIO | None = None,
+) -> Iterator[Batch]:
+    """Yields batches, and shows how far a pass over images is: a bar on a terminal, elsewhere a line every few seconds.
+
+    A pass that takes no longer than that prints nothing.
+
+    Args:
+      batches: of all processes together, `{"image": [b, ...]}` of this one.
+      images: how many there are.
+      what: what is done with them, as in "evaluating val".
+      show: False to show nothing.
+      seconds: between two lines.
+      stream: where the bar is drawn; standard error by default.
+
+    >>> list(watched([{"image": [0]}], 1, "embedding", show=False))
+    [{'image': [0]}]
+    """
+    stream = sys.stderr if stream is None else stream
+    terminal = stream.isatty()
+    start = last = time.monotonic()
+    done = 0
+    with tqdm(
+        total=images,
+        desc=what,
+        unit=" images",
+        dynamic_ncols=True,
+        leave=False,
+        file=stream,
+        disable=not (show and terminal),
+    ) as bar:
+        for batch in batches:
+            yield batch
+            before = done
+            done = min(images, done + len(batch["image"]) * jax.process_count())
+            bar.update(done - before)
+            now = time.monotonic()
+            if show and not terminal and now - last >= seconds and done < images:
+                rate = done / (now - start)
+                log(
+                    f"{what}: {done} of {images} images  {rate:.0f} images/s  {_clock((images - done) / rate)} left"
+                )
+                last = now
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
 class Progress:
@@ -66,11 +125,8 @@ class Progress:
         self._bar.update(images)
         rate = self.rate()
         if self._prints_lines and rate and now - self._last_line >= self._seconds:
-            left = (self._total - self._done) / rate
-            log(
-                f"epoch {epoch}  step {step}  loss {loss:.4f}  {rate:.0f} images/s  "
-                f"{int(left // 60)}:{int(left % 60):02d} left"
-            )
+            left = _clock((self._total - self._done) / rate)
+            log(f"epoch {epoch}  step {step}  loss {loss:.4f}  {rate:.0f} images/s  {left} left")
             self._last_line = now
 
     def rate(self) -> float:

@@ -12,6 +12,9 @@ def write_rows(
 ) -> None:
     """Writes a table; the file is replaced in one go, so that no reader sees half of it.
 
+    A text that begins as a formula does (=, +, -, @, a tab) gets an apostrophe before it, because spreadsheets would
+    compute it: names of files and classes come from anywhere. Numbers stay as they are.
+
     Args:
       path: of the file.
       columns: the names in the first line, in order.
@@ -22,8 +25,18 @@ def write_rows(
     with beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: _quoted(v) for k, v in row.items()} for row in rows)
     os.replace(beside, path)
+
+
+def _quoted(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def read_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:

@@ -1,10 +1,10 @@
 """Writes embeddings: `dml embed --workdir=DIR [--split=test | --images=FOLDER] [--out=DIR]`.
 
-Of a split of the run's data (or of those of `--config`), or of all images below a folder, which have no labels.
-`--out` gets embeddings.npy (float32, a row per image), items.jsonl (a line per row: `name`; `path` where it is a file;
-`label` and `class` where they are known) and about.json (the model). `dml search` searches among them. The embedding
-is the first of `evaluation.embeddings`. Several processes embed together as they train together (see launch/); the
-first one writes.
+Of a split of the run's data (or of those of `--config`), or of all images below a folder, whose sub-folders are classes
+with `--classes`. `--out` gets embeddings.npy (float32, a row per image), items.jsonl (a line per row: `name`; `path`
+where it is a file; `label` and `class` where they are known) and about.json (the model). `dml search` searches among
+them. The embedding is the first of `evaluation.embeddings`. Several processes embed together as they train together
+(see launch/); the first one writes.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dml_jax import checkpoints, command_line, data, evaluation, processes, run_folder
+from dml_jax import command_line, data, evaluation, processes, run_folder
 from dml_jax.console import log
 from dml_jax.evaluate import add_checkpoint_options, restored
 from dml_jax.training import build, score
@@ -44,6 +44,11 @@ def add_options(parser: command_line.Parser) -> None:
         help="a folder of images to embed in place of a split",
     )
     parser.add_argument(
+        "--classes",
+        action="store_true",
+        help="the sub-folders of --images are classes, which items.jsonl then names",
+    )
+    parser.add_argument(
         "--out",
         type=command_line.path,
         metavar="FOLDER",
@@ -55,7 +60,8 @@ def for_files(config: Any, model: Any, count: int) -> ConfigDict:
     """Returns the configuration for embedding `count` images that are not of its data set.
 
     They are prepared as the set's are; where the set brings images in the model's size, they are scaled to it by
-    their shorter side and cropped in the middle.
+    their shorter side and cropped in the middle. One that cannot be decoded is left out: a folder of one's own may hold
+    anything.
     """
     found = ConfigDict(config.to_dict())
     if not len(found.data.prepare):
@@ -64,6 +70,7 @@ def for_files(config: Any, model: Any, count: int) -> ConfigDict:
             {"name": "resize", "size": size},
             {"name": "center_crop", "size": size},
         )
+    found.data.on_error = "skip"
     # As small as the images allow, and a share for each process.
     share = jax.process_count()
     found.evaluation.batch_size = min(config.evaluation.batch_size, -(-count // share) * share)
@@ -100,7 +107,7 @@ def embedded(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeds the images that can be decoded; returns (the embeddings of that name, their ids)."""
     apply = score.outputs(model, (name,))
-    found, _, ids = evaluation.embed(apply, variables, score.batches(config, source))
+    found, _, ids = score.embed_source(apply, variables, config, source, "embedding")
     return evaluation.combined(found, name), ids
 
 
@@ -117,15 +124,17 @@ def main(options: argparse.Namespace) -> None:
     if options.images is None:
         source, name = build.source(config, options.split), f"{config.data.name}_{options.split}"
     else:
-        source = data.files_below(options.images, channels=model.channels)
+        if options.classes:
+            source = data.load("folder", "all", path=options.images, channels=model.channels)
+        else:
+            source = data.files_below(options.images, channels=model.channels)
         config = for_files(config, model, len(source))
         name = pathlib.Path(options.images).resolve().name
     out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
     if processes.is_primary():
         out = run_folder.create(out, "--out")
-    kind, number = checkpoints.find(str(workdir), options.step)
     with jax.set_mesh(states.make_mesh(config.train.devices)):
-        called, variables = restored(str(workdir), options.step, model)
+        kind, number, variables = restored(str(workdir), options.step, model)
         of = config.evaluation.embeddings[0]
         embeddings, ids = embedded(config, model, variables, source, of)
     if processes.is_primary():
@@ -137,9 +146,9 @@ def main(options: argparse.Namespace) -> None:
             "of": name,
         }
         write(out, embeddings, items(source, ids), about)
-        log(f"{called}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}")
-        if len(ids) < len(source):
-            log(f"{len(source) - len(ids)} of {len(source)} images could not be decoded")
+        log(
+            f"{kind}, step {number}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}"
+        )
         log(f"written: {out / EMBEDDINGS}, {out / ITEMS}, {out / ABOUT}")
         log(f"Next: {command_line.shell('search', f'--index={out}')} IMAGE ...")
     processes.barrier("embedded")

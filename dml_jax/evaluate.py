@@ -19,12 +19,14 @@ import jax
 import numpy as np
 
 from dml_jax import checkpoints, command_line, evaluation, processes, report, run_folder
+from dml_jax import config as configs
 from dml_jax.console import log
 from dml_jax.csv_files import write_rows
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.vectors import normalize_rows
 from dml_jax.mesh import data_mesh
-from dml_jax.training import build, score, tasks
+from dml_jax.models import Model
+from dml_jax.training import build, same_data, score, tasks
 from dml_jax.training import state as states
 
 Rows = dict[str, dict[str, Any]]
@@ -56,21 +58,18 @@ def add_checkpoint_options(parser: command_line.Parser) -> None:
     processes.add_options(parser)
 
 
-def restored(workdir: str, step: str, model: Any) -> tuple[str, Any]:
-    """Restores a checkpoint on the devices of the mesh in context; returns (what to call it, the model's variables).
+def restored(workdir: str, step: str, model: Model) -> tuple[str, int, Any]:
+    """Restores a checkpoint on the devices of the mesh in context; returns (its kind, its step, the model's variables).
 
     Args:
       workdir: of the run.
       step: `best`, `last` or a number.
       model: that of the run.
     """
-    kind, number = checkpoints.find(workdir, step)
-    template = jax.eval_shape(model.init, jax.random.key(0))
-    variables = checkpoints.restore_model(workdir, kind, number, template)
+    template = jax.eval_shape(model.without_weights().init, jax.random.key(0))
+    kind, number, variables = checkpoints.restore_model(workdir, step, template)
     mesh = data_mesh()
-    return f"{kind}, step {number}", variables if mesh is None else states.replicate(
-        variables, mesh
-    )
+    return kind, number, variables if mesh is None else states.replicate(variables, mesh)
 
 
 def write(rows: Rows, folder: pathlib.Path, name: str = "metrics") -> list[pathlib.Path]:
@@ -109,13 +108,17 @@ def evaluate(
     evaluation.check_steps(config.evaluation.after)
     spec = tasks.eval_spec(config, split, model)
     run = run_folder.read_config(workdir)
+    note = same_data.trained_on(workdir, configs.to_dict(config), split, spec.sources["queries"])
+    if note and processes.is_primary():
+        log(f"note: {note}")
     fitted = any(name in evaluation.FITTED for name in config.evaluation.after)
     trained_on = build.source(run, "train") if fitted else None
-    called, variables = restored(workdir, step, model)
+    kind, number, variables = restored(workdir, step, model)
+    called = f"{kind}, step {number}"
     apply = score.outputs(model, spec.embeddings)
 
     def embed(of: Any, source: Any) -> Embedded:
-        return evaluation.embed(apply, variables, score.batches(of, source))
+        return score.embed_source(apply, variables, of, source, f"evaluating {split}")
 
     found = score.embedded(spec, lambda source: embed(config, source))
     rows, by_class = score.tabulated(spec, score.metrics(spec, found), called)

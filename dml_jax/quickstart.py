@@ -56,11 +56,13 @@ def _without_training(
     variables = model.init(jax.random.key(config.seed))
 
     def pixels(source: data.Source) -> Embedded:
-        vectors, labels, ids = evaluation.pixels(score.batches(config, source))
+        vectors, labels, ids = evaluation.pixels(score.batches_of(config, source))
         return dict.fromkeys(model.outputs, vectors), labels, ids
 
     def untrained(source: data.Source) -> Embedded:
-        return evaluation.embed(outputs, variables, score.batches(config, source))
+        return score.embed_source(
+            outputs, variables, config, source, "evaluating the untrained network"
+        )
 
     rows = {}
     for title, embed in (("raw pixels", pixels), ("untrained network", untrained)):

@@ -2,27 +2,34 @@
 
 WORKDIR/config.json      the whole configuration
 WORKDIR/metrics.csv      loss, norms and validation by step; tensorboard/ and curves.png show the same
+WORKDIR/data.json        which images it is about, by class, to notice where they change
+WORKDIR/code/            modules of one's own that the configuration names
 WORKDIR/checkpoints/     the last state, and the best model by validation (`dml_jax.checkpoints`)
 WORKDIR/evaluation/      what `dml evaluate` writes
 WORKDIR/embeddings/      what `dml embed` writes
 """
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from dml_jax import config as configs
-from dml_jax import trees
+from dml_jax import own_code, trees
 from dml_jax.errors import UserError
 
 # A run that goes on may change these: they do not decide what is computed, or they only say for how long.
 MAY_CHANGE = (
-    r"data\.(path|threads|workers|prefetch)",
+    r"data\.(path|threads|workers|prefetch|on_error)",
     r"model\.weights",
     r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|wandb)",
     r"evaluation\.(after|batch_size|backend|block|kmeans|map)",
@@ -49,6 +56,35 @@ def create(folder: str | os.PathLike[str], option: str = "--workdir") -> pathlib
     return path
 
 
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the folder of a run, in which one process trains at a time; the system lets go of it when a process dies.
+
+    Args:
+      folder: the folder.
+
+    Raises:
+      UserError: another process trains in it.
+    """
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"{folder} is in use: {file.read() or 'another process'} trains in it; accepted: another --workdir, "
+                "or this one when that has ended"
+            ) from None
+        except OSError as error:
+            # A file system without locks, as some network ones are: there, nobody else can be seen.
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+        file.truncate(0)
+        file.write(f"process {os.getpid()} of {socket.gethostname()}, since {time.ctime()},")
+        file.flush()
+        yield
+
+
 def write_config(workdir: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
     """Writes `config.json`.
 
@@ -63,7 +99,7 @@ def write_config(workdir: str | os.PathLike[str], config: Mapping[str, Any]) -> 
 
 
 def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
-    """Returns the configuration of a run.
+    """Returns the configuration of a run; what it names of one's own can be imported from then on.
 
     Args:
       workdir: the folder of the run.
@@ -72,6 +108,7 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
       UserError: the folder holds no configuration, a damaged one, or one with fields that do not exist any more.
     """
     path = pathlib.Path(workdir) / "config.json"
+    own_code.use(workdir)
     if not path.is_file():
         raise UserError(f"there is no {path}; a folder that training wrote is accepted")
     try:

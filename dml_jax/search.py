@@ -158,7 +158,7 @@ def search(options: Any, paths: Sequence[str]) -> None:
         # A query that cannot be read has no answer.
         config.data.on_error = "raise"
     with jax.set_mesh(states.make_mesh(config.train.devices)):
-        _, variables = restored(workdir, str(about["step"]), model)
+        *_, variables = restored(workdir, str(about["step"]), model)
         # Folders written before models had several embeddings do not say which.
         queries, _ = embedded(config, model, variables, source, about.get("embedding", "embedding"))
         far, found = evaluation.neighbours(

@@ -6,6 +6,7 @@ import pathlib
 import sys
 import textwrap
 
+from tests import draws
 from tests.optimised import QUICK
 
 CACHE = pathlib.Path(__file__).resolve().parents[1] / ".cache" / "xla"
@@ -30,6 +31,16 @@ from absl import flags  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # grain's worker processes read absl flags, which only an absl main would have parsed.
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_report_header():
+    return f"cases: {draws.CASES} (tests/draws.py), DML_JAX_TESTS_SEED={draws.SEED}"
+
+
+def pytest_collection_modifyitems(config, items):
+    left_out = [item for item in items if draws.left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not draws.left_out(item)]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dml_jax import checkpoints
+from dml_jax import UserError, checkpoints
 
 STATE = {
     "params": {
@@ -24,7 +24,7 @@ MODEL = {k: STATE[k]["model"] for k in ("params", "state")}
 def workdir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("run"))
     kept = checkpoints.Checkpoints.open(folder)
-    assert kept.meta() is None and kept.latest() is None
+    assert kept.restore(STATE) is None and kept.latest() is None
     for step in (3, 4, 5):
         kept.save(step, {**STATE, "step": np.array(step, np.int32)}, {"at": step, "list": [1, 2]})
     kept.save_best(3, STATE, {})
@@ -42,18 +42,21 @@ def same(a, b):
 
 def test_round_trip(workdir):
     kept = checkpoints.Checkpoints.open(workdir)
-    assert kept.meta() == {"at": 5, "list": [1, 2]}
     template = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, STATE))
-    same(kept.restore(template), STATE)
+    state, meta = kept.restore(template)
+    same(state, STATE)
+    assert meta == {"at": 5, "list": [1, 2]}
     kept.save(5, jax.tree.map(np.zeros_like, STATE), {})  # there already
     kept.close()
-    same(checkpoints.restore_model(workdir, "last", 5, MODEL), MODEL)
+    kind, number, model = checkpoints.restore_model(workdir, "5", MODEL)
+    same(model, MODEL)
+    assert (kind, number) == ("last", 5)
 
 
 def test_what_is_kept(workdir):
-    assert checkpoints.find(workdir) == ("best", 4)
-    assert checkpoints.find(workdir, "last") == ("last", 5)
-    assert checkpoints.find(workdir, "5") == ("last", 5)
+    assert checkpoints.find(workdir) == [("best", 4), ("last", 5), ("last", 4)]
+    assert checkpoints.find(workdir, "last") == [("last", 5), ("last", 4)]
+    assert checkpoints.find(workdir, "5") == [("last", 5)]
     with pytest.raises(ValueError, match="'3'; accepted: 4, 5, best, last"):
         checkpoints.find(workdir, "3")
     with pytest.raises(ValueError, match="no checkpoint in /nowhere"):
@@ -71,7 +74,7 @@ def test_what_is_kept(workdir):
 def test_another_architecture(workdir, change, message):
     other = {"params": {"backbone": change, "head": {}}, "state": MODEL["state"]}
     with pytest.raises(ValueError, match=message) as error:
-        checkpoints.restore_model(workdir, "best", 4, other)
+        checkpoints.restore_model(workdir, "best", other)
     assert "\n" not in str(error.value)
 
 
@@ -83,7 +86,49 @@ def test_half_written_checkpoints_do_not_count(tmp_path):
     (tmp_path / "checkpoints" / "last" / "2.orbax-checkpoint-tmp" / "model").mkdir(parents=True)
     kept = checkpoints.Checkpoints.open(str(tmp_path))
     assert kept.latest().endswith("/1")
-    same(kept.restore(STATE), STATE)
+    same(kept.restore(STATE)[0], STATE)
     kept.save(2, STATE, {})
     kept.close()
-    assert checkpoints.find(str(tmp_path), "last") == ("last", 2)
+    assert checkpoints.find(str(tmp_path), "last")[0] == ("last", 2)
+
+
+def cut_off(folder):
+    """Cuts off every file of arrays."""
+    files = [p for p in folder.rglob("*") if p.is_file() and p.stat().st_size and "/d/" in str(p)]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, capsys):
+    kept = checkpoints.Checkpoints.open(str(tmp_path))
+    other = jax.tree.map(lambda x: x + np.ones((), x.dtype), STATE)
+    kept.save(1, STATE, {"at": 1})
+    kept.save(2, other, {"at": 2})
+    kept.save_best(2, other, {})
+    kept.close()
+    last = tmp_path / "checkpoints" / "last"
+    cut_off(last / "2")
+    cut_off(tmp_path / "checkpoints" / "best" / "2")
+    kind, number, model = checkpoints.restore_model(str(tmp_path), "best", MODEL)
+    assert (kind, number) == ("last", 1)
+    same(model, MODEL)
+    assert "best/2 cannot be read" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"best/2 cannot be read .*; another --step is accepted"):
+        checkpoints.restore_model(str(tmp_path), "2", MODEL)
+
+    kept = checkpoints.Checkpoints.open(str(tmp_path))
+    state, meta = kept.restore(STATE)
+    same(state, STATE)
+    assert meta == {"at": 1} and kept.latest().endswith("/1")
+    assert "last/2 cannot be read" in capsys.readouterr().out
+    # Nothing is lost, and step 2 is saved anew.
+    assert (tmp_path / "checkpoints" / "damaged" / "2").is_dir()
+    kept.save(2, other, {"at": 2})
+    kept.wait()
+    same(kept.restore(STATE)[0], other)
+    for step in ("1", "2"):
+        (last / step / "meta" / "metadata").write_text("{")
+    with pytest.raises(UserError, match=r"none of the checkpoints 2, 1 of .* can be read"):
+        kept.restore(STATE)
+    kept.close()

@@ -1,5 +1,6 @@
 """What a command prints where it fails: one line for what a user can put right, a traceback for everything else."""
 
+import errno
 import json
 import re
 import shlex
@@ -48,7 +49,7 @@ def test_a_user_error_is_one_line(command, capsys):
     "error",
     [
         ValueError("too many values to unpack"),
-        OSError(28, "No space left on device"),
+        OSError(5, "Input/output error"),
         KeyError("params"),
         TypeError("unhashable"),
     ],
@@ -67,6 +68,12 @@ def test_an_internal_error_below_the_package_keeps_its_traceback(command, capsys
     assert command(lambda options: processes.is_primary(), "--workdir=x") == 1
     err = capsys.readouterr().err
     assert "Traceback" in err and "ValueError: invalid literal for int()" in err
+
+
+def test_a_full_disk_is_one_line(command, capsys):
+    full = OSError(errno.ENOSPC, "No space left on device", "runs/a/metrics.csv")
+    assert command(raising(full), "--workdir=x") == 1
+    assert capsys.readouterr().err == "error: runs/a/metrics.csv: No space left on device\n"
 
 
 def test_an_interrupt_is_no_traceback(command, capsys):

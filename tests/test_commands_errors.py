@@ -83,6 +83,8 @@ COMMANDS = {
     "no path": [TRAIN, f"--config={CONFIG}", "--workdir=new"],
     "truncated": train(data="truncated", workdir="broken"),
     "truncated, skipped": train("--config.data.on_error=skip", data="truncated", workdir="skipped"),
+    "skipping from now on": train("--config.data.on_error=skip", workdir="run"),
+    "other images": train(data="fewer", workdir="run"),
     "unknown monitor": train("--config.train.monitor=val/map_at_q"),
     "micro-batch": train("--config.train.micro_batch=3", workdir="micro"),
     "devices": train("--config.train.devices=3"),
@@ -165,6 +167,13 @@ COMMANDS = {
         "--config.evaluation.embeddings=('features',)",
     ],
     "embeddings of a folder": [EMBED, "--workdir=run", "--images=large", "--out=of_folder"],
+    "embeddings of classes": [
+        EMBED,
+        "--workdir=run",
+        "--images=good",
+        "--classes",
+        "--out=of_classes",
+    ],
     "no folder for embeddings": [EMBED, "--workdir=run", "--out=good/class01/0.png/of"],
     "both": [EMBED, "--workdir=run", "--images=large", "--split=val"],
     "embeddings of no folder": [EMBED, "--workdir=run", "--images=lagre"],
@@ -220,6 +229,7 @@ ERRORS = {
     "empty folder": ["no images under", ".jpg"],
     "no path": ["data.path", "--config.data.path=PATH"],
     "truncated": ["cannot decode", "broken.jpg"],
+    "other images": ["the training images of run have changed", "is gone", "another --workdir"],
     "unknown monitor": ["train.monitor='val/map_at_q'", "map_at_r"],
     "micro-batch": ["micro_batch=3", "the batch of 8", "2, 4, 8"],
     "devices": ["train.devices=3", "1 to 2"],
@@ -251,7 +261,6 @@ ERRORS = {
     "both": ["--split", "not allowed with argument --images"],
     "embeddings of no folder": ["'lagre'", "does not exist"],
     "embeddings of no images": ["no images under empty", ".jpg"],
-    "embeddings of broken images": ["cannot decode", "broken.jpg"],
     "embeddings of no run": ["config.json", "accepted"],
     "stray argument of embed": ["'large'", "--name=value"],
     "no index": ["--index is missing", "dml embed"],
@@ -281,6 +290,7 @@ def outcomes(tmp_path_factory, server):
     pictures(folder / "good")
     pictures(folder / "other_data", classes=5)
     pictures(folder / "singles", images=1)
+    pictures(folder / "fewer", classes=18)
     pictures(folder / "truncated")
     for whole in sorted((folder / "truncated").glob("*/0.png"))[1:]:
         broken = whole.with_name("broken.jpg")
@@ -317,6 +327,10 @@ def outcomes(tmp_path_factory, server):
     stored["model"]["embedding_dim"] = 5
     config.write_text(json.dumps(stored))
     found |= _run(server, folder, rest)
+    # Where the modules of the run's own parts are not; their copies in the run are.
+    (folder / "elsewhere").mkdir()
+    status, out, err = server.run([EVALUATE, "--workdir=../own"], folder / "elsewhere")
+    found["own, elsewhere"] = status, out + err
     for name in ("damaged", "unlike"):
         shutil.copytree(folder / "of_folder", folder / name)
     (folder / "damaged" / "embeddings.npy").write_bytes(b"no array")
@@ -369,6 +383,19 @@ def test_what_a_good_run_says(outcomes):
     )
 
 
+def test_parts_of_ones_own_are_stored(outcomes):
+    status, printed = outcomes["own, elsewhere"]
+    assert status == 0 and "mean_precision" in printed, printed
+    stored = outcomes["folder"] / "own" / "code"
+    assert [p.name for p in stored.iterdir()] == ["my_parts.py"]
+
+
+def test_images_that_cannot_be_decoded(outcomes):
+    assert "19 of 96 images could not be decoded" in outcomes["embeddings of broken images"][1]
+    assert "broken.jpg, ..." in outcomes["embeddings of broken images"][1]
+    assert "data.on_error" in outcomes["truncated"][1]
+
+
 def test_what_an_evaluation_says(outcomes):
     folder = outcomes["folder"] / "run" / "evaluation"
     each = json.loads((folder / "folder_test_last" / "each_class.json").read_text())
@@ -403,6 +430,13 @@ def test_embeddings_that_are_written(outcomes):
     found = [str(pathlib.Path(item["path"]).relative_to(folder / "large")) for item in items]
     assert found == ["a.png", "b.png", "c.png", "below/d.png", "below/e.png"]
     assert all(set(item) == {"name", "path"} for item in items)
+
+
+def test_classes_of_folders(outcomes):
+    lines = (outcomes["folder"] / "of_classes" / "items.jsonl").read_text().splitlines()
+    items = [json.loads(line) for line in lines]
+    assert len({item["class"] for item in items}) == 20
+    assert all(pathlib.Path(item["path"]).parent.name == item["class"] for item in items)
 
 
 def test_what_search_finds(outcomes):

@@ -22,6 +22,14 @@ def test_what_is_written_comes_back(tmp_path):
     assert path.read_text() == "name,value,more\n"
 
 
+def test_no_cell_is_a_formula(tmp_path):
+    """Numbers stay what they are, as texts too: a table that is read is written again."""
+    cells = ["=1+1", "+a", "-a", "@a", "\t=1", "a=1", "-0.5", "+3", "", -0.5]
+    csv_files.write_rows(tmp_path / "t.csv", ["c", "d"], ({"c": c, "d": 0} for c in cells))
+    found = [row["c"] for row in csv_files.read_rows(tmp_path / "t.csv")]
+    assert found == ["'=1+1", "'+a", "'-a", "'@a", "'\t=1", "a=1", "-0.5", "+3", "", "-0.5"]
+
+
 def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     """An error on the way, and a reader in between."""
     path = tmp_path / "table.csv"

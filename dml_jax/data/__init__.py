@@ -20,12 +20,14 @@ from dml_jax.data.datasets.folder import files, files_below, folder
 from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
 from dml_jax.data.datasets.omniglot import omniglot
+from dml_jax.data.identity import ClassImages, differences, fingerprint
 from dml_jax.data.pipeline import eval_batches, train_batches
 from dml_jax.data.sources import available, load
 
 __all__ = [
     "ArrayReader",
     "Augmentation",
+    "ClassImages",
     "DecodeError",
     "FileReader",
     "Images",
@@ -34,9 +36,11 @@ __all__ = [
     "augment",
     "available",
     "decode",
+    "differences",
     "eval_batches",
     "files",
     "files_below",
+    "fingerprint",
     "folder",
     "glyphs",
     "grocery_store",

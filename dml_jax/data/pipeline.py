@@ -205,9 +205,9 @@ class _LoadTrain:
         index = int(row[place])
         try:
             return self.source[index]
-        except DecodeError:
+        except DecodeError as error:
             if not self.skip:
-                raise
+                raise _refused(error) from error
         bad.append(self.source.name(index))
         label = self.source.labels[index]
         others = np.setdiff1d(np.flatnonzero(self.source.labels == label), [index])
@@ -246,9 +246,9 @@ class _LoadEval:
         for i, exists in zip(ids.tolist(), inside, strict=True):
             try:
                 images.append(self._image(i) if exists else None)
-            except DecodeError:
+            except DecodeError as error:
                 if not self.skip:
-                    raise
+                    raise _refused(error) from error
                 images.append(None)
                 bad.append(self.source.name(i))
         good = [image for image in images if image is not None]
@@ -274,6 +274,12 @@ class _LoadEval:
             except DecodeError:
                 continue
         raise DecodeError(f"none of the {len(self.source)} images can be decoded")
+
+
+def _refused(error: DecodeError) -> DecodeError:
+    return DecodeError(
+        f"{error}; on_error='skip' (data.on_error in a config) leaves such images out"
+    )
 
 
 def _transformed(

@@ -4,7 +4,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -151,6 +151,10 @@ class Model:
     def channels(self) -> int:
         """The channels of an image."""
         return _blueprint(self).channels
+
+    def without_weights(self) -> "Model":
+        """Returns the same network with parameters that `init` draws: for shapes, and where a checkpoint has them."""
+        return replace(self, weights=None)
 
     def init(self, key: Array) -> Tree:
         """Draws the parameters, or reads the backbone's from `weights`.

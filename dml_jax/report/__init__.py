@@ -4,7 +4,7 @@ from dml_jax.report.curves import training_curves
 from dml_jax.report.galleries import retrieval_gallery
 from dml_jax.report.maps import check_map, embedding_map
 from dml_jax.report.summary import distance_histograms
-from dml_jax.report.tables import format_table
+from dml_jax.report.tables import format_table, without_repeats
 from dml_jax.report.write import ReportData, write_report
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "format_table",
     "retrieval_gallery",
     "training_curves",
+    "without_repeats",
     "write_report",
 ]

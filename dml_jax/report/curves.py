@@ -90,6 +90,8 @@ def _draw_loss(panel: Axes, losses: np.ndarray) -> None:
         # One early spike would flatten everything after it.
         low, high = values.min(), np.quantile(values, 0.995)
         panel.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low) or None)
+    if len(steps) == 1:
+        panel.set_xlim(steps[0] - 1, steps[0] + 1)
     panel.set_xlabel("step", fontsize=9)
     panel.set_ylabel("training loss", fontsize=9)
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -109,6 +111,10 @@ def _draw_metrics(panel: Axes, curves: Mapping[str, np.ndarray]) -> None:
         )
     panel.set_xlabel("epoch", fontsize=9)
     panel.set_ylabel(" and ".join(SPLITS[s] for s in splits), fontsize=9)
+    epochs = sorted({x for points in curves.values() for x in points[:, 0]})
+    if len(epochs) == 1:
+        # Around a single point the axis would go by thousandths of an epoch.
+        panel.set_xlim(epochs[0] - 1, epochs[0] + 1)
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panel.margins(y=0.08)
     # Beside the panel: inside, it would lie on one of the curves.

@@ -18,7 +18,8 @@ def format_table(
 ) -> str:
     """Formats a table with a line per row and a column per metric, four decimals, aligned in both styles.
 
-    Metrics that the library knows are headed by their short titles, others by the names given. What
+    Metrics that the library knows are headed by their short titles, others by the names given; R@1 is left out where it
+    repeats P@1 (`without_repeats`). What
     a row lacks is a dash; what is not one number is three dots. `text` is for the terminal; `markdown` prints the
     best value of each metric that the library knows in bold where there are rows to compare (all that are
     equal as printed).
@@ -39,6 +40,7 @@ def format_table(
     names.resolve("style", dict.fromkeys(STYLES), style)
     if not rows:
         raise UserError("a table of no rows; accepted: at least one")
+    metrics = without_repeats(metrics, rows)
     head = ["", *(title(metric) for metric in metrics)]
     body = [[name, *(cell(row.get(m)) for m in metrics)] for name, row in rows.items()]
     if style == "markdown":
@@ -66,6 +68,29 @@ def format_table(
     return "\n".join(
         f"| {' | '.join(line)} |" for line in [aligned(head), rule, *map(aligned, body)]
     )
+
+
+def without_repeats(metrics: Sequence[str], rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the metrics without R@1 where P@1 is among them and is the same number.
+
+    Args:
+      metrics: names, which may begin with that of a split.
+      rows: values by metric, by the name of the row.
+
+    >>> without_repeats(["precision_at_1", "recall_at_1"], {"mine": {"precision_at_1": 0.5, "recall_at_1": 0.5}})
+    ['precision_at_1']
+    """
+
+    def repeats(metric: str) -> bool:
+        begin = metric.removesuffix("recall_at_1")
+        other = f"{begin}precision_at_1"
+        return (
+            metric != begin
+            and other in metrics
+            and all(row.get(metric) == row.get(other) for row in rows.values())
+        )
+
+    return [metric for metric in metrics if not repeats(metric)]
 
 
 def title(metric: str) -> str:

@@ -28,7 +28,7 @@ from dml_jax.report.summary import (
     distance_histograms,
     query_scores,
 )
-from dml_jax.report.tables import cell, title
+from dml_jax.report.tables import cell, title, without_repeats
 
 # Of a larger set, so many are drawn: queries that are scored, points of the map, anchors of distances.
 SCORED, POINTS, ANCHORS = 10_000, 2_000, 1_000
@@ -224,7 +224,9 @@ def _write_classes(data: ReportData, found: ClassScores, path: Path) -> Path:
 
 
 def _metrics(rows: Mapping[str, Mapping[str, Any]], about: str) -> str:
-    known = list(dict.fromkeys(metric for row in rows.values() for metric in row))
+    known = without_repeats(
+        list(dict.fromkeys(metric for row in rows.values() for metric in row)), rows
+    )
     body = [[title(metric), *(cell(row.get(metric)) for row in rows.values())] for metric in known]
     note = ""
     if about:

@@ -81,8 +81,8 @@ def _train(session: Session, state: State, position: Position) -> dict[str, floa
             reporter.flush_metrics()
             saver.save(state, position)
         saver.wait()
-        log(f"SIGTERM: {saver.latest()} is written; the same command goes on from there")
-        raise SystemExit(0) from None
+        log(f"stopped: {saver.latest()} is written; the same command goes on from there")
+        raise SystemExit(session.preemption.status) from None
     return results
 
 

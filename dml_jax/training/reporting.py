@@ -102,7 +102,8 @@ class Reporter:
             raise UserError(_not_finite(position.total, metrics, ids, self._latest_checkpoint()))
         epoch = position.epoch + 1
         self._progress.update(self._options.batch_size, epoch, position.total, metrics["loss"])
-        if not is_last and position.total % self._options.log_steps:
+        # The first step is where a curve begins.
+        if not is_last and position.total > 1 and position.total % self._options.log_steps:
             return
         row = {"step": position.total, "epoch": epoch, "loss": metrics["loss"], **metrics}
         if rate := self._progress.rate():
@@ -122,7 +123,8 @@ class Reporter:
         self._progress.pause()
         if results:
             self._write({"step": position.total, "epoch": epoch, **results})
-            log(f"epoch {epoch}  " + "  ".join(f"{k} {v:.4f}" for k, v in results.items()))
+            shown = report.without_repeats(list(results), {"": results})
+            log(f"epoch {epoch}  " + "  ".join(f"{k} {results[k]:.4f}" for k in shown))
 
     def finish(self) -> None:
         """Draws the curves of the run that is over, and says how many images could not be decoded."""

@@ -1,6 +1,7 @@
 """When a run is saved, and how it goes on from what was saved."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax.experimental import multihost_utils
 
 from dml_jax import run_folder
 from dml_jax.checkpoints import Checkpoints
+from dml_jax.models import Model
 from dml_jax.training import optim
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
@@ -43,9 +45,9 @@ class Saver:
         """
         experiment, plans = self._experiment, self._plans
 
-        def init() -> states.State:
+        def init(model: Model) -> states.State:
             return states.init(
-                experiment.model,
+                model,
                 experiment.loss,
                 tx,
                 experiment.seed,
@@ -53,16 +55,21 @@ class Saver:
                 plans.storage_rows,
             )
 
-        meta = self._checkpoints.meta()
-        if meta is None:
-            return init(), Position()
+        # The checkpoint has the parameters: a file of weights is not read again, and may be gone.
+        template = jax.eval_shape(partial(init, experiment.model.without_weights()))
+        stored = self._checkpoints.restore({**template, **plans.to_save()}, self._check)
+        if stored is None:
+            return init(experiment.model), Position()
+        state = plans.restore(stored[0])
+        return state, Position.from_json(stored[1]["progress"], total=int(state["step"]))
+
+    def _check(self, meta: dict[str, Any]) -> None:
+        """Raises `UserError` where the run of a checkpoint cannot go on as this experiment."""
+        experiment, plans = self._experiment, self._plans
         run_folder.check_same(meta["config"], experiment.config, str(self._workdir))
         epochs = meta["config"]["train"]["epochs"]
         before = optim.RunLength(epochs * plans.steps, plans.steps)
         optim.check_length(experiment.groups, before, plans.length(experiment.options.epochs))
-        stored = self._checkpoints.restore({**jax.eval_shape(init), **plans.to_save()})
-        state = plans.restore(stored)
-        return state, Position.from_json(meta["progress"], total=int(state["step"]))
 
     def is_due(self, position: Position) -> bool:
         """Returns True where a checkpoint is due within an epoch, by the primary process's clock."""

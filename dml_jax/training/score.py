@@ -1,5 +1,6 @@
 """From a model and a split to metrics, as training and the commands do it."""
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dml_jax import data, evaluation
+from dml_jax import console, data, evaluation, processes
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.evaluate import parts
 from dml_jax.training.loading import Loader
@@ -17,7 +18,7 @@ Batches = Iterable[dict[str, Any]]
 Rows = dict[str, dict[str, Any]]
 
 
-def batches(config: Any, source: data.Source, skipped: Counter[str] | None = None) -> Batches:
+def batches_of(config: Any, source: data.Source, skipped: Counter[str] | None = None) -> Batches:
     """Returns a split in the batches of the section `evaluation`, this process's part of them.
 
     Args:
@@ -26,6 +27,36 @@ def batches(config: Any, source: data.Source, skipped: Counter[str] | None = Non
       skipped: counts the images that cannot be decoded, where `data.on_error` is "skip".
     """
     return Loader.from_config(config).eval_batches(source, skipped)
+
+
+def embed_source(
+    apply: Callable[[Any, jax.Array], Any],
+    variables: Any,
+    config: Any,
+    source: data.Source,
+    what: str,
+) -> Embedded:
+    """Embeds a split, shows how far that is, and says which images could not be decoded; for commands.
+
+    Args:
+      apply: what `embedder` or `outputs` returned.
+      variables: of the model.
+      config: a configuration, of which `data` and `evaluation` are used.
+      source: the split.
+      what: what is done, as in "embedding test".
+
+    Raises:
+      UserError: an image cannot be decoded and `data.on_error` is "raise", or none can.
+    """
+    skipped, primary = Counter[str](), processes.is_primary()
+    batches = console.watched(batches_of(config, source, skipped), len(source), what, show=primary)
+    found = evaluation.embed(apply, variables, batches)
+    missing = len(source) - len(found[2])
+    if missing and primary:
+        # Of several processes each knows the names of its own images.
+        names = ", ".join(itertools.islice(skipped, 5)) + (", ..." if len(skipped) > 5 else "")
+        console.log(f"{missing} of {len(source)} images could not be decoded: {names}")
+    return found
 
 
 def embedder(model: Any) -> Callable[[Any, jax.Array], jax.Array]:

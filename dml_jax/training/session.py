@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from dml_jax import run_folder
+from dml_jax import own_code, run_folder
 from dml_jax.processes import is_primary
-from dml_jax.training import optim
+from dml_jax.training import optim, same_data
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.planning import Plans
@@ -73,12 +73,20 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         options, length = experiment.options, plans.length(experiment.options.epochs)
         tx = optim.partition(experiment.groups, length)
         folder = run_folder.create(workdir)
+        if is_primary():
+            stack.enter_context(run_folder.locked(folder))
         saver = stack.enter_context(contextlib.closing(Saver(experiment, folder, plans)))
         state, position = saver.begin(tx)
+        images = same_data.of_experiment(experiment)
         if saver.latest() is not None:
             log(f"going on from {saver.latest()}")
+            for note in same_data.check(folder, images):
+                log(f"note: {note}")
+        elif is_primary():
+            same_data.write(folder, images)
         if is_primary():
             run_folder.write_config(folder, experiment.config)
+            own_code.store(folder, experiment.config)
 
         skipped = Counter[str]()
         reporter = Reporter(experiment, folder, position, length.total_steps, skipped, saver.latest)

@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
+from functools import partial
 from typing import Any
 
-from dml_jax import data, evaluation
+from dml_jax import console, data, evaluation, processes
 from dml_jax.errors import UserError
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.training import score
@@ -32,7 +33,8 @@ class Validator:
 
     def embed_training_images(self, state: State) -> Embedded:
         """Returns the embeddings of all training images, as they are without augmentation."""
-        return self._embed(self._embedder, state, self._experiment.source)
+        source = self._experiment.source
+        return self._embed(self._embedder, state, source, "embedding training images")
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Returns the numbers of every split that is evaluated, as `split/metric`.
@@ -42,9 +44,8 @@ class Validator:
         """
         results: dict[str, float] = {}
         for spec in self._experiment.eval_specs:
-            embedded = score.embedded(
-                spec, lambda source: self._embed(self._outputs, state, source)
-            )
+            embed = partial(self._embed, self._outputs, state, what=f"evaluating {spec.split}")
+            embedded = score.embedded(spec, embed)
             results |= score.reported(score.metrics(spec, embedded), spec.split)
         monitor = self._experiment.options.monitor
         if monitor and math.isnan(results[monitor]):
@@ -54,7 +55,14 @@ class Validator:
             )
         return results
 
-    def _embed(self, apply: Any, state: State, source: data.Source) -> Embedded:
+    def _embed(self, apply: Any, state: State, source: data.Source, what: str) -> Embedded:
         variables = {k: state[k]["model"] for k in ("params", "state")}
         batches = self._experiment.loader.eval_batches(source, self._skipped)
-        return evaluation.embed(apply, variables, self._preemption.guard(batches))
+        watched = console.watched(
+            self._preemption.guard(batches),
+            len(source),
+            what,
+            show=processes.is_primary(),
+            seconds=self._experiment.options.log_seconds,
+        )
+        return evaluation.embed(apply, variables, watched)

@@ -45,10 +45,10 @@ def embeddings() -> dict[str, np.ndarray]:
     model = build.model(config.model)
     with tempfile.TemporaryDirectory() as workdir:
         train(config, workdir)
-        _, variables = restored(workdir, "last", model)
+        *_, variables = restored(workdir, "last", model)
     source = build.source(config, "test")
     found, labels, _ = evaluation.embed(
-        jax.jit(score.embedder(model)), variables, score.batches(config, source)
+        jax.jit(score.embedder(model)), variables, score.batches_of(config, source)
     )
     rng = np.random.default_rng(0)
     queries, references = [], []

@@ -1,5 +1,6 @@
 """The laws of every loss: DESIGN's contract, over the table in tests/losses/table.py."""
 
+import contextlib
 import functools
 
 import jax
@@ -159,14 +160,26 @@ def test_equals_the_double_loop(name):
     np.testing.assert_allclose(got, want, rtol=2e-5)
 
 
+@pytest.mark.parametrize("name", [n for n in ALL if not make(n).takes_block])
+def test_a_loss_without_blocks_says_so(name):
+    with pytest.raises(ValueError, match="no form in blocks; accepted: block=None"):
+        evaluate(name, batch(), block=5)
+
+
+# (devices, block): one with blocks and one with devices in each run, or all of them.
+WAYS = [[(1, 5), (8, None)], [(4, 2), (8, None)], [(1, 5), (2, None)]]
+ALL_WAYS = sorted({way for ways in WAYS for way in ways}, key=str)
+
+
 @each_case
-def test_blocks_equal_dense(name, miner):
-    x = batch()
-    if not make(name).takes_block:
-        with pytest.raises(ValueError, match="no form in blocks; accepted: block=None"):
-            evaluate(name, x, block=5)
-        return
-    assert_same(evaluate(name, x, miner=miner, block=5), evaluate(name, x, miner=miner))
+def test_blocks_and_devices_equal_dense(name, miner):
+    """22 anchors and 11 classes divide by none of the device counts but 2: padding is at work, too."""
+    draws.tell()
+    x, want = batch(), evaluate(name, batch(), miner=miner)
+    for devices, block in ALL_WAYS if draws.ALL else WAYS[draws.turn((name, miner), 3)]:
+        block = block if make(name).takes_block else None
+        with jax.set_mesh(mesh(devices)) if devices > 1 else contextlib.nullcontext():
+            assert_same(evaluate(name, x, miner=miner, block=block), want)
 
 
 @pytest.mark.parametrize("name", draws.some([n for n in ALL if make(n).takes_block], 6, "blocks"))
@@ -175,21 +188,6 @@ def test_blocks_as_users_compile_them(name):
     x, made = batch(), variables(make(name))
     arrays = x, made.get("params", {}), made.get("state", {}), labels_of(name), jnp.ones(22, bool)
     assert_same(graded(name, None, 5, True)(*arrays), evaluate(name, x))
-
-
-@each_case
-def test_devices_equal_one(name, miner):
-    """22 anchors and 11 classes divide by none of the device counts but 2: padding is at work, too.
-
-    Every case on 8 devices, and on 2 or 4 in turns; on each of them for `make conformance`.
-    """
-    x, want = batch(), evaluate(name, batch(), miner=miner)
-    turns = (8, 2 if CASES.index((name, miner)) % 2 else 4)
-    for devices in (2, 4, 8) if draws.ALL else turns:
-        block = 2 if devices == 4 and make(name).takes_block else None
-        with jax.set_mesh(mesh(devices)):
-            got = evaluate(name, x, miner=miner, block=block)
-        assert_same(got, want)
 
 
 def test_devices_negative_control():

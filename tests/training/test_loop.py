@@ -1,5 +1,6 @@
 """The loop's decisions: when it stops, what it keeps, what it reports."""
 
+import dataclasses
 import json
 
 import jax
@@ -28,7 +29,7 @@ def config_of(data, arguments="steps=3,epochs=9"):
     return config
 
 
-def test_early_stopping(data, tmp_path, capsys):
+def test_early_stopping(data, tmp_path, capsys, monkeypatch):
     config = config_of(data)
     # Nothing moves, so no epoch is better than the first.
     for group in config.optim.values():
@@ -37,10 +38,13 @@ def test_early_stopping(data, tmp_path, capsys):
     loop.train(config, str(tmp_path))
     assert "stopping early" in capsys.readouterr().out
     assert max(losses(tmp_path)) == 9
-    assert checkpoints.find(str(tmp_path)) == ("best", 3)
-    assert checkpoints.find(str(tmp_path), "last") == ("last", 9)
-    # Started again, it comes to the same end at once.
+    assert checkpoints.find(str(tmp_path))[0] == ("best", 3)
+    assert checkpoints.find(str(tmp_path), "last")[0] == ("last", 9)
+    # Started again, it comes to the same end at once, without a file of weights: the checkpoint has the parameters.
+    gone = dataclasses.replace(build.model(config.model), weights="gone.npz")
+    monkeypatch.setattr(build, "model", lambda section: gone)
     loop.train(config, str(tmp_path))
+    assert evaluate.restored(str(tmp_path), "last", gone)[:2] == ("last", 9)
     assert "stopping early" in capsys.readouterr().out
     assert list(losses(tmp_path)) == list(range(1, 10))
 
@@ -56,7 +60,7 @@ def test_patience_none_and_no_monitor(data, tmp_path):
     config.train.patience = 0
     loop.train(config, str(tmp_path / "b"))
     assert max(losses(tmp_path / "b")) == 6
-    assert checkpoints.find(str(tmp_path / "b"), "best") == ("last", 6)
+    assert checkpoints.find(str(tmp_path / "b"), "best")[0] == ("last", 6)
 
 
 def test_losses_on_views(data, tmp_path):
@@ -102,8 +106,8 @@ def test_an_error_rate_is_better_when_it_is_low(data, tmp_path, monkeypatch, cap
     config.train.patience = 2
     loop.train(config, str(tmp_path))
     assert "no better val/eer than 0.1000 (step 3) for 2 epochs" in capsys.readouterr().out
-    assert checkpoints.find(str(tmp_path)) == ("best", 3)
-    assert checkpoints.find(str(tmp_path), "last") == ("last", 5)
+    assert checkpoints.find(str(tmp_path))[0] == ("best", 3)
+    assert checkpoints.find(str(tmp_path), "last")[0] == ("last", 5)
 
 
 def test_a_monitor_without_a_better_direction(data, tmp_path):
@@ -167,8 +171,8 @@ def test_reports(data, tmp_path, capsys):
     config.train.log_steps = 3
     result = loop.train(config, str(tmp_path))
     table = rows(tmp_path)
-    # Every third step and every epoch's last; evaluation before and after every epoch.
-    assert [int(r["step"]) for r in table if r["loss"]] == [3, 4, 6, 8]
+    # The first, every third step and every epoch's last; evaluation before and after every epoch.
+    assert [int(r["step"]) for r in table if r["loss"]] == [1, 3, 4, 6, 8]
     assert [int(r["epoch"]) for r in table if r["val/map_at_r"]] == [0, 1, 2]
     assert result["test/map_at_r"] == float(table[-1]["test/map_at_r"])
     assert "1 of 14 classes have fewer than m=2" in capsys.readouterr().out

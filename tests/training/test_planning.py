@@ -52,7 +52,7 @@ def embedded(config, workdir=None):
     source, model = build.source(config, "train"), build.model(config.model)
     with jax.set_mesh(states.make_mesh(1)):
         variables = model.init(jax.random.split(jax.random.key(config.seed), 3)[0])
-        return evaluation.embed(score.embedder(model), variables, score.batches(config, source))
+        return evaluation.embed(score.embedder(model), variables, score.batches_of(config, source))
 
 
 @pytest.mark.parametrize(

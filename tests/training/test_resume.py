@@ -94,13 +94,16 @@ def test_a_storage_goes_on(data, server, tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_sigterm(data, whole, server, tmp_path):
-    status, out, err = server.run(command(data, tmp_path), until=(tmp_path, 18, signal.SIGTERM))
-    assert status == 0, err
-    assert "SIGTERM" in out
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_that_can_be_heard(data, whole, server, tmp_path, number, expected):
+    status, out, err = server.run(command(data, tmp_path), until=(tmp_path, 18, number))
+    assert status == expected and "Traceback" not in err, err
+    assert "stopped: " in out
     step = int(out.split("checkpoints/last/")[1].split()[0])
     assert 18 <= step < LAST
     assert max(losses(tmp_path)) == step
+    if number == signal.SIGINT:
+        return
     status, _, err = server.run(command(data, tmp_path))
     assert status == 0, err
     same_bits(arrays(tmp_path), arrays(whole))

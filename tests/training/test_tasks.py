@@ -88,7 +88,7 @@ def evaluated(config, network, split="test"):
     task = tasks.eval_spec(config, split, model)
     apply = score.outputs(model, task.embeddings)
     found = score.embedded(
-        task, lambda source: evaluation.embed(apply, variables, score.batches(config, source))
+        task, lambda source: evaluation.embed(apply, variables, score.batches_of(config, source))
     )
     return task, score.metrics(task, found)
 

@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from dml_jax import UserError
-from dml_jax.console import Progress
+from dml_jax.console import Progress, watched
 from dml_jax.training.metrics_table import MetricsTable
 from dml_jax.training.trackers import Trackers
 
@@ -90,6 +90,26 @@ def test_lines_elsewhere(capsys, show):
     assert ("loss 0.2500" in out and "left" in out) == show
     if not show:
         assert out == ""
+
+
+def test_a_pass_over_images(capsys):
+    batches = [{"image": range(4)}] * 3
+    stream = Terminal()
+    assert list(watched(batches, 10, "evaluating val", stream=stream)) == batches
+    assert "evaluating val" in stream.getvalue() and "0/10" in stream.getvalue()
+    assert (
+        list(watched(batches, 10, "evaluating val", seconds=0.0, stream=io.StringIO())) == batches
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "evaluating val: 4 of 10 images",
+        "evaluating val: 8 of 10 images",
+    ]
+    assert all(line.endswith("left") for line in lines)
+    # What is over within seconds is not worth a line.
+    assert len(list(watched(batches, 10, "evaluating val", stream=io.StringIO()))) == 3
+    assert len(list(watched(batches, 10, "x", show=False, seconds=0.0, stream=stream))) == 3
+    assert capsys.readouterr().out == ""
 
 
 def test_tensorboard_and_csv(tmp_path):

@@ -1,0 +1,102 @@
+"""A run is bound to the images that it began with: they are stored by class, and compared when it goes on."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from dml_jax import data
+from dml_jax.errors import UserError
+from dml_jax.training.experiment import Experiment
+
+FILE = "data.json"
+Splits = dict[str, dict[str, data.ClassImages]]
+
+
+def of_experiment(experiment: Experiment) -> Splits:
+    """Returns what the images of the training split and of the evaluated splits are called, by class.
+
+    Args:
+      experiment: what is trained.
+    """
+    root = _root(experiment.config)
+    found = {"train": data.fingerprint(experiment.source, root)}
+    for spec in experiment.eval_specs:
+        found.setdefault(spec.split, data.fingerprint(spec.sources["queries"], root))
+    return found
+
+
+def _root(config: Mapping[str, Any]) -> str:
+    path = config["data"].get("path")
+    return path if isinstance(path, str) else ""
+
+
+def write(workdir: pathlib.Path, splits: Splits) -> None:
+    """Writes `data.json` of a run that begins.
+
+    Args:
+      workdir: the folder of the run.
+      splits: what `of_experiment` returned.
+    """
+    text = json.dumps(splits, indent=1) + "\n"
+    (workdir / FILE).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def read(workdir: str | pathlib.Path) -> Splits:
+    """Returns what `write` stored; nothing for a run that is older than that.
+
+    Args:
+      workdir: the folder of the run.
+    """
+    path = pathlib.Path(workdir) / FILE
+    if not path.is_file():
+        return {}
+    stored: Splits = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    return stored
+
+
+def check(workdir: pathlib.Path, splits: Splits) -> list[str]:
+    """Checks that a run goes on with the training images that it began with; returns notes on other splits.
+
+    Args:
+      workdir: the folder of the run.
+      splits: what `of_experiment` returned.
+
+    Raises:
+      UserError: the training images differ.
+    """
+    notes = []
+    for split, before in read(workdir).items():
+        found = data.differences(before, splits[split]) if split in splits else ""
+        if found and split == "train":
+            raise UserError(
+                f"the training images of {workdir} have changed since it began: {found}; accepted: the images that it "
+                "began with, or another --workdir"
+            )
+        if found:
+            notes.append(f"the images of {split} have changed since the run began: {found}")
+    return notes
+
+
+def trained_on(workdir: str, config: Mapping[str, Any], split: str, source: data.Source) -> str:
+    """Returns a note where images that are evaluated were trained on, and another split is said to hold them; else "".
+
+    It happens where the classes are divided at random and one of them is removed or renamed: the rest is dealt anew.
+
+    Args:
+      workdir: the folder of the run.
+      config: what is evaluated, as `config.to_dict` returned it.
+      split: the name of the split.
+      source: its images.
+    """
+    before = read(workdir).get("train", {})
+    if split in ("train", "all") or not before:
+        return ""
+    now = data.fingerprint(source, _root(config))
+    both = [name for name, images in now.items() if before.get(name) == images]
+    if not both:
+        return ""
+    return (
+        f"{len(both)} of the {len(now)} classes of {split} were trained on with these very images, {both[0]!r} among "
+        "them: the data have changed since the training"
+    )
