@@ -46,11 +46,16 @@ format: $(STAMP)
 
 # Versions and hashes only: no index is named, so any mirror that serves the same files will do.
 $(STAMP): $(LOCK) pyproject.toml
-	@test -f $(LOCK) || { echo "There is no lock for $(PYVERSION): run with PYTHON=python3.11 or PYTHON=python3.12."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Of a Python that has none.
+requirements/py%.txt:
+	@echo "There is no lock for $$($(PYTHON) --version) ($@): accepted is PYTHON=python3.11, python3.12 or python3.13,"
+	@echo "as in: make quickstart PYTHON=python3.12"
+	@exit 1
 
 $(DOCS_STAMP): $(DOCS_LOCK)
 	$(PYTHON) -m venv $(DOCS_VENV)
@@ -58,7 +63,7 @@ $(DOCS_STAMP): $(DOCS_LOCK)
 	@touch $@
 
 lock:
-	for v in 3.11 3.12; do uv pip compile --quiet --upgrade --python-version $$v --generate-hashes \
+	for v in 3.11 3.12 3.13; do uv pip compile --quiet --upgrade --python-version $$v --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra test pyproject.toml \
 	  -o requirements/py$$(echo $$v | tr -d .).txt; done
 	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "dml_jax.evaluate",
     "embed": "dml_jax.embed",
     "search": "dml_jax.search",
+    "export": "dml_jax.export",
     "list": "dml_jax.list_names",
     "toy": "dml_jax.revisiting.toy",
 }

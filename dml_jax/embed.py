@@ -2,13 +2,12 @@
 
 Of a split of the run's data (or of those of `--config`), or of all images below a folder, whose sub-folders are classes
 with `--classes`. `--out` gets embeddings.npy (float32, a row per image), items.jsonl (a line per row: `name`; `path`
-where it is a file; `label` and `class` where they are known) and about.json (the model). `dml search` searches among
-them. The embedding is the first of `evaluation.embeddings`. Several processes embed together as they train together
-(see launch/); the first one writes.
+where it is a file; `label` and `class` where they are known), about.json (what made them) and model.dml (the model, as
+`dml export` writes it). `dml search` searches among them. The embedding is the first of `evaluation.embeddings`.
+Several processes embed together as they train together (see launch/); the first one writes.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from typing import Any
@@ -17,13 +16,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from dml_jax import command_line, data, evaluation, processes, run_folder
+from dml_jax import command_line, data, evaluation, inference, processes, run_folder
 from dml_jax.console import log
 from dml_jax.evaluate import add_checkpoint_options, restored
+from dml_jax.models import Model
 from dml_jax.training import build, score
 from dml_jax.training import state as states
-
-EMBEDDINGS, ITEMS, ABOUT = "embeddings.npy", "items.jsonl", "about.json"
 
 
 def add_options(parser: command_line.Parser) -> None:
@@ -56,20 +54,13 @@ def add_options(parser: command_line.Parser) -> None:
     )
 
 
-def for_files(config: Any, model: Any, count: int) -> ConfigDict:
+def for_files(config: Any, model: Model, count: int) -> ConfigDict:
     """Returns the configuration for embedding `count` images that are not of its data set.
 
-    They are prepared as the set's are; where the set brings images in the model's size, they are scaled to it by
-    their shorter side and cropped in the middle. One that cannot be decoded is left out: a folder of one's own may hold
-    anything.
+    One that cannot be decoded is left out: a folder of one's own may hold anything.
     """
     found = ConfigDict(config.to_dict())
-    if not len(found.data.prepare):
-        size = model.image_size
-        found.data.prepare = (
-            {"name": "resize", "size": size},
-            {"name": "center_crop", "size": size},
-        )
+    found.data.prepare = score.preparation(config, model)
     found.data.on_error = "skip"
     # As small as the images allow, and a share for each process.
     share = jax.process_count()
@@ -89,26 +80,6 @@ def items(source: data.Source, ids: np.ndarray) -> list[dict[str, Any]]:
             item |= {"label": label, "class": source.class_names[label]}
         found.append(item)
     return found
-
-
-def write(
-    out: pathlib.Path, embeddings: np.ndarray, items: list[dict[str, Any]], about: dict[str, Any]
-) -> None:
-    """Writes the three files of a folder that `dml search` reads."""
-    out.mkdir(parents=True, exist_ok=True)
-    np.save(out / EMBEDDINGS, embeddings)
-    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-    (out / ITEMS).write_text("".join(lines), encoding="utf-8")
-    (out / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-
-def embedded(
-    config: Any, model: Any, variables: Any, source: data.Source, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Embeds the images that can be decoded; returns (the embeddings of that name, their ids)."""
-    apply = score.outputs(model, (name,))
-    found, _, ids = score.embed_source(apply, variables, config, source, "embedding")
-    return evaluation.combined(found, name), ids
 
 
 def main(options: argparse.Namespace) -> None:
@@ -133,23 +104,24 @@ def main(options: argparse.Namespace) -> None:
     out = pathlib.Path(options.out) if options.out else workdir / "embeddings" / name
     if processes.is_primary():
         out = run_folder.create(out, "--out")
+    of = config.evaluation.embeddings[0]
     with jax.set_mesh(states.make_mesh(config.train.devices)):
         kind, number, variables = restored(str(workdir), options.step, model)
-        of = config.evaluation.embeddings[0]
-        embeddings, ids = embedded(config, model, variables, source, of)
+        found, _, ids = score.embed_source(
+            score.outputs(model, (of,)), variables, config, source, "embedding"
+        )
     if processes.is_primary():
-        about = {
-            "workdir": str(workdir),
-            "checkpoint": kind,
-            "step": number,
-            "embedding": of,
-            "of": name,
-        }
-        write(out, embeddings, items(source, ids), about)
+        embeddings = evaluation.combined(found, of)
+        encoder = inference.encoder_of(config, model, variables, of, workdir, kind, number)
+        index = inference.Index(embeddings, items(source, ids), {**encoder.about, "of": name})
+        index.save(out)
+        # The run may train on, move or go: what is searched for has to be embedded by this very model.
+        model_file = inference.export(encoder, out / inference.MODEL)
         log(
             f"{kind}, step {number}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}"
         )
-        log(f"written: {out / EMBEDDINGS}, {out / ITEMS}, {out / ABOUT}")
+        written = (out / file for file in (inference.EMBEDDINGS, inference.ITEMS, inference.ABOUT))
+        log(f"written: {', '.join(map(str, [*written, model_file]))}")
         log(f"Next: {command_line.shell('search', f'--index={out}')} IMAGE ...")
     processes.barrier("embedded")
 

@@ -309,7 +309,24 @@ def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[n
     """
     with Image.open(io.BytesIO(encoded)) as opened:
         opened.load()
-        image = ImageOps.exif_transpose(opened)
+        return decoded(opened, channels=channels, size=size)
+
+
+def decoded(
+    image: Image.Image, *, channels: int, size: int | None = None
+) -> UInt8[np.ndarray, "h w c"]:
+    """Returns a Pillow image as `decode` returns that of a file.
+
+    Args:
+      image: an image in any mode.
+      channels: 1 (grey) or 3 (RGB).
+      size: as in `decode`.
+
+    Example:
+      >>> decoded(Image.new("L", (4, 3)), channels=3).shape
+      (3, 4, 3)
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))

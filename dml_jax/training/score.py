@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dml_jax import console, data, evaluation, processes
+from dml_jax.config import plain
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.evaluate import parts
 from dml_jax.training.loading import Loader
@@ -16,6 +17,26 @@ from dml_jax.training.tasks import EvalSpec, reported_as
 
 Batches = Iterable[dict[str, Any]]
 Rows = dict[str, dict[str, Any]]
+
+
+def preparation(config: Any, model: Any) -> tuple[dict[str, Any], ...]:
+    """Returns what is applied to images that are not of a run's data set, in turn, as dicts with a name.
+
+    They are prepared as the set's are; where the set brings images in the model's size, they are scaled to it by
+    their shorter side and cropped in the middle.
+
+    Args:
+      config: the configuration of the run.
+      model: its model.
+    """
+    steps = [
+        {"name": step} if isinstance(step, str) else plain(step) for step in config.data.prepare
+    ]
+    size = model.image_size
+    return tuple(steps) or (
+        {"name": "resize", "size": size},
+        {"name": "center_crop", "size": size},
+    )
 
 
 def batches_of(config: Any, source: data.Source, skipped: Counter[str] | None = None) -> Batches:

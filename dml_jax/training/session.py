@@ -76,11 +76,13 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         if is_primary():
             stack.enter_context(run_folder.locked(folder))
         saver = stack.enter_context(contextlib.closing(Saver(experiment, folder, plans)))
-        state, position = saver.begin(tx)
         images = same_data.of_experiment(experiment)
+        # Before the checkpoint is read: other classes would be an architecture that differs.
+        notes = [] if saver.latest() is None else same_data.check(folder, images)
+        state, position = saver.begin(tx)
         if saver.latest() is not None:
             log(f"going on from {saver.latest()}")
-            for note in same_data.check(folder, images):
+            for note in notes:
                 log(f"note: {note}")
         elif is_primary():
             same_data.write(folder, images)
