@@ -20,6 +20,7 @@ COMMANDS = {
     "embed": "dml_jax.embed",
     "search": "dml_jax.search",
     "export": "dml_jax.export",
+    "inspect": "dml_jax.inspect_data",
     "list": "dml_jax.list_names",
     "toy": "dml_jax.revisiting.toy",
 }

@@ -17,7 +17,13 @@ ALL = CASES == "all"
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(random.SystemRandom().random())
 SEED = int(os.environ.get("DML_JAX_TESTS_SEED", zlib.crc32(_RUN.encode())))
 # Where most of the time goes: a case of a law is one loss or miner in one of its programs.
-HALVED = ("tests/losses/", "tests/miners/", "tests/test_regularizers.py", "tests/test_imports.py")
+HALVED = (
+    "tests/losses/",
+    "tests/miners/",
+    "tests/test_regularizers.py",
+    "tests/test_reducers.py",
+    "tests/models/",
+)
 
 
 def some(cases, count, what):

@@ -22,14 +22,17 @@ from dml_jax.data.datasets.grocery_store import grocery_store
 from dml_jax.data.datasets.omniglot import omniglot
 from dml_jax.data.identity import ClassImages, differences, fingerprint
 from dml_jax.data.pipeline import eval_batches, train_batches
+from dml_jax.data.scan import BackgroundScan, Findings, paths_of, scan, sizes
 from dml_jax.data.sources import available, load
 
 __all__ = [
     "ArrayReader",
     "Augmentation",
+    "BackgroundScan",
     "ClassImages",
     "DecodeError",
     "FileReader",
+    "Findings",
     "Images",
     "Source",
     "Subset",
@@ -50,6 +53,9 @@ __all__ = [
     "label_sets",
     "load",
     "omniglot",
+    "paths_of",
+    "scan",
+    "sizes",
     "subset",
     "train_batches",
 ]

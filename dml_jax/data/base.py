@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dml_jax import streams
 from dml_jax.errors import UserError
@@ -297,7 +297,8 @@ def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[n
     Pillow raises OSError and other exceptions on damaged data, truncated files included.
 
     Args:
-      encoded: the bytes of a file in any format that Pillow reads. 16-bit grey is scaled to 8 bits.
+      encoded: the bytes of a file in any format that Pillow reads. 16-bit grey is scaled to 8 bits, transparent
+        pixels are white, and of several frames the first is taken.
       channels: 1 (grey) or 3 (RGB).
       size: the side to which the image is resized by area averages, without keeping the aspect ratio.
 
@@ -307,7 +308,13 @@ def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[n
       >>> decode(file.getvalue(), channels=1).shape
       (3, 4, 1)
     """
-    with Image.open(io.BytesIO(encoded)) as opened:
+    if not encoded:
+        raise UserError("the file is empty")
+    try:
+        opened = Image.open(io.BytesIO(encoded))
+    except UnidentifiedImageError:
+        raise UserError("it is not an image that Pillow reads") from None
+    with opened:
         opened.load()
         return decoded(opened, channels=channels, size=size)
 
@@ -330,6 +337,14 @@ def decoded(
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        raise UserError(
+            "its pixels are floating-point numbers, whose black and white are not known; 8 or 16 bits are accepted"
+        )
+    if image.has_transparency_data:
+        # What lies under transparent pixels is arbitrary, often black.
+        opaque = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BOX)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from dml_jax import own_code, run_folder
+from dml_jax import data, own_code, run_folder
+from dml_jax.errors import UserError
 from dml_jax.processes import is_primary
 from dml_jax.training import optim, same_data
 from dml_jax.training import state as states
@@ -75,6 +76,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         folder = run_folder.create(workdir)
         if is_primary():
             stack.enter_context(run_folder.locked(folder))
+            stack.enter_context(contextlib.closing(_scan(experiment)))
         saver = stack.enter_context(contextlib.closing(Saver(experiment, folder, plans)))
         images = same_data.of_experiment(experiment)
         # Before the checkpoint is read: other classes would be an architecture that differs.
@@ -113,6 +115,34 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
             skipped=skipped,
         )
         yield session, states.replicate(state, mesh), position
+
+
+# How long a run waits for the scan of its images, in seconds; a longer one goes on beside the training.
+SCAN = 2.0
+
+
+def _scan(experiment: Experiment) -> data.BackgroundScan:
+    """Begins to look for what is wrong with the files of the images, and says it when all are seen.
+
+    Raises:
+      UserError: files are missing or empty, and an image that cannot be decoded ends the run.
+    """
+    sources = [experiment.source, *(s for e in experiment.eval_specs for s in e.sources.values())]
+    stops = experiment.loader.options.on_error == "raise"
+    found = data.Findings()
+    data.sizes(dict.fromkeys(path for s in sources for path, _ in data.paths_of(s)), found)
+    if found.broken and stops:
+        raise UserError(f"{'; '.join(found.lines())}; data.on_error='skip' leaves such images out")
+
+    def report(findings: data.Findings) -> None:
+        for line in findings.lines():
+            log(f"note: {line}")
+        if findings.broken and stops:
+            log("note: the run will end at one of these; data.on_error='skip' leaves them out")
+
+    scan = data.BackgroundScan(sources, report)
+    scan.wait(SCAN)
+    return scan
 
 
 def _summary(experiment: Experiment, plans: Plans, mesh: Mesh) -> str:

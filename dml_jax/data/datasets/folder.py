@@ -1,12 +1,13 @@
 """Images in folders, or in a list: one's own data."""
 
-import csv
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
+from PIL import features
 
 from dml_jax.data.base import (
     SPLITS,
@@ -18,6 +19,7 @@ from dml_jax.data.base import (
     split_classes,
     subset,
 )
+from dml_jax.data.csv_lists import Row, read_list
 from dml_jax.errors import UserError
 from dml_jax.parameters import Fraction, NonNegativeInt, checked
 
@@ -26,6 +28,7 @@ EXTRA_SPLITS = ("gallery", "distractors")
 EXTENSIONS = (
     ".jpg",
     ".jpeg",
+    ".jfif",
     ".png",
     ".webp",
     ".bmp",
@@ -35,6 +38,14 @@ EXTENSIONS = (
     ".ppm",
     ".pgm",
     ".pbm",
+    *((".avif",) if features.check("avif") else ()),
+)
+
+# Pictures that Pillow does not read without a further package.
+UNREAD = tuple(
+    s
+    for s in (".avif", ".heic", ".heif", ".jxl", ".raw", ".dng", ".cr2", ".nef", ".svg", ".psd")
+    if s not in EXTENSIONS
 )
 
 
@@ -190,15 +201,68 @@ def _images_by_class(roots: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _image_files(root: str) -> list[str]:
-    """Returns the image files at any depth below a directory, in the order of their names."""
+    """Returns the image files at any depth below a directory, in the order of their names.
+
+    Each directory is entered once, however many links lead to it: a link to a directory above would go on for ever.
+    """
     paths = []
+    entered = {os.path.realpath(root)}
     for directory, below, inside in os.walk(root, followlinks=True):
-        below[:] = sorted(d for d in below if not d.startswith("."))
+        found = []
+        for name in sorted(d for d in below if not d.startswith(".")):
+            place = os.path.realpath(os.path.join(directory, name))
+            if place not in entered:
+                entered.add(place)
+                found.append(name)
+        below[:] = found
         images = (
             f for f in sorted(inside) if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
         )
         paths += [os.path.join(directory, f) for f in images]
     return paths
+
+
+class OtherFiles(TypedDict):
+    """Files that are passed over.
+
+    Attributes:
+      count: how many.
+      first: the path of one.
+    """
+
+    count: int
+    first: str
+
+
+def other_files(path: str | os.PathLike[str]) -> dict[str, OtherFiles]:
+    """Returns what is below a folder and is not read, by what it is; nothing for a CSV file.
+
+    Args:
+      path: of the folder.
+    """
+    found: dict[str, OtherFiles] = {}
+    root = os.path.expanduser(os.fspath(path))
+
+    def add(what: str, place: str) -> None:
+        entry = found.setdefault(what, {"count": 0, "first": place})
+        entry["count"] += 1
+
+    for directory, below, inside in os.walk(root):
+        below[:] = sorted(d for d in below if not d.startswith("."))
+        for name in sorted(inside):
+            suffix = os.path.splitext(name)[1].lower()
+            place = os.path.join(directory, name)
+            if name.startswith("."):
+                add("hidden files are passed over", place)
+            elif suffix in UNREAD:
+                add(f"{suffix} images cannot be read", place)
+            elif suffix not in EXTENSIONS:
+                add("files are no images", place)
+    # A folder whose sub-folders hold the images is no class.
+    for name in _directories(root):
+        if name not in (*SPLITS, *EXTRA_SPLITS) and not _image_files(os.path.join(root, name)):
+            add("folders of classes are empty", os.path.join(root, name))
+    return found
 
 
 def _from_csv(path: str, split: str, channels: int) -> tuple[Images, bool]:
@@ -216,7 +280,7 @@ def _from_csv(path: str, split: str, channels: int) -> tuple[Images, bool]:
                 f"folder: {path} has no row of split {split!r}; it has splits {', '.join(map(str, present))}"
             )
     source = _source(
-        [os.path.join(os.path.dirname(path), row["path"]) for row in rows],
+        [os.path.join(os.path.dirname(path), os.path.expanduser(row["path"])) for row in rows],
         [row["label"] for row in rows],
         channels,
     )
@@ -228,26 +292,24 @@ def _from_csv(path: str, split: str, channels: int) -> tuple[Images, bool]:
     return source, has_splits
 
 
-def _csv_rows(path: str) -> tuple[list[dict[str, str]], Sequence[str]]:
-    """Returns the rows of a CSV file that are whole, and the names of its columns."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if not {"path", "label"} <= set(columns):
+def _csv_rows(path: str) -> tuple[list[Row], list[str]]:
+    """Returns the rows of a CSV file, in which each image stands once, and the names of its columns."""
+    rows, columns = read_list(path, ("path", "label"))
+    if "parent" in columns:
+        rows, columns = read_list(path, ("path", "label", "parent"))
+    seen: dict[str, str] = {}
+    for row in rows:
+        before = seen.setdefault(row["path"], row["label"])
+        if before != row["label"]:
             raise UserError(
-                f"folder: {path} has the columns {', '.join(columns) or '(none)'}; a CSV file whose first "
-                "line names the columns path and label is accepted"
+                f"folder: {path} lists {row['path']} as {before!r} and as {row['label']!r}; one label for an image is "
+                "accepted, and further ones in the column labels"
             )
-        required = [c for c in ("path", "label", "parent") if c in columns]
-        rows = []
-        for row in reader:
-            if not all(row[c] for c in required):
-                raise UserError(
-                    f"folder: line {reader.line_num} of {path} lacks a {' or a '.join(required)}"
-                )
-            rows.append(row)
-    if not rows:
-        raise UserError(f"folder: {path} lists no images; a row path,label per image is accepted")
+    if len(seen) < len(rows):
+        counts = Counter(row["path"] for row in rows)
+        raise UserError(
+            f"folder: {path} lists {next(p for p, n in counts.items() if n > 1)} twice; each image once is accepted"
+        )
     return rows, columns
 
 
