@@ -158,6 +158,10 @@ def path(text: str) -> str:
 def _config(options: argparse.Namespace) -> ConfigDict:
     if options.config is not None:
         return config_files.load(options.config)
+    if getattr(options, "embeddings", None) is not None:
+        return configs.new()  # of which evaluation is used
+    if options.workdir is None:
+        raise UserError("--workdir is missing: the folder of the run")
     if not (pathlib.Path(options.workdir) / "config.json").is_file():
         raise UserError(
             f"there is no {options.workdir}/config.json, and no --config; accepted: the folder of a run, or --config "

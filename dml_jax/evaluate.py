@@ -10,6 +10,7 @@ first one writes.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import sys
@@ -20,8 +21,10 @@ import numpy as np
 
 from dml_jax import checkpoints, command_line, evaluation, processes, report, run_folder
 from dml_jax import config as configs
+from dml_jax.config_options import DataOptions
 from dml_jax.console import log
 from dml_jax.csv_files import write_rows
+from dml_jax.errors import UserError
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.vectors import normalize_rows
 from dml_jax.mesh import data_mesh
@@ -30,6 +33,7 @@ from dml_jax.training import build, same_data, score, tasks
 from dml_jax.training import state as states
 
 Rows = dict[str, dict[str, Any]]
+Settings = dict[str, Any]
 # In a table of each class on the terminal.
 CLASSES = 30
 
@@ -40,10 +44,24 @@ def add_options(parser: command_line.Parser) -> None:
     Args:
       parser: of the command.
     """
-    parser.add_workdir()
+    parser.add_workdir("the folder of the run; or --embeddings", required=False)
     parser.add_config()
     add_checkpoint_options(parser)
     parser.add_argument("--split", default="test", help="what is evaluated (test)")
+    parser.add_argument(
+        "--out",
+        type=command_line.path,
+        metavar="FOLDER",
+        help="where the files go; by default evaluation/DATA_SPLIT_STEP in the run",
+    )
+    stored = parser.add_argument_group("embeddings of any origin, in place of a run")
+    for name, meaning in (
+        ("embeddings", "an .npy, .npz or .parquet file of embeddings, a row each"),
+        ("labels", "a .csv (columns label and, for pictures, path), .npy, .npz or .parquet file"),
+        ("gallery", "embeddings that are searched in place of the others themselves"),
+        ("gallery_labels", "their labels"),
+    ):
+        stored.add_argument(f"--{name}", type=command_line.path, metavar="FILE", help=meaning)
 
 
 def add_checkpoint_options(parser: command_line.Parser) -> None:
@@ -72,24 +90,78 @@ def restored(workdir: str, step: str, model: Model) -> tuple[str, int, Any]:
     return kind, number, variables if mesh is None else states.replicate(variables, mesh)
 
 
-def write(rows: Rows, folder: pathlib.Path, name: str = "metrics") -> list[pathlib.Path]:
-    """Writes the rows as `name.json` and `name.csv`; returns their paths.
+def write(
+    rows: Rows, folder: pathlib.Path, name: str = "metrics", settings: Settings | None = None
+) -> list[pathlib.Path]:
+    """Writes the rows as `name.json`, with the settings that gave them, and as `name.csv`; returns their paths.
 
     Args:
       rows: values by column, by the name of the row.
       folder: where the files go; it is made where it is missing.
       name: of the files.
+      settings: what was evaluated, and how.
     """
     folder.mkdir(parents=True, exist_ok=True)
     as_json, as_csv = folder / f"{name}.json", folder / f"{name}.csv"
-    as_json.write_text(json.dumps(rows, indent=2) + "\n")
+    stored = {"settings": settings or {}, "metrics": rows}
+    text = json.dumps(stored, indent=2) + "\n"
+    as_json.write_text(text, encoding="utf-8", errors="surrogateescape")
     columns = dict.fromkeys(k for row in rows.values() for k in row)
     write_rows(as_csv, ["row", *columns], ({"row": name, **row} for name, row in rows.items()))
     return [as_json, as_csv]
 
 
+def settings_of(config: Any, split: str, step: str) -> Settings:
+    """Returns what decides the numbers of an evaluation.
+
+    Args:
+      config: `data` and `evaluation` are used.
+      split: what is evaluated.
+      step: of the checkpoint, as it was asked for.
+    """
+    stored = configs.to_dict(config)
+    section = {k: v for k, v in stored["evaluation"].items() if k not in _FOR_SPEED}
+    loading = {field for field in vars(DataOptions()) if field not in ("prepare", "validation")}
+    data = {k: v for k, v in stored["data"].items() if k not in loading}
+    return {"split": split, "step": step, "data": data, "evaluation": section}
+
+
+# They decide how fast an evaluation is, or when it is made, and no number.
+_FOR_SPEED = ("backend", "batch_size", "before_training", "block", "kmeans", "map", "splits")
+
+
+def free_folder(folder: pathlib.Path, settings: Settings) -> pathlib.Path:
+    """Returns the folder, or one beside it where the folder holds an evaluation with other settings.
+
+    Args:
+      folder: where the files of an evaluation are to go.
+      settings: of the evaluation.
+    """
+    for number in itertools.count(1):
+        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        before = _settings_in(place / "metrics.json")
+        if before in (None, settings):
+            if place != folder:
+                log(
+                    f"note: {folder} holds an evaluation with other settings; this one is in {place}"
+                )
+            return place
+    raise AssertionError("unreachable")
+
+
+def _settings_in(path: pathlib.Path) -> Settings | None:
+    """Returns the settings in a file of metrics; None where there is none, or one of an older version."""
+    if not path.is_file():
+        return None
+    try:
+        found: Settings | None = json.loads(path.read_text(encoding="utf-8")).get("settings")
+    except ValueError:  # a file that is cut off
+        return None
+    return found
+
+
 def evaluate(
-    config: Any, model: Any, workdir: str, step: str, split: str, name: str
+    config: Any, model: Any, workdir: str, step: str, split: str, folder: pathlib.Path
 ) -> tuple[Rows, Rows, Rows, list[pathlib.Path]]:
     """Evaluates a checkpoint; returns (metrics, by class, of steps after training, files written).
 
@@ -101,7 +173,7 @@ def evaluate(
       workdir, step: where the checkpoint is; see `checkpoints.find`. The training split of the run there is what
         steps after training are fitted to.
       split: what is evaluated.
-      name: of the folder of the files, in `workdir/evaluation`.
+      folder: where the files go.
     """
     # What cannot be done is said before the work.
     report.check_map(config.evaluation.map)
@@ -137,9 +209,9 @@ def evaluate(
         )
     files = []
     if processes.is_primary():
-        folder = pathlib.Path(workdir) / "evaluation" / name
+        settings = {**settings_of(config, split, step), "checkpoint": called}
         for table, of in ((rows, "metrics"), (by_class, "each_class"), (steps, "after_training")):
-            files += write(table, folder, of) if table else []
+            files += write(table, folder, of, settings) if table else []
         # What the pictures show is searched for on this process's devices alone.
         with jax.set_mesh(states.make_mesh(config.train.devices, alone=True)):
             files += report.write_report(
@@ -180,21 +252,69 @@ def shown(config: Any, spec: tasks.EvalSpec, found: dict[str, Any]) -> report.Re
     )
 
 
+def of_files(options: argparse.Namespace) -> None:
+    """Evaluates embeddings that are stored in files.
+
+    Args:
+      options: those of the command line.
+
+    Raises:
+      UserError: a file that is missing, or of another kind.
+    """
+    from dml_jax import evaluate_stored, stored_embeddings
+
+    if options.labels is None:
+        raise UserError("--labels is missing: a file with a label for each row of --embeddings")
+    if (options.gallery is None) != (options.gallery_labels is None):
+        raise UserError(
+            "one of --gallery and --gallery_labels is missing; both or none are accepted"
+        )
+    queries = stored_embeddings.read(options.embeddings, options.labels)
+    gallery = None
+    if options.gallery is not None:
+        gallery = stored_embeddings.read(options.gallery, options.gallery_labels)
+    name = pathlib.Path(options.embeddings).stem
+    folder = run_folder.create(options.out or f"{name}_evaluation", "--out")
+    section = options.config.evaluation
+    rows, files = evaluate_stored.evaluate_stored(queries, gallery, section, folder, name)
+    names = ("embeddings", "labels", "gallery", "gallery_labels")
+    settings = {
+        **{key: getattr(options, key) for key in names},
+        "evaluation": configs.to_dict(options.config)["evaluation"],
+    }
+    files = [*write(rows, folder, settings=settings), *files]
+    log(report.format_table(rows, evaluation.metric_names(section.metrics)))
+    log(f"written: {', '.join(map(str, files))}")
+
+
 def main(options: argparse.Namespace) -> None:
     """Runs the command.
 
     Args:
       options: those of the command line.
+
+    Raises:
+      UserError: options that do not go together.
     """
+    if options.embeddings is not None:
+        of_files(options)
+        return
+    for name in ("labels", "gallery", "gallery_labels"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} goes with --embeddings; a run has labels of its own")
     processes.connect(options)
     config = options.config
     model = build.model(run_folder.read_config(options.workdir).model)
     # A data set of the user's own has a colon in its name, which not every file system takes.
     data_name = config.data.name.replace(":", ".")
-    name = f"{data_name}_{options.split}_{options.step}"
+    folder = pathlib.Path(options.out or "")
+    if options.out is None and processes.is_primary():
+        place = f"{data_name}_{options.split}_{options.step}"
+        settings = settings_of(config, options.split, options.step)
+        folder = free_folder(pathlib.Path(options.workdir) / "evaluation" / place, settings)
     with jax.set_mesh(states.make_mesh(config.train.devices)):
         rows, by_class, steps, files = evaluate(
-            config, model, options.workdir, options.step, options.split, name
+            config, model, options.workdir, options.step, options.split, folder
         )
     if not processes.is_primary():
         return

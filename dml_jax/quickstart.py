@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from dml_jax import command_line, data, evaluation, report
 from dml_jax.command_line import shell
 from dml_jax.console import log
-from dml_jax.evaluate import evaluate, write
+from dml_jax.evaluate import evaluate, settings_of, write
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.models import Model
 from dml_jax.training import build, score, tasks
@@ -41,9 +41,10 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, dict[str,
     train(config, str(workdir))
     with jax.set_mesh(states.make_mesh(config.train.devices)):
         rows = _without_training(config, model, spec)
-        trained, *_ = evaluate(config, model, str(workdir), "best", "test", "quickstart")
+        folder = workdir / "evaluation" / "quickstart"
+        trained, *_ = evaluate(config, model, str(workdir), "best", "test", folder)
     rows["trained network"] = next(iter(trained.values()))
-    write(rows, workdir / "evaluation" / "quickstart")
+    write(rows, folder, settings=settings_of(config, "test", "best"))
     log(_summary(config, rows, spec.sources["queries"], workdir, time.monotonic() - start))
     return rows
 

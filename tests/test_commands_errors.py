@@ -115,6 +115,7 @@ COMMANDS = {
     "a gallery": [
         EVALUATE,
         "--workdir=run",
+        "--out=of_gallery",
         "--config.data.path=parts",
         "--config.evaluation.gallery.test=gallery",
         "--config.evaluation.distractors.test=distractors",
@@ -158,6 +159,24 @@ COMMANDS = {
         "--workdir=run",
         "--config.evaluation.map=umap",
     ],
+    "stored embeddings": [
+        EVALUATE,
+        "--embeddings=stored.npz",
+        "--labels=labels.csv",
+        "--out=of_stored",
+        "--config.evaluation.metrics=map_at_r,recall_at_1",
+    ],
+    "stored embeddings and a gallery": [
+        EVALUATE,
+        "--embeddings=stored.npz",
+        "--labels=labels.npy",
+        "--gallery=gallery.npy",
+        "--gallery_labels=labels.npy",
+    ],
+    "no labels": [EVALUATE, "--embeddings=stored.npz"],
+    "labels of a run": [EVALUATE, "--workdir=run", "--labels=labels.csv"],
+    "labels that do not fit": [EVALUATE, "--embeddings=stored.npz", "--labels=fewer.npy"],
+    "neither": [EVALUATE],
     "embeddings of a split": [EMBED, "--workdir=run", "--out=of_split"],
     "features of a folder": [
         EMBED,
@@ -250,6 +269,10 @@ ERRORS = {
         "evaluation.among='other_parents' needs parents",
         "split 'test' of folder",
     ],
+    "no labels": ["--labels is missing"],
+    "labels of a run": ["--labels goes with --embeddings"],
+    "labels that do not fit": ["stored.npz has 12 rows and fewer.npy 11"],
+    "neither": ["--workdir is missing"],
     "no such gallery": ["has no 'gallery'", "beside it"],
     "unknown average": ["unknown average 'classes'", "'class'"],
     "each class in training": ["evaluation.average='each_class'", "accepted: query"],
@@ -317,6 +340,14 @@ def outcomes(tmp_path_factory, server):
     shutil.copy(CONFIG, folder / "tests" / "training")
     for name in ("my_parts.py", "my_config.py"):
         shutil.copy(CONFIG.with_name(name), folder)
+    labels = np.repeat(np.arange(4), 3)
+    stored = np.eye(4, 5, dtype=np.float32)[labels] + rng.normal(0, 0.02, (12, 5))
+    np.savez(folder / "stored.npz", embeddings=stored)
+    np.save(folder / "gallery.npy", stored[::-1])
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "fewer.npy", labels[:11])
+    rows = [f"good/class{c + 1:02}/{i % 4}.png,{c}" for i, c in enumerate(labels)]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     first = {k: v for k, v in COMMANDS.items() if v[0] == TRAIN}
     last = {k: v for k, v in COMMANDS.items() if v[0] == SEARCH}
     rest = {k: v for k, v in COMMANDS.items() if k not in (*first, *last)}
@@ -398,8 +429,8 @@ def test_images_that_cannot_be_decoded(outcomes):
 
 def test_what_an_evaluation_says(outcomes):
     folder = outcomes["folder"] / "run" / "evaluation"
-    each = json.loads((folder / "folder_test_last" / "each_class.json").read_text())
-    whole = json.loads((folder / "folder_test_last" / "metrics.json").read_text())
+    each = json.loads((folder / "folder_test_last" / "each_class.json").read_text())["metrics"]
+    whole = json.loads((folder / "folder_test_last" / "metrics.json").read_text())["metrics"]
     assert all(name.startswith("class") and set(row) >= {"map_at_r"} for name, row in each.items())
     mean = np.mean([row["map_at_r"] for row in each.values()])
     assert next(iter(whole.values()))["map_at_r"] == pytest.approx(mean)
@@ -408,12 +439,40 @@ def test_what_an_evaluation_says(outcomes):
     )
     table = outcomes["a gallery"][1]
     assert ", features" in table and ", Combined_embedding_features-1-2" in table
-    page = (folder / "folder_test_best" / "report.html").read_text()
-    # 13 queries, 13 images of the gallery and 9 distractors; the evaluations after it wrote elsewhere.
+    page = (outcomes["folder"] / "of_gallery" / "report.html").read_text()
+    # 13 queries, 13 images of the gallery and 9 distractors.
     for words in ("searched in 13 images", "with distractors: 9 images", "13 queries, 22 images"):
         assert words in page, words
     page = (folder / "folder_all_best" / "report.html").read_text()
     assert "relevant by relation hierarchy, level 0; means over parents" in page
+
+
+def test_stored_embeddings(outcomes):
+    """Those of a class lie together; of the gallery, whose labels run the other way, the wrong ones are near."""
+    folder = outcomes["folder"]
+    found = json.loads((folder / "of_stored" / "metrics.json").read_text())
+    assert found["metrics"] == {"stored": {"map_at_r": 1.0, "recall_at_1": 1.0}}
+    assert found["settings"]["labels"] == "labels.csv"
+    assert (folder / "of_stored" / "best.png").is_file()
+    page = (folder / "of_stored" / "report.html").read_text()
+    assert "data:image/" in page and "12 images of 4 classes" in page
+    other = json.loads((folder / "stored_evaluation" / "metrics.json").read_text())["metrics"]
+    assert other["stored"]["precision_at_1"] == 0.0
+    # Without pictures there are no galleries.
+    assert not (folder / "stored_evaluation" / "best.png").exists()
+    assert "data:image/" not in (folder / "stored_evaluation" / "report.html").read_text()
+
+
+def test_another_setting_does_not_overwrite(outcomes):
+    folder = outcomes["folder"] / "run" / "evaluation"
+    assert "note: run/evaluation/folder_test_best holds" in outcomes["a field of the run's own"][1]
+    first = json.loads((folder / "folder_test_best" / "metrics.json").read_text())["settings"]
+    second = json.loads((folder / "folder_test_best-2" / "metrics.json").read_text())["settings"]
+    assert first["evaluation"]["after"] == [] and second["evaluation"]["after"] == [
+        "int8",
+        "reranking",
+    ]
+    assert first["checkpoint"].startswith("best, step ") and first["data"]["name"] == "folder"
 
 
 def test_embeddings_that_are_written(outcomes):

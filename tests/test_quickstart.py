@@ -33,7 +33,9 @@ def test_quickstart(tmp_path, capsys):
         "evaluation/quickstart/worst.png",
     ):
         assert (tmp_path / name).stat().st_size > 0
-    assert json.loads((tmp_path / "evaluation/quickstart/metrics.json").read_text()) == rows
+    assert (
+        json.loads((tmp_path / "evaluation/quickstart/metrics.json").read_text())["metrics"] == rows
+    )
     with (tmp_path / "evaluation/quickstart/metrics.csv").open(newline="") as file:
         assert [r["row"] for r in csv.DictReader(file)] == list(rows)
     assert list((tmp_path / "tensorboard").iterdir())

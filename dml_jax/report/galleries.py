@@ -25,7 +25,7 @@ CROSS = (((-0.36, -0.36), (0.36, 0.36)), ((-0.36, 0.36), (0.36, -0.36)))
 
 
 def retrieval_gallery(
-    image: Callable[[int], np.ndarray],
+    image: Callable[[int], np.ndarray | None],
     labels: Int[np.ndarray, " n"],
     neighbour_ids: Int[np.ndarray, "q k"],
     path: str | os.PathLike[str],
@@ -44,7 +44,7 @@ def retrieval_gallery(
     stands its class.
 
     Args:
-      image: `image(i)`, uint8 [height, width, 1, 3 or none], for a position i in `labels`.
+      image: `image(i)`, uint8 [height, width, 1, 3 or none], for a position i in `labels`; None draws a grey square.
       labels: the class of each item.
       neighbour_ids: positions in `labels`, nearest first, one row for each query.
       path: where the picture goes; missing folders are made.
@@ -129,9 +129,11 @@ def retrieval_gallery(
 
 
 def _draw_image(
-    page: Axes, pixels: np.ndarray, left: float, bottom: float, right: bool | None
+    page: Axes, pixels: np.ndarray | None, left: float, bottom: float, right: bool | None
 ) -> None:
     """One picture, fitted into its square, framed and marked as right, wrong or query (None)."""
+    if pixels is None:  # a picture that is not there
+        pixels = np.full((8, 8), 235, np.uint8)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     tall, wide = pixels.shape[:2]

@@ -47,7 +47,7 @@ class ReportData:
     Attributes:
       embeddings: as evaluated.
       labels: as evaluated.
-      image: position -> uint8 [h, w, 1 or 3].
+      image: a picture by position, or None for one that there is none of; None: there are no pictures at all.
       name: position -> the image's name.
       class_names: by label.
       distance: as in `neighbours`.
@@ -59,7 +59,7 @@ class ReportData:
 
     embeddings: Float[np.ndarray, "n d"]
     labels: Int[np.ndarray, " n"]
-    image: Callable[[int], np.ndarray]
+    image: Callable[[int], np.ndarray | None] | None
     name: Callable[[int], str]
     class_names: Sequence[str]
     distance: str = "euclidean"
@@ -129,6 +129,8 @@ def write_report(
 ) -> list[Path]:
     """Writes `best.png`, `random.png`, `worst.png`, `classes.csv` and `report.html`; returns their paths.
 
+    Without pictures there are no galleries.
+
     Args:
       data: the set.
       rows: its metrics, by what was evaluated.
@@ -153,7 +155,7 @@ def write_report(
     retrieved = _retrieve(data, rng)
     files = []
     for kind, queries in retrieved.galleries.items():
-        if len(queries):
+        if len(queries) and data.image is not None:
             files.append(
                 retrieval_gallery(
                     data.image,
@@ -405,7 +407,7 @@ def _write_page(
     start = [int(i) for queries in shown.values() for i in queries]
     listed = _walk(data, retrieved, scored, start)
     reached = [*listed, *(i for near in listed.values() for i, _ in near)]
-    pictures = pages.thumbnails(reached, data.image)
+    pictures = pages.thumbnails(reached, data.image or (lambda i: None))
     items = {}
     for i in dict.fromkeys(reached):
         note = ""

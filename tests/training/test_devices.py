@@ -153,7 +153,7 @@ def test_two_processes_evaluate(one, two):
         after=("int8",), average="each_class", embeddings=("embedding", "features")
     )
     model = build.model(config.model)
-    expected = evaluate.evaluate(config, model, str(workdir), "last", "test", "alone")
+    expected = evaluate.evaluate(config, model, str(workdir), "last", "test", workdir / "alone")
     there = workdir / "evaluation" / "folder_test_last"
     text = printed["evaluate"]
     for words in ("after training", "written: ", "each class:"):

@@ -181,7 +181,7 @@ def test_reports(data, tmp_path, capsys):
     assert json.loads((tmp_path / "config.json").read_text()) == configs.to_dict(config)
     # What evaluation restores is what training measured last.
     found, by_class, steps, files = evaluate.evaluate(
-        config, evaluate.build.model(config.model), str(tmp_path), "last", "test", "x"
+        config, evaluate.build.model(config.model), str(tmp_path), "last", "test", tmp_path / "x"
     )
     assert found["last, step 8"]["map_at_r"] == pytest.approx(result["test/map_at_r"], abs=1e-6)
     assert all(f.stat().st_size for f in files) and len(files) == 7
