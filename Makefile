@@ -15,9 +15,9 @@ DOCS_STAMP := $(DOCS_VENV)/.installed-$(PYVERSION)
 quickstart: $(STAMP)
 	$(BIN)/python -m dml_jax.quickstart --workdir=runs/quickstart
 
-# Half of the laws over every loss and miner, other ones in every run; DML_JAX_TESTS_CASES=laws takes all (tests/draws.py).
+# A third of the laws over every loss and miner, others in every run; DML_JAX_TESTS_CASES=laws takes all (tests/draws.py).
 test: $(STAMP)
-	DML_JAX_TESTS_CASES=$${DML_JAX_TESTS_CASES:-half} $(BIN)/python -m pytest
+	DML_JAX_TESTS_CASES=$${DML_JAX_TESTS_CASES:-some} $(BIN)/python -m pytest
 
 # Measures every figure of docs/conformance.md, conformance_miners.md and cross_table.md again: hours.
 conformance: $(STAMP)

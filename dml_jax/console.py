@@ -13,8 +13,10 @@ Batch = TypeVar("Batch", bound=Mapping[str, Any])
 
 
 def log(message: str) -> None:
-    """Prints a line, above the progress bar where there is one."""
-    tqdm.write(message, file=sys.stdout)
+    """Prints a line, above the progress bar where there is one; what the terminal cannot show is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    shown = message.encode(encoding, "backslashreplace").decode(encoding)
+    tqdm.write(shown, file=sys.stdout)
     sys.stdout.flush()
 
 

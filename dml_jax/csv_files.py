@@ -22,7 +22,8 @@ def write_rows(
     """
     path = pathlib.Path(path)
     beside = path.with_name(path.name + ".new")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    # A file name that is not UTF-8 is written as the bytes that it is.
+    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: _quoted(v) for k, v in row.items()} for row in rows)
@@ -45,5 +46,5 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     Args:
       path: of the file.
     """
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))

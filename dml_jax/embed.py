@@ -2,9 +2,10 @@
 
 Of a split of the run's data (or of those of `--config`), or of all images below a folder, whose sub-folders are classes
 with `--classes`. `--out` gets embeddings.npy (float32, a row per image), items.jsonl (a line per row: `name`; `path`
-where it is a file; `label` and `class` where they are known), about.json (what made them) and model.dml (the model, as
-`dml export` writes it). `dml search` searches among them. The embedding is the first of `evaluation.embeddings`.
-Several processes embed together as they train together (see launch/); the first one writes.
+where it is a file; `label` and `class` where they are known), about.json (what made them, and which images were
+skipped) and model.dml (the model, as `dml export` writes it). `dml search` searches among them. The embedding is the
+first of `evaluation.embeddings`. Several processes embed together as they train together (see launch/); the first one
+writes.
 """
 
 import argparse
@@ -113,7 +114,9 @@ def main(options: argparse.Namespace) -> None:
     if processes.is_primary():
         embeddings = evaluation.combined(found, of)
         encoder = inference.encoder_of(config, model, variables, of, workdir, kind, number)
-        index = inference.Index(embeddings, items(source, ids), {**encoder.about, "of": name})
+        left_out = np.setdiff1d(np.arange(len(source)), ids)
+        about = {**encoder.about, "of": name, "skipped": [source.name(int(i)) for i in left_out]}
+        index = inference.Index(embeddings, items(source, ids), about)
         index.save(out)
         # The run may train on, move or go: what is searched for has to be embedded by this very model.
         model_file = inference.export(encoder, out / inference.MODEL)

@@ -12,8 +12,10 @@ first one writes.
 import argparse
 import itertools
 import json
+import os
 import pathlib
 import sys
+import time
 from typing import Any
 
 import jax
@@ -219,6 +221,7 @@ def evaluate(
                 rows,
                 folder,
                 heading=f"{config.data.name}, {split}: {called}",
+                facts=facts(run, config, workdir, split, called),
                 about=spec.about,
                 map=config.evaluation.map,
                 seed=config.seed,
@@ -226,6 +229,28 @@ def evaluate(
             )
     processes.barrier("evaluated")
     return rows, by_class, steps, files
+
+
+def facts(run: Any, config: Any, workdir: str, split: str, called: str) -> dict[str, str]:
+    """Returns what a report is about, by what it is.
+
+    Args:
+      run: the configuration of the run.
+      config: what was evaluated.
+      workdir: the folder of the run.
+      split: what was evaluated.
+      called: the checkpoint.
+    """
+    path = configs.plain(config.data).get("path")
+    return {
+        "run": str(workdir),
+        "checkpoint": called,
+        "loss": run.loss.name,
+        "miner": "none" if run.miner is None else run.miner.name,
+        "model": run.model.name,
+        "data": f"{config.data.name}{f' ({path})' if path else ''}, {split}",
+        "evaluated": time.strftime("%Y-%m-%d %H:%M"),
+    }
 
 
 def shown(config: Any, spec: tasks.EvalSpec, found: dict[str, Any]) -> report.ReportData:
@@ -238,12 +263,20 @@ def shown(config: Any, spec: tasks.EvalSpec, found: dict[str, Any]) -> report.Re
     # Of each image, where it comes from.
     places = [(part, int(i)) for part, (_, _, ids) in found.items() for i in ids]
     labels = np.concatenate([spec.classes[part][ids] for part, (_, _, ids) in found.items()])
+    root = configs.plain(config.data).get("path")
+
+    def name(i: int) -> str:
+        part, row = places[i]
+        whole = spec.sources[part].name(row)
+        below = root and whole.startswith(os.path.expanduser(str(root)).rstrip("/") + "/")
+        return os.path.relpath(whole, os.path.expanduser(str(root))) if below else whole
+
     searched = [p for p in found if p != "queries" or "gallery" not in found]
     return report.ReportData(
         joined.astype(np.float32),
         labels,
         image=lambda i: spec.sources[places[i][0]][places[i][1]]["image"],
-        name=lambda i: spec.sources[places[i][0]].name(places[i][1]),
+        name=name,
         class_names=spec.class_names,
         distance=config.evaluation.distance,
         backend=config.evaluation.backend,

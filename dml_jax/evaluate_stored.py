@@ -1,6 +1,7 @@
 """Evaluates embeddings that are stored in files, of this library or any other."""
 
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -85,5 +86,12 @@ def evaluate_stored(
         gallery=np.arange(len(joined)) if gallery is None else np.arange(count, len(joined)),
     )
     with jax.set_mesh(states.make_mesh(None, alone=True)):
-        written = report.write_report(data, rows, folder, heading=name, map=section.map)
+        written = report.write_report(
+            data,
+            rows,
+            folder,
+            heading=f"{name}: stored embeddings",
+            facts={"evaluated": time.strftime("%Y-%m-%d %H:%M")},
+            map=section.map,
+        )
     return rows, written

@@ -117,9 +117,9 @@ def _numpy(path: str, name: str) -> np.ndarray:
             return found
         with found:
             if name not in found.files and len(found.files) != 1:
+                have = ", ".join(found.files) or "(none)"
                 raise UserError(
-                    f"{path} has the arrays {', '.join(found.files) or '(none)'}; one called {name}, or a single one, is "
-                    "accepted"
+                    f"{path} has the arrays {have}; one called {name}, or a single one, is accepted"
                 )
             return np.asarray(found[name if name in found.files else found.files[0]])
     except UserError:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from dml_jax import command_line, config_files, evaluate, run_folder
 from dml_jax import config as configs
+from dml_jax.__main__ import COMMANDS
 from dml_jax.training import build
 from dml_jax.training.loop import train
 from tests.training.commands import CommandServer
@@ -30,7 +31,7 @@ PAGES = [
 ]
 # Its snippets are files of their own, and its commands name them: tests/test_docs_extending.py.
 EXTENDING = ROOT / "docs" / "extending.md"
-RUN = ("evaluate", "embed", "search")
+RUN = ("inspect", "evaluate", "embed", "search", "export")
 STARTS = ("python ", "dml ", "make ", "pip ", ".venv/")
 
 
@@ -77,6 +78,9 @@ def folder(tmp_path_factory):
             file = f"photos/{called}/{('one', 'two', 'three', 'four')[i]}.png"
             pixels = np.clip(base + rng.integers(-20, 20, base.shape), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(path / file)
+    embeddings = rng.normal(size=(12, 4))
+    np.save(path / "embeddings.npy", embeddings)
+    (path / "labels.csv").write_text("\n".join(["label", *"aaabbbcccddd"]) + "\n")
     # A run as DIR, for commands that change fields of its configuration.
     (path / "DIR").mkdir()
     run_folder.write_config(path / "DIR", configs.to_dict(config_files.load("quickstart")))
@@ -154,6 +158,6 @@ def test_commands_that_evaluate_embed_and_search(folder, monkeypatch):
     assert len(found) > 5
     with CommandServer() as server:
         for page, words in found:
-            status, out, err = server.run([f"dml_jax.{words[1]}", *words[2:]], folder)
+            status, out, err = server.run([COMMANDS[words[1]], *words[2:]], folder)
             assert status == 0, f"{page.name}: {' '.join(words)}\n{out}\n{err}"
     assert (folder / "runs" / "found.html").stat().st_size > 0

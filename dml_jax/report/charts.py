@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -90,33 +91,50 @@ def rates(x: np.ndarray, y: np.ndarray, *, title: str, across: str, up: str) -> 
     return frame.drawn(drawn, [], title, across, up, powers=True)
 
 
-def scatter(
-    points: np.ndarray, about: Iterable[tuple[int, int, str]], *, title: str, across: str, up: str
-) -> str:
-    """Draws a point for each row, in equal scale on both axes.
+class Dot(NamedTuple):
+    """What a point of a scatter chart is.
+
+    Attributes:
+      item: the item that it stands for, by which the page's script finds it.
+      kind: the number of its class.
+      name: what it is called.
+      right: whether its nearest neighbour is of its class; None where that is not known.
+    """
+
+    item: int
+    kind: int
+    name: str
+    right: bool | None = None
+
+
+def scatter(points: np.ndarray, dots: Iterable[Dot], *, title: str, across: str, up: str) -> str:
+    """Draws a dot for each row, in equal scale on both axes; the page's script lets a reader go from dot to dot.
 
     Args:
       points: [n, 2].
-      about: of each point (the item that it stands for, its class, its name); the page's script finds items by them.
+      dots: what each of them is.
       title: what a reader who cannot see the chart is told.
       across: the name of the horizontal axis.
       up: the name of the vertical axis.
 
-    >>> scatter(np.eye(2), [(0, 5, "a"), (1, 6, "b")], title="t", across="x", up="y").count("<circle")
+    >>> scatter(np.eye(2), [Dot(0, 5, "a"), Dot(1, 6, "b")], title="t", across="x", up="y").count("<circle")
     2
     """
     low, high = points.min(axis=0), points.max(axis=0)
     middle, half = (low + high) / 2, max(float((high - low).max()), 1e-12) * 0.52
     height = WIDTH - LEFT - RIGHT + TOP + BOTTOM
     frame = _Frame(middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half, height)
-    body = ["<g>"]
-    for (x, y), (item, kind, name) in zip(points, about, strict=True):
+    label = html.escape(f"{title}: dots, which the arrow keys lead through")
+    body = [f'<g class="dots" role="listbox" tabindex="0" aria-label="{label}">']
+    for (x, y), dot in zip(points, dots, strict=True):
+        right = "" if dot.right is None else f' data-right="{int(dot.right)}"'
         body.append(
-            f'<circle r="3" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" data-item="{item}" data-class="{kind}">'
-            f"<title>{html.escape(name)}</title></circle>"
+            f'<circle r="3" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" id="dot-{dot.item}" role="option" '
+            f'aria-selected="false" data-item="{dot.item}" data-class="{dot.kind}"{right}>'
+            f"<title>{html.escape(dot.name)}</title></circle>"
         )
     body.append("</g>")
-    return frame.drawn(body, [], title, across, up)
+    return frame.drawn(body, [], title, across, up, role="group")
 
 
 class _Frame:
@@ -149,10 +167,11 @@ class _Frame:
         across: str,
         up: str,
         powers: bool = False,
+        role: str = "img",
     ) -> str:
         """The SVG element: grid, what is drawn, axes, names. With `powers`, x is the power of ten that is written."""
         parts = [
-            f'<svg class="chart" viewBox="0 0 {WIDTH} {self.height}" role="img" aria-label="{html.escape(title)}">'
+            f'<svg class="chart" viewBox="0 0 {WIDTH} {self.height}" role="{role}" aria-label="{html.escape(title)}">'
         ]
         for value in _ticks(self.low, self.high):
             y = self.y(value)

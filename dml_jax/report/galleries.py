@@ -10,18 +10,18 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import Rectangle
 
 from dml_jax.errors import UserError
+from dml_jax.report import fonts
 
-QUERY, RIGHT, WRONG = "#444444", "#1a9641", "#d7191c"
+QUERY, RIGHT, WRONG = "#444444", "#14753a", "#b3201f"
 # Inches: a picture's square and the margin in it, the room for its caption and for the heading, the
-# space between query and neighbours and at the sides, the radius of the marks.
-SIDE, MARGIN, CAPTION, HEAD, GAP, EDGE, BADGE = 0.96, 0.07, 0.17, 0.28, 0.14, 0.04, 0.085
+# space between query and neighbours and at the sides.
+SIDE, MARGIN, CAPTION, HEAD, GAP, EDGE = 0.96, 0.07, 0.17, 0.28, 0.14, 0.04
 LETTERS = 16
-# The strokes of the marks in a circle of radius 1. Drawn, not written: not every font has them.
-TICK = (((-0.45, 0.0), (-0.12, -0.38), (0.48, 0.38)),)
-CROSS = (((-0.36, -0.36), (0.36, 0.36)), ((-0.36, 0.36), (0.36, -0.36)))
+# Before a caption, where they cover nothing; DejaVu Sans, which matplotlib brings, has both.
+TICK, CROSS = "\u2713", "\u2717"
 
 
 def retrieval_gallery(
@@ -39,9 +39,9 @@ def retrieval_gallery(
 ) -> Path:
     """Draws rows of a query and its nearest neighbours to a PNG; returns its path.
 
-    A neighbour of the query's class has a solid green frame and a tick, another a dashed red frame
-    and a cross, so that right and wrong are told apart without colour too. Under each picture
-    stands its class.
+    A neighbour of the query's class has a solid green frame and a tick before its caption, another a dashed red frame
+    and a cross, so that right and wrong are told apart without colour too. Under each picture stands its class, or the
+    class's number where no font has the letters.
 
     Args:
       image: `image(i)`, uint8 [height, width, 1, 3 or none], for a position i in `labels`; None draws a grey square.
@@ -112,12 +112,16 @@ def retrieval_gallery(
             right = None if column == 0 else bool(labels[item] == labels[origin[i]])
             _draw_image(page, image(int(item)), left, bottom, right)
             label = labels[item]
+            caption = str(label if class_names is None else class_names[label])
+            # A name that no font has would be boxes.
+            caption = _shortened(caption if fonts.drawable(caption) else f"class {label}")
             page.text(
                 left + SIDE / 2,
                 bottom - 0.02,
-                _shortened(str(label if class_names is None else class_names[label])),
+                caption if right is None else f"{TICK if right else CROSS} {caption}",
                 fontsize=6.5,
-                color="black",
+                fontfamily=fonts.families(),
+                color="black" if right is None else RIGHT if right else WRONG,
                 ha="center",
                 va="top",
                 parse_math=False,
@@ -154,15 +158,6 @@ def _draw_image(
         zorder=2,
     )
     page.add_patch(frame)
-    if right is None:
-        return
-    centre = box[1] - BADGE * 0.6, box[3] - BADGE * 0.6
-    page.add_patch(
-        Circle(centre, BADGE, facecolor=colour, edgecolor="white", linewidth=0.8, zorder=3)
-    )
-    for line in TICK if right else CROSS:
-        points = np.array(centre) + BADGE * np.array(line)
-        page.plot(*points.T, color="white", linewidth=1.3, solid_capstyle="round", zorder=4)
 
 
 def _shortened(caption: str) -> str:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
@@ -108,6 +109,7 @@ def write_page(
     pictures: Mapping[int, str],
     before: Sequence[tuple[str, str]] = (),
     after: Sequence[tuple[str, str]] = (),
+    facts: Mapping[str, str] = MappingProxyType({}),
     unit: str = "distance",
 ) -> Path:
     """Writes the page; returns its path.
@@ -121,6 +123,7 @@ def write_page(
       pictures: data URIs by key of an item.
       before: sections (heading, HTML) above the galleries.
       after: sections below them.
+      facts: what the page is about, by what it is, under the title.
       unit: what the numbers of neighbours are: `distance` or `similarity`.
     """
     data = {
@@ -145,6 +148,7 @@ def write_page(
     parts = {
         "title": html.escape(title),
         "lead": html.escape(lead),
+        "facts": _facts(facts),
         "before": _sections(before),
         "after": _sections(after),
         "data": encoded,
@@ -158,8 +162,18 @@ def write_page(
         filled += [parts[name], rest]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(filled), encoding="utf-8")
+    # A file name that is not UTF-8 has characters that a page cannot hold.
+    path.write_text("".join(filled), encoding="utf-8", errors="backslashreplace")
     return path
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    if not facts:
+        return ""
+    pairs = (
+        f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items()
+    )
+    return f'<dl class="facts">{"".join(pairs)}</dl>'
 
 
 def _sections(sections: Sequence[tuple[str, str]]) -> str:

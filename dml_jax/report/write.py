@@ -21,7 +21,7 @@ from dml_jax.evaluation.verification.pairs import pairs_of
 from dml_jax.report import charts
 from dml_jax.report import page as pages
 from dml_jax.report.galleries import retrieval_gallery
-from dml_jax.report.maps import embedding_map
+from dml_jax.report.maps import check_map, embedding_map
 from dml_jax.report.summary import (
     ClassScores,
     class_scores,
@@ -122,6 +122,7 @@ def write_report(
     folder: str | os.PathLike[str],
     *,
     heading: str,
+    facts: Mapping[str, str] = MappingProxyType({}),
     about: str = "",
     map: str = "pca",
     seed: int = 0,
@@ -136,6 +137,7 @@ def write_report(
       rows: its metrics, by what was evaluated.
       folder: where the files go; it is made where it is missing.
       heading: what the page is headed by.
+      facts: what was evaluated, by what it is: the run, the loss, the date.
       about: how the metrics were computed, where it is not each item against all others.
       map: `pca` or `tsne`.
       seed: of every draw.
@@ -149,10 +151,13 @@ def write_report(
         raise UserError(f"a report of {count} image has no neighbours; accepted: two or more")
     folder = Path(folder)
     rng = streams.generator("evaluation", seed)
-    points = _drawn(rng, data.labelled, POINTS)
-    # First, as it may not be possible.
-    places = embedding_map(map, data.embeddings[points], seed=seed)
+    check_map(map)
+    drawn = _drawn(rng, data.labelled, POINTS)
     retrieved = _retrieve(data, rng)
+    # The queries of the galleries, too, whatever was drawn.
+    shown = [retrieved.rows[queries] for queries in retrieved.galleries.values()]
+    points = np.intersect1d(np.concatenate([drawn, *shown]), data.labelled)
+    places = embedding_map(map, data.embeddings[points], seed=seed)
     files = []
     for kind, queries in retrieved.galleries.items():
         if len(queries) and data.image is not None:
@@ -172,14 +177,14 @@ def write_report(
     files.append(_write_classes(data, retrieved.classes, folder / "classes.csv"))
     before = [("Metrics", _metrics(rows, about))]
     after = [
-        ("Map", _map(data, map, points, places)),
+        ("Map", _map(data, map, points, places, retrieved)),
         ("Distances, ROC and spectrum", _spread(data, _drawn(rng, data.labelled, ANCHORS))),
         ("Classes", _classes(data, retrieved.classes)),
     ]
     if steps:
         after.append(("After training", _steps(steps)))
     path = folder / "report.html"
-    files.append(_write_page(data, retrieved, heading, before, after, path))
+    files.append(_write_page(data, retrieved, heading, facts, before, after, path))
     return files
 
 
@@ -253,27 +258,46 @@ def _figure(chart: str, caption: str) -> str:
     return f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
 
 
-def _map(data: ReportData, method: str, points: np.ndarray, places: np.ndarray) -> str:
+COLOURS = """<fieldset class="colours"><legend>Colours</legend>
+<label><input type="radio" name="colours" value="look" checked> of the item looked at</label>
+<label><input type="radio" name="colours" value="class"> by class</label>
+<label><input type="radio" name="colours" value="right"> right or wrong</label></fieldset>"""
+
+
+def _map(
+    data: ReportData, method: str, points: np.ndarray, places: np.ndarray, retrieved: Retrieved
+) -> str:
     count = len(data.labelled)
-    about = (
-        (int(i), int(data.labels[i]), f"{data.class_of(i)}: {data.name(int(i))}") for i in points
+    nearest = dict(
+        zip(retrieved.rows.tolist(), data.labels[retrieved.found[:, 0]].tolist(), strict=True)
+    )
+    dots = (
+        charts.Dot(
+            item=i,
+            kind=int(data.labels[i]),
+            name=f"{data.class_of(i)}: {data.name(i)}",
+            right=nearest[i] == data.labels[i] if i in nearest else None,
+        )
+        for i in points.tolist()
     )
     across, up, what = {
         "pca": ("first axis", "second axis", "PCA, the two axes of largest variance"),
         "tsne": ("", "", "t-SNE, in which only neighbourhoods mean anything"),
     }[method]
     chart = charts.scatter(
-        places, about, title=f"Map of {len(points)} embeddings by {what}", across=across, up=up
+        places, dots, title=f"Map of {len(points)} embeddings by {what}", across=across, up=up
     )
     shown = (
         f"All {count} images"
         if len(points) == count
-        else f"{len(points)} of {count} images, drawn at random"
+        else f"{len(points)} of {count} images, drawn at random, with all queries of the galleries"
     )
-    return _figure(
-        chart,
-        f"{shown}, by {what}. Of the item looked at, orange is itself, ringed its neighbours, green its class. "
-        "A point can be clicked where its neighbours are on the page.",
+    return COLOURS + _figure(
+        f'{chart}<p class="said" aria-live="polite">No dot is chosen.</p>',
+        f"{shown}, by {what}. Of the item looked at, orange is itself, ringed its neighbours, green its class. By "
+        "class, each class has a colour, and some share one. Right or wrong says whether the nearest neighbour is of "
+        "the image's class: filled where it is, an open ring where it is not, grey where it is not known. A click, a "
+        "tap or Enter on a dot leads to its neighbours where they are on the page.",
     )
 
 
@@ -398,6 +422,7 @@ def _write_page(
     data: ReportData,
     retrieved: Retrieved,
     heading: str,
+    facts: Mapping[str, str],
     before: Sequence[tuple[str, str]],
     after: Sequence[tuple[str, str]],
     path: Path,
@@ -447,6 +472,7 @@ def _write_page(
     return pages.write_page(
         path,
         title=heading,
+        facts=facts,
         lead=lead,
         galleries=galleries,
         items=items,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dml_jax.report import format_table, retrieval_gallery, training_curves
+from dml_jax.report import fonts, format_table, retrieval_gallery, training_curves
 
-GREEN, RED = (26, 150, 65), (215, 25, 28)
+GREEN, RED = (20, 117, 58), (179, 32, 31)
 
 
 def share(path, colour):
@@ -64,6 +64,22 @@ def test_gallery_draws_queries_by_seed(tmp_path, neighbour_ids):
     assert drawn(seed=1) == drawn(seed=1) != drawn(seed=2)
     assert len(set(drawn(seed=1))) == 3
     assert drawn(queries=[7, 2]) == [7, 2]
+
+
+def test_letters_that_no_font_has(tmp_path, neighbour_ids, recwarn):
+    """The class's number stands there, and no boxes; matplotlib would warn of each glyph."""
+    assert fonts.drawable("B\u00e4r \u2713") and not fonts.drawable("\U000e0001")
+    names = ["\U000e0001"] * 5
+    retrieval_gallery(grey, LABELS, neighbour_ids, tmp_path / "a.png", rows=2, class_names=names)
+    numbered = [f"class {i}" for i in range(5)]
+    retrieval_gallery(grey, LABELS, neighbour_ids, tmp_path / "b.png", rows=2, class_names=numbered)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_a_picture_that_is_not_there(tmp_path, neighbour_ids):
+    retrieval_gallery(lambda i: None, LABELS, neighbour_ids, tmp_path / "g.png", rows=2)
+    assert share(tmp_path / "g.png", (235, 235, 235)) > 0.2
 
 
 def test_gallery_captions(tmp_path, neighbour_ids):

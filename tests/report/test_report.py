@@ -37,7 +37,8 @@ def picture(i):
 def written(folder, **options):
     data = report.ReportData(clustered(), LABELS, picture, "image {}.png".format, NAMES)
     rows = {"best, step 3": evaluation.evaluate_embeddings(data.embeddings, LABELS)}
-    return report.write_report(data, rows, folder, heading="A <set> & more", **options)
+    facts = {"run": "runs/<a>", "loss": "margin"}
+    return report.write_report(data, rows, folder, heading="A <set> & more", facts=facts, **options)
 
 
 def test_query_scores():
@@ -262,14 +263,17 @@ def test_a_large_set_is_sampled(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "CHARACTERS", 30_000)
     path = written(tmp_path)[-1]
     text, page = path.read_text(encoding="utf-8"), data_of(path)
-    for words in ("20 queries drawn at random", "15 of 30 images", "9 images drawn at random"):
+    for words in ("20 queries drawn at random", "9 images drawn at random"):
         assert words in text
+    # The queries of the galleries are on the map, whatever was drawn.
+    dots = set(map(int, re.findall(r'<circle [^>]*data-item="(\d+)"', text)))
+    assert {q for _, _, queries in page["galleries"] for q in queries} <= dots
+    assert 15 <= len(dots) < 22 and f"{len(dots)} of 30 images, drawn at random, with all" in text
     listed = [key for key, item in page["items"].items() if item["near"] is not None]
     assert len(listed) == 12
     assert f"{len(page['pictures'])} pictures, and the neighbours of 12 images" in text
     assert 0 < len(page["pictures"]) < len(page["items"])
     assert sum(map(len, page["pictures"].values())) <= 30_000
-    assert text.count("<circle") == 15
     vectors = clustered()
     for key in listed:
         far = np.linalg.norm(vectors - vectors[int(key)], axis=1)
@@ -311,6 +315,12 @@ def test_page_draws_everything_alone(tab):
     assert tab.complaints() == []
     assert tab.requests() == [tab.address]
     assert tab.run("document.title") == "A <set> & more"
+    assert tab.run("document.querySelector('.facts').innerText").split("\n") == [
+        "run",
+        "runs/<a>",
+        "loss",
+        "margin",
+    ]
     headings = tab.run("[...document.querySelectorAll('main h2')].map(e => e.textContent)")
     assert headings == [
         "Metrics",
@@ -369,6 +379,7 @@ def test_page_from_query_to_neighbours_and_on(tab):
     # The points of the map lead there, too.
     tab.click("circle[data-item='23']")
     assert tab.run(KEY) == "image 23.png"
+    assert tab.run("document.querySelector('.said').textContent") == "lone: image 23.png"
 
 
 def test_page_by_keyboard(tab):
@@ -382,6 +393,107 @@ def test_page_by_keyboard(tab):
     assert tab.run("location.hash") == target
     assert tab.run(KEY) == tab.run(f"data.items[{target.removeprefix('#item-')}].name")
     assert tab.run("document.activeElement.id") == "look-heading"
+
+
+def test_map_by_keyboard(tab):
+    """Arrows lead from dot to dot, each of them can be reached, and Enter opens its neighbours."""
+    tab.open(tab.address)
+    tab.run("document.querySelector('.dots').focus()")
+    active = "document.querySelector('circle.active').dataset.item"
+    seen = {tab.run(active)}
+    for key, code in (("Home", 36), ("ArrowRight", 39), ("ArrowUp", 38), ("ArrowLeft", 37)):
+        tab.press(key, code)
+        seen.add(tab.run(active))
+        item = tab.run(active)
+        assert (
+            tab.run("document.querySelector('.dots').getAttribute('aria-activedescendant')")
+            == f"dot-{item}"
+        )
+        assert tab.run("document.querySelector('.said').textContent").endswith(f"image {item}.png")
+    assert len(seen) > 2
+    tab.press("Enter", 13)
+    assert tab.run(KEY) == f"image {item}.png"
+    # From any dot, the arrows lead to all others.
+    reached = tab.run(
+        """(() => {
+          const group = document.querySelector(".dots"), found = new Set();
+          const press = (key) => group.dispatchEvent(new KeyboardEvent("keydown", {key, cancelable: true}));
+          const keys = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
+          press("Home");
+          let x = 1;
+          for (let i = 0; i < 4000; i++) {
+            x = (x * 48271) % 2147483647;
+            press(keys[x % 4]);
+            found.add(document.querySelector("circle.active").dataset.item);
+          }
+          return found.size;
+        })()"""
+    )
+    assert reached == COUNT
+
+
+def test_map_colours(tab):
+    tab.open(tab.address)
+    fills = "[...document.querySelectorAll('circle')].map(e => [e.dataset.class, e.dataset.right, e.style.fill])"
+    assert {fill for _, _, fill in tab.run(fills)} == {""}
+    tab.run("document.querySelector('input[value=class]').click()")
+    by_class = {}
+    for kind, _, fill in tab.run(fills):
+        by_class.setdefault(kind, set()).add(fill)
+    assert all(len(found) == 1 for found in by_class.values())
+    assert len({fill for found in by_class.values() for fill in found}) == len(NAMES)
+    tab.run("document.querySelector('input[value=right]').click()")
+    found = {(right, fill) for _, right, fill in tab.run(fills)}
+    assert {("1", "var(--right)"), ("0", "var(--wrong)")} == found
+
+
+def test_page_on_a_telephone(tab):
+    """Metrics come first, what is picked opens where it was picked, and what does not fit says so."""
+    tab.size(390, 800)
+    tab.open(tab.address)
+    assert tab.run("document.querySelector('main section h2').textContent") == "Metrics"
+    top = "document.querySelector('{}').getBoundingClientRect().top"
+    assert tab.run(top.format("main section")) < tab.run(top.format("#look"))
+    tab.click("#galleries .row:nth-of-type(2) .tile")
+    assert tab.run("document.querySelector('#look').previousElementSibling.className") == "row"
+    assert tab.run("scrollY") > 300
+    assert 0 <= tab.run(top.format("#look-heading")) < 800
+    assert tab.run("document.documentElement.scrollWidth") <= 390
+    # A tap beside a dot takes the nearest one.
+    tab.run("document.querySelector('svg .dots').scrollIntoView({block: 'center'})")
+    box = tab.run(
+        "(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector(\"circle[data-item='23']\")"
+        ".getBoundingClientRect())"
+    )
+    tab.ask(
+        "Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": box[0], "y": box[1] + 3}]
+    )
+    tab.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    tab.run("new Promise(done => setTimeout(done, 500))")
+    assert tab.run(KEY) == "image 23.png"
+    tab.size(1400, 900)
+    tab.settle()
+    assert tab.run("document.querySelector('#columns').firstElementChild.id") == "look"
+
+
+def test_a_long_name_pushes_nothing_away(tab):
+    tab.size(390, 800)
+    tab.open(tab.address)
+    tab.run(
+        "document.querySelectorAll('main th[scope=row]').forEach(e => { e.textContent = 'n'.repeat(200); }); tables()"
+    )
+    assert tab.run("document.documentElement.scrollWidth") <= 390
+    edge = tab.run("document.querySelector('main td').getBoundingClientRect().right")
+    assert edge <= 390
+    # What still does not fit says so, and can be scrolled with keys.
+    wide = tab.run(
+        "[...document.querySelectorAll('.scrolls')].map(e => [e.tabIndex, e.getAttribute('role'), e.ariaLabel])"
+    )
+    assert all(
+        index == 0 and role == "region" and label.startswith("Table: ")
+        for index, role, label in wide
+    )
+    tab.size(1400, 900)
 
 
 def luminance(colour):

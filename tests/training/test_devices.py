@@ -81,6 +81,7 @@ def step(name, command, workdir, options, config):
 
 def add_options(parser):
     embed.add_options(parser)
+    parser.set_defaults(embeddings=None, labels=None, gallery=None, gallery_labels=None)
 
 def main(options):
     step("train", train, given["train"], options, options.config)
@@ -153,14 +154,16 @@ def test_two_processes_evaluate(one, two):
         after=("int8",), average="each_class", embeddings=("embedding", "features")
     )
     model = build.model(config.model)
-    expected = evaluate.evaluate(config, model, str(workdir), "last", "test", workdir / "alone")
+    expected = evaluate.evaluate(
+        config, model, str(workdir), "last", "test", workdir / "evaluation" / "alone"
+    )
     there = workdir / "evaluation" / "folder_test_last"
     text = printed["evaluate"]
     for words in ("after training", "written: ", "each class:"):
         assert text.count(words) == 1, text
     assert printed["embed"].count("written: ") == 1
     for name, table in zip(("metrics", "each_class", "after_training"), expected, strict=False):
-        found = json.loads((there / f"{name}.json").read_text())
+        found = json.loads((there / f"{name}.json").read_text())["metrics"]
         assert found.keys() == table.keys()
         for row in table:
             assert found[row] == pytest.approx(table[row], abs=1e-5)
