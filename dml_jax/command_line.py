@@ -235,10 +235,13 @@ def shell(command: str, *arguments: str) -> str:
       command: the command's name, as in "evaluate".
       *arguments: its arguments.
 
-    >>> shell("evaluate", "--workdir=my run").endswith("-m dml_jax.evaluate '--workdir=my run'")
+    >>> shell("evaluate", "--workdir=my run").endswith("evaluate '--workdir=my run'")
     True
     """
     python = pathlib.Path(sys.executable)
+    dml = shutil.which("dml")
+    if dml and pathlib.Path(dml).parent == python.parent:
+        return shlex.join(["dml", command, *arguments])
     found = shutil.which("python")
     if found and pathlib.Path(found) == python:
         python = pathlib.Path("python")

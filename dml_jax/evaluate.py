@@ -12,7 +12,6 @@ first one writes.
 import argparse
 import itertools
 import json
-import os
 import pathlib
 import sys
 import time
@@ -21,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dml_jax import checkpoints, command_line, evaluation, processes, report, run_folder
+from dml_jax import checkpoints, command_line, data, evaluation, processes, report, run_folder
 from dml_jax import config as configs
 from dml_jax.config_options import DataOptions
 from dml_jax.console import log
@@ -220,7 +219,7 @@ def evaluate(
                 shown(config, spec, found),
                 rows,
                 folder,
-                heading=f"{config.data.name}, {split}: {called}",
+                heading=f"{pathlib.Path(workdir).resolve().name}: {config.data.name}, {split}, {called}",
                 facts=facts(run, config, workdir, split, called),
                 about=spec.about,
                 map=config.evaluation.map,
@@ -263,13 +262,11 @@ def shown(config: Any, spec: tasks.EvalSpec, found: dict[str, Any]) -> report.Re
     # Of each image, where it comes from.
     places = [(part, int(i)) for part, (_, _, ids) in found.items() for i in ids]
     labels = np.concatenate([spec.classes[part][ids] for part, (_, _, ids) in found.items()])
-    root = configs.plain(config.data).get("path")
+    root = same_data.root_of(configs.plain(config))
 
     def name(i: int) -> str:
         part, row = places[i]
-        whole = spec.sources[part].name(row)
-        below = root and whole.startswith(os.path.expanduser(str(root)).rstrip("/") + "/")
-        return os.path.relpath(whole, os.path.expanduser(str(root))) if below else whole
+        return data.relative_name(spec.sources[part].name(row), root)
 
     searched = [p for p in found if p != "queries" or "gallery" not in found]
     return report.ReportData(

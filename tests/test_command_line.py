@@ -151,10 +151,26 @@ def test_without_a_config_it_is_that_of_the_run(command, capsys, tmp_path):
     assert (seen[0].train.epochs, seen[0].train.log_steps) == (7, 2)
 
 
-def test_a_printed_command_can_be_pasted():
-    words = shlex.split(command_line.shell("evaluate", "--workdir=my run"))
-    assert words[1:] == ["-m", "dml_jax.evaluate", "--workdir=my run"]
-    assert words[0] == "python" or words[0] == sys.executable or words[0].startswith(".venv")
+def test_a_printed_command_can_be_pasted(monkeypatch, tmp_path):
+    """With the Python that runs, by its shortest name; and as `dml` where a shell finds the one beside it."""
+
+    def words(path):
+        monkeypatch.setenv("PATH", str(path))
+        return shlex.split(command_line.shell("evaluate", "--workdir=my run"))
+
+    there = tmp_path / "env" / "bin"
+    there.mkdir(parents=True)
+    for name in ("python", "dml"):
+        (there / name).write_text("")
+        (there / name).chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(there / "python"))
+    module = ["-m", "dml_jax.evaluate", "--workdir=my run"]
+    assert words("/nowhere") == [str(there / "python"), *module]
+    assert words(there) == ["dml", "evaluate", "--workdir=my run"]
+    (there / "dml").unlink()
+    assert words(there) == ["python", *module]
+    monkeypatch.chdir(tmp_path)
+    assert words("/nowhere") == ["env/bin/python", *module]
 
 
 def test_dml(monkeypatch, capsys):

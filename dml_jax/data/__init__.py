@@ -20,7 +20,7 @@ from dml_jax.data.datasets.folder import files, files_below, folder
 from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
 from dml_jax.data.datasets.omniglot import omniglot
-from dml_jax.data.identity import ClassImages, differences, fingerprint
+from dml_jax.data.identity import ClassImages, differences, fingerprint, relative_name
 from dml_jax.data.pipeline import eval_batches, train_batches
 from dml_jax.data.scan import BackgroundScan, Findings, paths_of, scan, sizes
 from dml_jax.data.sources import available, load
@@ -54,6 +54,7 @@ __all__ = [
     "load",
     "omniglot",
     "paths_of",
+    "relative_name",
     "scan",
     "sizes",
     "subset",

@@ -41,14 +41,33 @@ def fingerprint(source: Source, root: str | os.PathLike[str] = "") -> dict[str, 
       >>> fingerprint(source, "x")["a"]["images"]
       2
     """
-    root = os.path.expanduser(os.fspath(root))
     names: defaultdict[str, list[str]] = defaultdict(list)
     for i, label in enumerate(source.labels.tolist()):
-        name = source.name(i).removeprefix(root).lstrip("/:\\") if root else source.name(i)
-        names[source.class_names[label]].append(name)
+        names[source.class_names[label]].append(relative_name(source.name(i), root))
     return {
         kind: {"images": len(found), "names": _hash(sorted(found))} for kind, found in names.items()
     }
+
+
+def relative_name(name: str, root: str | os.PathLike[str]) -> str:
+    """Returns the name of an image without the folder or the archive that it lies in.
+
+    Args:
+      name: of the image.
+      root: the folder or the archive; "" for none. Of a list of images it is the list's folder.
+
+    Example:
+      >>> relative_name("photos/heron/1.jpg", "photos"), relative_name("all.tar:a/1.jpg", "all.tar")
+      ('heron/1.jpg', 'a/1.jpg')
+    """
+    place = os.path.expanduser(os.fspath(root))
+    if not place:
+        return name
+    for start in (place, os.path.dirname(place)):
+        rest = name.removeprefix(start)
+        if start and rest != name and rest[:1] in "/:\\":
+            return rest.lstrip("/:\\")
+    return name
 
 
 def _hash(names: list[str]) -> str:

@@ -19,14 +19,19 @@ def of_experiment(experiment: Experiment) -> Splits:
     Args:
       experiment: what is trained.
     """
-    root = _root(experiment.config)
+    root = root_of(experiment.config)
     found = {"train": data.fingerprint(experiment.source, root)}
     for spec in experiment.eval_specs:
         found.setdefault(spec.split, data.fingerprint(spec.sources["queries"], root))
     return found
 
 
-def _root(config: Mapping[str, Any]) -> str:
+def root_of(config: Mapping[str, Any]) -> str:
+    """Returns where the data of a configuration are, which names of images begin with; "" where that is not said.
+
+    Args:
+      config: as nested dicts.
+    """
     path = config["data"].get("path")
     return path if isinstance(path, str) else ""
 
@@ -92,7 +97,7 @@ def trained_on(workdir: str, config: Mapping[str, Any], split: str, source: data
     before = read(workdir).get("train", {})
     if split in ("train", "all") or not before:
         return ""
-    now = data.fingerprint(source, _root(config))
+    now = data.fingerprint(source, root_of(config))
     both = [name for name, images in now.items() if before.get(name) == images]
     if not both:
         return ""
