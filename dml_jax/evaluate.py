@@ -123,8 +123,8 @@ def settings_of(config: Any, split: str, step: str) -> Settings:
     stored = configs.to_dict(config)
     section = {k: v for k, v in stored["evaluation"].items() if k not in _FOR_SPEED}
     loading = {field for field in vars(DataOptions()) if field not in ("prepare", "validation")}
-    data = {k: v for k, v in stored["data"].items() if k not in loading}
-    return {"split": split, "step": step, "data": data, "evaluation": section}
+    images = {k: v for k, v in stored["data"].items() if k not in loading}
+    return {"split": split, "step": step, "data": images, "evaluation": section}
 
 
 # They decide how fast an evaluation is, or when it is made, and no number.
