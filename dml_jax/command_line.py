@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
       takes_config: True where the command has `--config` and `--config.FIELD`.
+      needs_run: True where there must be a run in `--workdir`.
     """
 
     def __init__(self, program: str, description: str = ""):
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.takes_config = False
+        self.takes_config = self.needs_run = False
 
     def add_workdir(self, meaning: str = "the folder of the run", required: bool = True) -> None:
         """Adds `--workdir`.
@@ -64,13 +65,14 @@ class Parser(argparse.ArgumentParser):
         """
         self.add_argument("--workdir", type=path, required=required, help=meaning, metavar="FOLDER")
 
-    def add_config(self, default: str | None = None) -> None:
+    def add_config(self, default: str | None = None, *, of_run: bool = False) -> None:
         """Adds `--config`, `--config.FIELD` and `--print_config`.
 
         Args:
           default: the configuration where none is given; None: that of the run in `--workdir`.
+          of_run: True where there must be a run, whatever the configuration.
         """
-        self.takes_config = True
+        self.takes_config, self.needs_run = True, of_run
         self.add_argument(
             "--config",
             default=default,
@@ -137,7 +139,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             raise UserError(f"{unknown[0]!r} is not an option; --name=value is accepted")
         if self.takes_config:
-            options.config = _config(options)
+            options.config = _config(options, self.needs_run)
             for note in overriding.apply(options.config, overrides):
                 print(f"note: {note}", file=sys.stderr)
         return options
@@ -155,14 +157,14 @@ def path(text: str) -> str:
     return os.path.expanduser(text)
 
 
-def _config(options: argparse.Namespace) -> ConfigDict:
+def _config(options: argparse.Namespace, needs_run: bool) -> ConfigDict:
     if options.config is not None:
         return config_files.load(options.config)
     if getattr(options, "embeddings", None) is not None:
         return configs.new()  # of which evaluation is used
     if options.workdir is None:
         raise UserError("--workdir is missing: the folder of the run")
-    if not (pathlib.Path(options.workdir) / "config.json").is_file():
+    if not needs_run and not (pathlib.Path(options.workdir) / "config.json").is_file():
         raise UserError(
             f"there is no {options.workdir}/config.json, and no --config; accepted: the folder of a run, or --config "
             f"with a file or one of {', '.join(config_files.available())}"

@@ -32,7 +32,7 @@ def add_options(parser: command_line.Parser) -> None:
       parser: of the command.
     """
     parser.add_workdir()
-    parser.add_config()
+    parser.add_config(of_run=True)
     add_checkpoint_options(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--split", default="test", help="the split that is embedded (test)")
@@ -123,8 +123,8 @@ def main(options: argparse.Namespace) -> None:
         log(
             f"{kind}, step {number}: {len(ids)} embeddings of {embeddings.shape[1]} dimensions, {name}"
         )
-        written = (out / file for file in (inference.EMBEDDINGS, inference.ITEMS, inference.ABOUT))
-        log(f"written: {', '.join(map(str, [*written, model_file]))}")
+        names = (inference.EMBEDDINGS, inference.ITEMS, inference.ABOUT, model_file.name)
+        log(f"written to {out}: {', '.join(names)}")
         log(f"Next: {command_line.shell('search', f'--index={out}')} IMAGE ...")
     processes.barrier("embedded")
 

@@ -15,6 +15,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def add_options(parser: command_line.Parser) -> None:
       parser: of the command.
     """
     parser.add_workdir("the folder of the run; or --embeddings", required=False)
-    parser.add_config()
+    parser.add_config(of_run=True)
     add_checkpoint_options(parser)
     parser.add_argument("--split", default="test", help="what is evaluated (test)")
     parser.add_argument(
@@ -112,6 +113,11 @@ def write(
     return [as_json, as_csv]
 
 
+def written(files: Sequence[pathlib.Path]) -> str:
+    """Returns a line about files of one folder that were written."""
+    return f"written to {files[0].parent}: {', '.join(file.name for file in files)}"
+
+
 def settings_of(config: Any, split: str, step: str) -> Settings:
     """Returns what decides the numbers of an evaluation.
 
@@ -158,7 +164,8 @@ def _settings_in(path: pathlib.Path) -> Settings | None:
         found: Settings | None = json.loads(path.read_text(encoding="utf-8")).get("settings")
     except ValueError:  # a file that is cut off
         return None
-    return found
+    # Which checkpoint was the best is no setting.
+    return found and {key: value for key, value in found.items() if key != "checkpoint"}
 
 
 def evaluate(
@@ -314,7 +321,7 @@ def of_files(options: argparse.Namespace) -> None:
     }
     files = [*write(rows, folder, settings=settings), *files]
     log(report.format_table(rows, evaluation.metric_names(section.metrics)))
-    log(f"written: {', '.join(map(str, files))}")
+    log(written(files))
 
 
 def main(options: argparse.Namespace) -> None:
@@ -360,7 +367,7 @@ def main(options: argparse.Namespace) -> None:
     if steps:
         recalls = [metric for metric in next(iter(steps.values())) if "recall" in metric]
         log(f"\nafter training, with bytes per image:\n{report.format_table(steps, recalls)}")
-    log(f"written: {', '.join(map(str, files))}")
+    log(written(files))
 
 
 if __name__ == "__main__":

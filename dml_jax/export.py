@@ -5,7 +5,6 @@ The file holds the compiled function for CPUs, CUDA GPUs and TPUs, the parameter
 """
 
 import argparse
-import pathlib
 import sys
 
 from dml_jax import command_line, inference, run_folder
@@ -36,8 +35,7 @@ def main(options: argparse.Namespace) -> None:
     Args:
       options: those of the command line.
     """
-    out = pathlib.Path(options.out)
-    run_folder.create(out.parent, "--out")
+    out = run_folder.writable(options.out, "--out")
     encoder = inference.load(options.workdir, options.step, embedding=options.embedding)
     inference.export(encoder, out)
     kind, step = encoder.about["checkpoint"], encoder.about["step"]

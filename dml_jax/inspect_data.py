@@ -6,7 +6,6 @@ files: missing, empty, no images, copies within a class, across classes and acro
 
 import argparse
 import json
-import pathlib
 import sys
 from collections import Counter
 from typing import Any
@@ -59,8 +58,7 @@ def main(options: argparse.Namespace) -> None:
     found = inspected(config)
     log("\n".join(lines(found)))
     if options.json:
-        place = pathlib.Path(options.json)
-        run_folder.create(place.parent, "--json")
+        place = run_folder.writable(options.json, "--json")
         place.write_text(
             json.dumps(found, indent=2) + "\n", encoding="utf-8", errors="surrogateescape"
         )
@@ -154,7 +152,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         text.append(f"note: {len(names)} classes are in {both}, {names[0]!r} among them")
     text += [f"note: {line}" for line in found["findings"]]
     for what, files in found["other_files"].items():
-        text.append(f"note: {files['count']} {what}, such as {files['first']}")
+        text.append(f"note: {what}: {files['count']}, such as {files['first']}")
     return text
 
 

@@ -56,6 +56,30 @@ def create(folder: str | os.PathLike[str], option: str = "--workdir") -> pathlib
     return path
 
 
+def writable(file: str | os.PathLike[str], option: str) -> pathlib.Path:
+    """Returns the path of a file that is to be written, once it is certain that it can be: before the work, not after.
+
+    Args:
+      file: the file.
+      option: the option that names it, for errors.
+
+    Raises:
+      UserError: its folder cannot be made, or the file cannot be opened.
+    """
+    path = pathlib.Path(file).expanduser()
+    create(path.parent, option)
+    was_there = path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise UserError(
+            f"{option}: the file {path} cannot be written: {error.strerror}; one that can is accepted"
+        ) from None
+    if not was_there:
+        path.unlink()
+    return path
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
     """Holds the folder of a run, in which one process trains at a time; the system lets go of it when a process dies.

@@ -121,7 +121,7 @@ def search(options: argparse.Namespace, paths: Sequence[str]) -> None:
     """Answers the queries of the command line."""
     index = Index.load(options.index)
     if options.html:
-        run_folder.create(pathlib.Path(options.html).parent, "--html")
+        run_folder.writable(options.html, "--html")
     model = model_of(index, options.index, options.workdir)
     queries = model.encode(list(paths), progress=True)
     found = index.search(queries, options.k, backend=options.backend)

@@ -50,6 +50,7 @@ COMMANDS = {
         "--config.miner.radius=-1.0",
     ],
     "good evaluation": [EVALUATE, "--workdir=run"],
+    "the same evaluation": [EVALUATE, "--workdir=run"],
     "evaluation of one's own": [EVALUATE, "--workdir=own"],
     "evaluation of other data": [
         EVALUATE,
@@ -204,6 +205,9 @@ COMMANDS = {
     "search by features": [SEARCH, "--index=of_features", "--k=1", "large/a.png"],
     "search in a split": [SEARCH, "--index=of_split", "--k=2", "--backend=faiss", IMAGE],
     "no index": [SEARCH, IMAGE],
+    "no file for the page": [SEARCH, "--index=of_folder", "--html=/proc/a.html", IMAGE],
+    "no file for the model": ["dml_jax.export", "--workdir=run", "--out=/proc/a.dml"],
+    "exported model": ["dml_jax.export", "--workdir=run", "--out=exported/model.dml"],
     "no folder for the page": [
         SEARCH,
         "--index=of_folder",
@@ -279,6 +283,8 @@ ERRORS = {
     "unknown metric": ["metric 'recall_at_k' needs a number for k", "'recall_at_4'"],
     "unknown embedding": ["unknown embedding 'feature'", "'features'"],
     "k of another kind": ["k=0", "'max_bin_count'"],
+    "no file for the page": ["--html: the file /proc/a.html cannot be written"],
+    "no file for the model": ["--out: the file /proc/a.dml cannot be written"],
     "no folder for embeddings": ["--out: the folder good/class01/0.png/of cannot be made"],
     "no folder for the page": ["--html: the folder good/class01/0.png cannot be made: File exists"],
     "both": ["--split", "not allowed with argument --images"],
@@ -465,6 +471,7 @@ def test_stored_embeddings(outcomes):
 
 def test_another_setting_does_not_overwrite(outcomes):
     folder = outcomes["folder"] / "run" / "evaluation"
+    assert "note:" not in outcomes["the same evaluation"][1]
     assert "note: run/evaluation/folder_test_best holds" in outcomes["a field of the run's own"][1]
     first = json.loads((folder / "folder_test_best" / "metrics.json").read_text())["settings"]
     second = json.loads((folder / "folder_test_best-2" / "metrics.json").read_text())["settings"]

@@ -91,7 +91,11 @@ class Encoder:
             threads=threads,
         )
         shown = console.watched(batches, len(source), "embedding", show=progress)
-        return np.asarray(evaluation.embed(self.apply, self.variables, shown)[0])
+        try:
+            return np.asarray(evaluation.embed(self.apply, self.variables, shown)[0])
+        except data.DecodeError as error:
+            # Without what a configuration could do about it.
+            raise UserError(str(error.__cause__ or error)) from error
 
     def similarity(
         self, a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]

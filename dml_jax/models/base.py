@@ -235,7 +235,8 @@ class Model:
         if not fits or images.dtype != jnp.uint8:
             got = f"{images.dtype} [{', '.join(map(str, images.shape))}]"
             raise UserError(
-                f"{self.name} takes images uint8 [B, {side}, {side}, {channels}], got {got}"
+                f"{self.name} takes images uint8 [B, {side}, {side}, {channels}], got {got}; data.augment and "
+                "data.prepare of a config end in its size"
             )
         if train and blueprint.stochastic and key is None:
             raise UserError(

@@ -129,8 +129,9 @@ class Reporter:
     def finish(self) -> None:
         """Draws the curves of the run that is over, and says how many images could not be decoded."""
         if self._skipped:
+            times = self._skipped.total()
             log(
-                f"{self._skipped.total()} times an image could not be decoded: {', '.join(self._skipped)}"
+                f"{times} time{'s' if times > 1 else ''} an image could not be decoded: {', '.join(self._skipped)}"
             )
         if self._trackers is not None:
             report.training_curves(self._trackers.table.path, self._workdir / "curves.png")

@@ -76,7 +76,8 @@ def check(workdir: pathlib.Path, splits: Splits) -> list[str]:
         if found and split == "train":
             raise UserError(
                 f"the training images of {workdir} have changed since it began: {found}; accepted: the images that it "
-                "began with, or another --workdir"
+                "began with, or another --workdir. Where classes are divided at random, one that comes or goes divides "
+                "all of them anew"
             )
         if found:
             notes.append(f"the images of {split} have changed since the run began: {found}")

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from dml_jax import data, own_code, run_folder
+from dml_jax.data.datasets import folder
 from dml_jax.errors import UserError
 from dml_jax.processes import is_primary
 from dml_jax.training import optim, same_data
@@ -73,27 +74,27 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
 
         options, length = experiment.options, plans.length(experiment.options.epochs)
         tx = optim.partition(experiment.groups, length)
-        folder = run_folder.create(workdir)
+        place = run_folder.create(workdir)
         if is_primary():
-            stack.enter_context(run_folder.locked(folder))
+            stack.enter_context(run_folder.locked(place))
             stack.enter_context(contextlib.closing(_scan(experiment)))
-        saver = stack.enter_context(contextlib.closing(Saver(experiment, folder, plans)))
+        saver = stack.enter_context(contextlib.closing(Saver(experiment, place, plans)))
         images = same_data.of_experiment(experiment)
         # Before the checkpoint is read: other classes would be an architecture that differs.
-        notes = [] if saver.latest() is None else same_data.check(folder, images)
+        notes = [] if saver.latest() is None else same_data.check(place, images)
         state, position = saver.begin(tx)
         if saver.latest() is not None:
             log(f"going on from {saver.latest()}")
             for note in notes:
                 log(f"note: {note}")
         elif is_primary():
-            same_data.write(folder, images)
+            same_data.write(place, images)
         if is_primary():
-            run_folder.write_config(folder, experiment.config)
-            own_code.store(folder, experiment.config)
+            run_folder.write_config(place, experiment.config)
+            own_code.store(place, experiment.config)
 
         skipped = Counter[str]()
-        reporter = Reporter(experiment, folder, position, length.total_steps, skipped, saver.latest)
+        reporter = Reporter(experiment, place, position, length.total_steps, skipped, saver.latest)
         stack.enter_context(contextlib.closing(reporter))
         preemption = stack.enter_context(Preemption())
         step = make_train_step(
@@ -137,12 +138,23 @@ def _scan(experiment: Experiment) -> data.BackgroundScan:
     def report(findings: data.Findings) -> None:
         for line in findings.lines():
             log(f"note: {line}")
+        for what, of in _passed_over(experiment).items():
+            log(f"note: {what}: {of['count']}, such as {of['first']}")
         if findings.broken and stops:
             log("note: the run will end at one of these; data.on_error='skip' leaves them out")
 
     scan = data.BackgroundScan(sources, report)
     scan.wait(SCAN)
     return scan
+
+
+def _passed_over(experiment: Experiment) -> dict[str, folder.OtherFiles]:
+    """Returns what is in a folder of one's own and was surely meant: images of other formats, empty classes."""
+    section = experiment.config["data"]
+    if section["name"] != "folder":
+        return {}
+    found = folder.other_files(section["path"])
+    return {k: v for k, v in found.items() if k not in ("hidden files", "files of other kinds")}
 
 
 def _summary(experiment: Experiment, plans: Plans, mesh: Mesh) -> str:

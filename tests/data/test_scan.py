@@ -90,15 +90,18 @@ def test_a_run_that_would_end_at_a_file_does_not_begin(photos, capsys):
         session._scan(experiment)
     config.data.on_error = "skip"
     session._scan(Experiment.from_config(config)).close()
-    assert "files are empty" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "files are empty" in printed
+    assert "note: folders of classes without an image: 1" in printed
+    assert "note: .heic images, which cannot be read: 1" in printed and "other kinds" not in printed
 
 
 def test_other_files(photos):
     assert {what: found["count"] for what, found in other_files(photos).items()} == {
-        ".heic images cannot be read": 1,
-        "hidden files are passed over": 1,
-        "files are no images": 1,
-        "folders of classes are empty": 1,
+        ".heic images, which cannot be read": 1,
+        "hidden files": 1,
+        "files of other kinds": 1,
+        "folders of classes without an image": 1,
     }
     assert other_files(photos / "class05" / "notes.txt") == {}
 

@@ -159,9 +159,9 @@ def test_two_processes_evaluate(one, two):
     )
     there = workdir / "evaluation" / "folder_test_last"
     text = printed["evaluate"]
-    for words in ("after training", "written: ", "each class:"):
+    for words in ("after training", "written to ", "each class:"):
         assert text.count(words) == 1, text
-    assert printed["embed"].count("written: ") == 1
+    assert printed["embed"].count("written to ") == 1
     for name, table in zip(("metrics", "each_class", "after_training"), expected, strict=False):
         found = json.loads((there / f"{name}.json").read_text())["metrics"]
         assert found.keys() == table.keys()

@@ -253,15 +253,15 @@ def other_files(path: str | os.PathLike[str]) -> dict[str, OtherFiles]:
             suffix = os.path.splitext(name)[1].lower()
             place = os.path.join(directory, name)
             if name.startswith("."):
-                add("hidden files are passed over", place)
+                add("hidden files", place)
             elif suffix in UNREAD:
-                add(f"{suffix} images cannot be read", place)
+                add(f"{suffix} images, which cannot be read", place)
             elif suffix not in EXTENSIONS:
-                add("files are no images", place)
+                add("files of other kinds", place)
     # A folder whose sub-folders hold the images is no class.
     for name in _directories(root):
         if name not in (*SPLITS, *EXTRA_SPLITS) and not _image_files(os.path.join(root, name)):
-            add("folders of classes are empty", os.path.join(root, name))
+            add("folders of classes without an image", os.path.join(root, name))
     return found
 
 
