@@ -2,11 +2,12 @@
 
 The model is that of the run. Its own data are evaluated as its configuration says, in which
 `--config.evaluation.map=tsne` changes a field, or those of the sections `data` and `evaluation` of another `--config`.
-Prints a table and writes to a folder in
-`DIR/evaluation/`: metrics.json and metrics.csv, classes.csv, galleries (best.png, random.png, worst.png), and
-report.html, which shows everything on one page that needs no network; with `evaluation.average=each_class` also
-each_class.json and each_class.csv. Several processes evaluate together as they train together (see launch/); the
-first one writes.
+`--embeddings=FILE --labels=FILE` evaluates embeddings of any origin in place of a run.
+
+Prints a table and writes to a folder in `DIR/evaluation/`: metrics.json (with the settings) and metrics.csv,
+classes.csv, galleries (best.png, random.png, worst.png), and report.html, which shows everything on one page that needs
+no network; with `evaluation.average=each_class` also each_class.json and each_class.csv. Several processes evaluate
+together as they train together (see launch/); the first one writes.
 """
 
 import argparse

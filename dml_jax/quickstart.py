@@ -91,7 +91,7 @@ def _summary(
         "Next:\n"
         f"  {shell('evaluate', f'--workdir={workdir}', '--split=val')}\n"
         f"  {shell('train', '--config=quickstart', '--workdir=runs/second', '--config.loss=triplet_margin')}\n"
-        f"  {shell('train', '--config=own_images', '--workdir=runs/own', '--config.data.path=PHOTOS')}"
+        f"  {shell('train', '--config=own_images:scratch', '--workdir=runs/own', '--config.data.path=PHOTOS')}"
     )
 
 

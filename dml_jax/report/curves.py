@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from dml_jax.csv_files import read_rows
 from dml_jax.errors import UserError
 from dml_jax.evaluation.metrics import table as known
+from dml_jax.report.tables import without_repeats
 
 # Okabe and Ito's colours, told apart by colour-blind readers, each with a mark of its own.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -56,6 +57,8 @@ def training_curves(
     )
     curves = {name: _series(table, "epoch", name) for name in columns}
     curves = {name: points for name, points in curves.items() if len(points)}
+    last = {name: points[-1, 1] for name, points in curves.items()}
+    curves = {name: curves[name] for name in without_repeats(list(curves), {"": last})}
 
     figure = Figure(figsize=(7.0 if curves else 3.6, 2.7), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
@@ -115,6 +118,9 @@ def _draw_metrics(panel: Axes, curves: Mapping[str, np.ndarray]) -> None:
     if len(epochs) == 1:
         # Around a single point the axis would go by thousandths of an epoch.
         panel.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        values = np.concatenate([points[:, 1] for points in curves.values()])
+        if values.min() >= 0 and values.max() <= 1:  # shares
+            panel.set_ylim(-0.02, 1.02)
     panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panel.margins(y=0.08)
     # Beside the panel: inside, it would lie on one of the curves.

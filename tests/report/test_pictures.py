@@ -125,6 +125,17 @@ def test_curves(tmp_path):
     assert share(both, (213, 94, 0)) > 0 == share(alone, (213, 94, 0))
 
 
+def test_curves_of_one_epoch(tmp_path):
+    """A point is seen, on an axis of shares; R@1 is not drawn where it is P@1."""
+    rows = [{"step": 1, "loss": 1.0}, {"step": 1, "epoch": 1, "val/precision_at_1": 1.0}]
+    one = training_curves(rows, tmp_path / "one.png")
+    assert share(one, (0, 114, 178)) > 0
+    rows[1]["val/recall_at_1"] = 1.0
+    assert training_curves(rows, tmp_path / "both.png").read_bytes() == one.read_bytes()
+    rows[1]["val/recall_at_1"] = 0.5
+    assert training_curves(rows, tmp_path / "other.png").read_bytes() != one.read_bytes()
+
+
 def test_curves_from_csv_equal_those_from_rows(tmp_path):
     rows = log()
     with open(tmp_path / "log.csv", "w", newline="") as file:

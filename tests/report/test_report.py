@@ -376,6 +376,7 @@ def test_page_from_query_to_neighbours_and_on(tab):
     tab.run("history.back()")
     tab.run("new Promise(done => setTimeout(done, 200))")
     assert tab.run(KEY) == page[seen[-1]]["name"]
+    assert tab.run("document.querySelector('#look dd').innerHTML").count("<wbr>") == 2
     # The points of the map lead there, too.
     tab.click("circle[data-item='23']")
     assert tab.run(KEY) == "image 23.png"
