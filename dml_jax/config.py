@@ -81,7 +81,8 @@ def _typed_field(hint: Any, value: Any) -> Any:
     if hint is Any or len(accepted) > 1:
         return config_dict.FieldReference(value, field_type=object)
     if value is None:
-        return config_dict.placeholder(accepted.pop())
+        kind = accepted.pop()
+        return config_dict.placeholder(typing.get_origin(kind) or kind)
     return dict(value) if isinstance(value, Mapping) else value
 
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from dml_jax.evaluation import DEFAULT_METRICS
-from dml_jax.parameters import Interval, NonNegativeFloat, NonNegativeInt, PositiveInt
+from dml_jax.parameters import (
+    Interval,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 # A name, or a dict with a name and hyper-parameters.
 Named = str | Mapping[str, Any]
@@ -29,6 +35,8 @@ class TrainOptions:
       checkpoint_minutes: and when so many minutes have passed since the last one; 0: no more.
       log_steps: steps between two rows of metrics.
       log_seconds: seconds between two lines of progress, where the output is no terminal.
+      clip: the largest global norm of the gradient, of all groups together; a longer one is scaled to it. None: any.
+      profile: the first and the last step of a trace for TensorBoard and XProf, in `profile/` of the run; None: none.
       wandb: the Weights & Biases project that metrics are reported to; "": none.
     """
 
@@ -44,6 +52,8 @@ class TrainOptions:
     checkpoint_minutes: NonNegativeFloat = 10.0
     log_steps: PositiveInt = 10
     log_seconds: NonNegativeFloat = 15.0
+    clip: PositiveFloat | None = None
+    profile: tuple[PositiveInt, PositiveInt] | None = None
     wandb: str = ""
 
 

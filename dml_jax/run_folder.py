@@ -31,7 +31,7 @@ from dml_jax.errors import UserError
 MAY_CHANGE = (
     r"data\.(path|threads|workers|prefetch|on_error)",
     r"model\.weights",
-    r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|wandb)",
+    r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|profile|wandb)",
     r"evaluation\.(after|batch_size|backend|block|kmeans|map)",
 )
 

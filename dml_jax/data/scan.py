@@ -143,11 +143,14 @@ def scan(sources: Sequence[Source], ends: Callable[[], bool] = lambda: False) ->
         except Exception as error:
             why = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
             findings.unreadable.append((path, why))
+    no_images = {path for path, _ in findings.unreadable}
     for paths in by_size.values():
         by_hash: defaultdict[str, list[str]] = defaultdict(list)
         for path in paths if len(paths) > 1 else ():
             if ends():
                 return findings
+            if path in no_images:
+                continue
             with open(path, "rb") as file:
                 by_hash[hashlib.file_digest(file, "sha256").hexdigest()].append(path)
         for group in by_hash.values():

@@ -52,10 +52,12 @@ def _train(session: Session, state: State, position: Position) -> dict[str, floa
                 storage = session.plans.storage_of(validator.embed_training_images(state))
                 state = {**state, "storage": states.replicate(storage, session.mesh)}
             for arrays, ids, is_last in _batches(session, state, position):
+                session.profiler.before(position.total + 1)
                 # A transfer here would be a mistake that only costs time: nobody would notice.
                 with jax.transfer_guard("disallow"):
                     state, metrics = session.step(state, arrays)
                 position = position.after_step()
+                session.profiler.after(position.total)
                 reporter.step(position, metrics, ids, is_last=is_last)
                 ends = session.preemption.ends_after(position.total)
                 if is_last or ends or saver.is_due(position):

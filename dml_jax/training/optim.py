@@ -410,19 +410,25 @@ def groups_of(section: Mapping[str, Mapping[str, Any]]) -> dict[str, Group]:
     return {name: group(name, spec) for name, spec in plain(section).items()}
 
 
-def partition(groups: Mapping[str, Group], length: RunLength) -> optax.GradientTransformation:
+def partition(
+    groups: Mapping[str, Group], length: RunLength, clip: float | None = None
+) -> optax.GradientTransformation:
     """Returns the optimizer of all parameters `{"model": {"backbone", "head"}, "loss"}`.
+
+    With `clip` the gradient g of all groups together is scaled first, by min(1, clip / |g|).
 
     Args:
       groups: by name.
       length: of the training, for schedules.
+      clip: the largest global norm of the gradient; None: it is left as it is.
 
     Raises:
       UserError: from `init`: a parameter that is in no group, or in more than one.
     """
     transformations = {name: group.transformation(length) for name, group in groups.items()}
     patterns = {name: group.pattern for name, group in groups.items()}
-    return optax.partition(transformations, lambda params: group_labels(params, patterns))
+    optimizer = optax.partition(transformations, lambda params: group_labels(params, patterns))
+    return optimizer if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimizer)
 
 
 def build(

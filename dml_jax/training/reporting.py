@@ -11,6 +11,7 @@ import numpy as np
 from dml_jax import console, processes, report
 from dml_jax.errors import UserError
 from dml_jax.training.experiment import Experiment
+from dml_jax.training.optim import RunLength
 from dml_jax.training.position import Position
 from dml_jax.training.trackers import Trackers
 
@@ -39,7 +40,7 @@ class Reporter:
       experiment: what is trained.
       workdir: the folder of the run.
       position: where this start begins.
-      steps: of the whole run.
+      length: of the whole run.
       skipped: the images that could not be decoded, by name, as the loaders count them.
       latest_checkpoint: gives the path of the last whole checkpoint, or None.
     """
@@ -49,7 +50,7 @@ class Reporter:
         experiment: Experiment,
         workdir: Path,
         position: Position,
-        steps: int,
+        length: RunLength,
         skipped: Counter[str],
         latest_checkpoint: Callable[[], str | None],
     ) -> None:
@@ -59,6 +60,7 @@ class Reporter:
         self._counts_skipped = experiment.loader.options.on_error == "skip"
         self._latest_checkpoint = latest_checkpoint
         self._pending: _Pending | None = None
+        self._groups, self._length = experiment.groups, length
         size, primary = self._options.batch_size, processes.is_primary()
         self._trackers = (
             Trackers(workdir, position.total, experiment.config, self._options.wandb)
@@ -66,7 +68,10 @@ class Reporter:
             else None
         )
         self._progress = console.Progress(
-            steps * size, position.total * size, show=primary, seconds=self._options.log_seconds
+            length.total_steps * size,
+            position.total * size,
+            show=primary,
+            seconds=self._options.log_seconds,
         )
 
     def step(
@@ -106,6 +111,10 @@ class Reporter:
         if not is_last and position.total > 1 and position.total % self._options.log_steps:
             return
         row = {"step": position.total, "epoch": epoch, "loss": metrics["loss"], **metrics}
+        row |= {
+            f"lr/{name}": np.asarray(group.rate(position.total - 1, self._length)).item()
+            for name, group in self._groups.items()
+        }
         if rate := self._progress.rate():
             row["images_per_second"] = rate
         if self._counts_skipped:

@@ -18,6 +18,7 @@ from dml_jax.training.experiment import Experiment
 from dml_jax.training.planning import Plans
 from dml_jax.training.position import Position
 from dml_jax.training.preemption import Preemption
+from dml_jax.training.profiling import Profiler
 from dml_jax.training.reporting import Reporter, log
 from dml_jax.training.saving import Saver
 from dml_jax.training.state import State
@@ -37,6 +38,7 @@ class Session:
       validator: evaluates it.
       saver: saves it.
       reporter: reports it.
+      profiler: traces steps of it.
       preemption: ends it where SIGTERM arrives.
       skipped: the images that could not be decoded, by name.
     """
@@ -48,6 +50,7 @@ class Session:
     validator: Validator
     saver: Saver
     reporter: Reporter
+    profiler: Profiler
     preemption: Preemption
     skipped: Counter[str]
 
@@ -73,7 +76,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
             log(f"note: {note}")
 
         options, length = experiment.options, plans.length(experiment.options.epochs)
-        tx = optim.partition(experiment.groups, length)
+        tx = optim.partition(experiment.groups, length, options.clip)
         place = run_folder.create(workdir)
         if is_primary():
             stack.enter_context(run_folder.locked(place))
@@ -94,8 +97,10 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
             own_code.store(place, experiment.config)
 
         skipped = Counter[str]()
-        reporter = Reporter(experiment, place, position, length.total_steps, skipped, saver.latest)
+        reporter = Reporter(experiment, place, position, length, skipped, saver.latest)
         stack.enter_context(contextlib.closing(reporter))
+        profiler = Profiler(place / "profile", options.profile)
+        stack.enter_context(contextlib.closing(profiler))
         preemption = stack.enter_context(Preemption())
         step = make_train_step(
             experiment.model,
@@ -112,6 +117,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
             validator=Validator(experiment, preemption, skipped),
             saver=saver,
             reporter=reporter,
+            profiler=profiler,
             preemption=preemption,
             skipped=skipped,
         )

@@ -169,13 +169,20 @@ def test_reports(data, tmp_path, capsys):
     config.evaluation.before_training = True
     config.evaluation.splits = ("val", "test")
     config.train.log_steps = 3
+    config.train.profile = (2, 3)
+    config.optim.head.warmup_steps = 4
     result = loop.train(config, str(tmp_path))
     table = rows(tmp_path)
+    groups = ("backbone", "head", "loss")
+    logged = [[float(r[f"lr/{group}"]) for group in groups] for r in table if r["loss"]]
+    np.testing.assert_allclose(logged[:2], [[1e-3, 2.5e-4, 1e-2], [1e-3, 7.5e-4, 1e-2]], rtol=1e-5)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     # The first, every third step and every epoch's last; evaluation before and after every epoch.
     assert [int(r["step"]) for r in table if r["loss"]] == [1, 3, 4, 6, 8]
     assert [int(r["epoch"]) for r in table if r["val/map_at_r"]] == [0, 1, 2]
     assert result["test/map_at_r"] == float(table[-1]["test/map_at_r"])
-    assert "1 of 14 classes have fewer than m=2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 of 14 classes have fewer than m=2" in printed and "steps 2 to 3 are traced" in printed
     assert (tmp_path / "curves.png").stat().st_size > 1000
     assert list((tmp_path / "tensorboard").iterdir())
     assert json.loads((tmp_path / "config.json").read_text()) == configs.to_dict(config)

@@ -181,6 +181,19 @@ def test_groups(kind):
     assert updates["loss"]["weights"] == pytest.approx(-1)
 
 
+@pytest.mark.parametrize("clip", [None, 0.5, 10.0])
+def test_the_gradient_is_clipped_by_its_norm_over_all_groups(clip):
+    groups = optim.groups_of({k: {**v, "name": "sgd", "lr": 1.0} for k, v in GROUPS.items()})
+    tx = optim.partition(groups, optim.RunLength(1, 1), clip)
+    gradient = jax.tree.map(np.ones_like, PARAMS)
+    gradient["loss"]["weights"] = gradient["loss"]["weights"] * 3.0
+    leaves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
+    factor = min(1.0, clip / np.linalg.norm(leaves)) if clip else 1.0
+    updates, _ = tx.update(gradient, tx.init(PARAMS), PARAMS)
+    assert updates["model"]["backbone"]["a"] == pytest.approx(-factor)
+    np.testing.assert_allclose(updates["loss"]["weights"], -3 * factor, rtol=1e-6)
+
+
 @pytest.mark.parametrize("change", [{"lr": 0}, {"freeze": True}])
 def test_frozen_group_does_not_move(change):
     groups = {**GROUPS, "backbone": {**GROUPS["backbone"], **change, "weight_decay": 0.1}}
