@@ -151,7 +151,7 @@ def free_folder(folder: pathlib.Path, settings: Settings) -> pathlib.Path:
         if before in (None, settings):
             if place != folder:
                 log(
-                    f"note: {folder} holds an evaluation with other settings; this one is in {place}"
+                    f"note: {folder} holds an evaluation with other settings; this one goes to {place}"
                 )
             return place
     raise AssertionError("unreachable")

@@ -495,7 +495,10 @@ def existing_path(path: str | os.PathLike[str], owner: str) -> str:
     """
     expanded = os.path.expanduser(os.fspath(path))
     if not os.path.exists(expanded):
-        raise UserError(f"{owner}: path={expanded!r} does not exist")
+        here = "" if os.path.isabs(expanded) else f" below the current folder, {os.getcwd()}"
+        raise UserError(
+            f"{owner}: path={expanded!r} does not exist{here}; --config.data.path=PATH names another"
+        )
     return expanded
 
 

@@ -32,7 +32,9 @@ def make_mesh(devices: int | None = None, *, alone: bool = False) -> Mesh:
     """
     have = jax.local_device_count()
     if devices is not None and not 1 <= devices <= have:
-        raise UserError(f"train.devices={devices}; 1 to {have} are here")
+        raise UserError(
+            f"train.devices={devices}; this process has {have}, and 1 to {have} is accepted"
+        )
     processes = [jax.process_index()] if alone else range(jax.process_count())
     used = [d for p in processes for d in jax.local_devices(process_index=p)[:devices]]
     return jax.make_mesh((len(used),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=used)
