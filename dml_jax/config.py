@@ -191,7 +191,12 @@ def typed(section: str, options: type[T], values: Mapping[str, Any]) -> T:
 
 
 def plain(section: Any) -> Any:
-    """Returns a section of a configuration, or a dict, as plain nested dicts."""
+    """Returns a section of a configuration, or a dict, as plain nested dicts.
+
+    Example:
+      >>> plain(ConfigDict({"a": {"b": 1}}))
+      {'a': {'b': 1}}
+    """
     return section.to_dict() if isinstance(section, ConfigDict) else section
 
 
@@ -200,6 +205,10 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 
     Raises:
       UserError: a value that JSON has no form for; an object of one's own is configured by its name.
+
+    Example:
+      >>> to_dict(new())["train"]["epochs"]
+      10
     """
     try:
         stored: dict[str, Any] = json.loads(config.to_json())
@@ -222,6 +231,10 @@ def from_dict(stored: Mapping[str, Any]) -> ConfigDict:
 
     Raises:
       UserError: a section or a field that does not exist any more.
+
+    Example:
+      >>> from_dict({"train": {"epochs": 3}}).train.epochs
+      3
     """
     config = new()
     with config.unlocked():

@@ -19,6 +19,13 @@ def write_rows(
       path: of the file.
       columns: the names in the first line, in order.
       rows: mappings from column to value; a column that a row lacks stays empty.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_rows(f"{folder}/t.csv", ["a", "b"], [{"a": 1}])
+      ...     read_rows(f"{folder}/t.csv")
+      [{'a': '1', 'b': ''}]
     """
     path = pathlib.Path(path)
     beside = path.with_name(path.name + ".new")

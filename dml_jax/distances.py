@@ -47,6 +47,10 @@ def inner_products(a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Arra
     """Returns a r^T at full precision.
 
     Mining compares these numbers: reduced precision (TF32, bfloat16 passes) flips its choices.
+
+    Example:
+      >>> inner_products(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])).tolist()
+      [[11.0]]
     """
     return _exact(a, r.T)
 
@@ -86,7 +90,12 @@ def _root(size: Array, p: float, floor: Array | float) -> Array:
 
 
 def norms(x: Float[Array, "n d"], p: float = 2.0, power: float = 1.0) -> Float[Array, " n"]:
-    """||x||_p ^ power of each row; 0, with a zero gradient, for a zero vector."""
+    """||x||_p ^ power of each row; 0, with a zero gradient, for a zero vector.
+
+    Example:
+      >>> norms(jnp.array([[3.0, 4.0]])).tolist()
+      [5.0]
+    """
     if p == 2:
         return _root(jnp.sum(x * x, axis=-1), p / power, 0.0)
     return _root(jnp.sum(_root(jnp.abs(x), 1 / p, 0.0), axis=-1), p / power, 0.0)
@@ -272,7 +281,12 @@ SIMILARITIES = ("cosine", "dot_product")
 
 
 def available() -> list[str]:
-    """Lists the names that `get` takes."""
+    """Lists the names that `get` takes.
+
+    Example:
+      >>> available()
+      ['cosine', 'dot_product', 'lp', 'snr']
+    """
     return sorted(DISTANCES)
 
 
@@ -285,6 +299,10 @@ def get(name: str, **hyper: Any) -> Distance:
 
     Raises:
       UserError: an unknown name or hyper-parameter, or a value out of range.
+
+    Example:
+      >>> get("lp", power=2) == lp(power=2)
+      True
     """
     return parameters.make("distance", DISTANCES, Distance, name, hyper)
 
@@ -295,5 +313,9 @@ def build(spec: Any, default: Any = None) -> Distance:
     Args:
       spec: what the user wrote.
       default: what None stands for.
+
+    Example:
+      >>> build("cosine") == build({"name": "cosine"}) == cosine()
+      True
     """
     return names.build("distance", get, Distance, default if spec is None else spec)

@@ -16,6 +16,10 @@ def unknown(kind: str, name: object, accepted: Iterable[str]) -> UserError:
       kind: what was looked for, as in "loss" or "field of train:".
       name: the name that was given.
       accepted: the names that would have been accepted.
+
+    Example:
+      >>> str(unknown("loss", "cos_fase", ["cos_face"]))
+      "unknown loss 'cos_fase'; did you mean 'cos_face'?"
     """
     accepted = sorted(accepted)
     near = difflib.get_close_matches(str(name), accepted, n=3, cutoff=0.5)
@@ -36,6 +40,10 @@ def resolve(kind: str, table: Mapping[str, Any], name: str) -> Any:
     Raises:
       UserError: a name that is not in the table, with near misses; a module that cannot be found, or that has no
         such object. An exception that the module raises while it is imported is passed on as it is.
+
+    Example:
+      >>> resolve("number", {"one": 1}, "one")
+      1
     """
     if isinstance(name, str) and ":" in name:
         return imported(kind, name)

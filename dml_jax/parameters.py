@@ -158,6 +158,10 @@ def check(where: str, annotation: Any, value: Any) -> Any:
 
     Raises:
       UserError: a value that the annotation does not accept.
+
+    Example:
+      >>> check("alpha", PositiveFloat, 2)
+      2
     """
     fits, converted = _convert(annotation, value)
     if not fits:
@@ -176,7 +180,12 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def describe(annotation: Any) -> str:
-    """Says in words what an annotation accepts."""
+    """Says in words what an annotation accepts.
+
+    Example:
+      >>> describe(PositiveInt | None)
+      'a whole number of at least 1 or None'
+    """
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         text = describe(args[0])

@@ -245,6 +245,10 @@ def build(spec: Any, default: Any = None) -> Reducer:
     Args:
       spec: what the user wrote.
       default: what None stands for.
+
+    Example:
+      >>> build("mean") == mean()
+      True
     """
     return names.build("reducer", get, Reducer, default if spec is None else spec)
 
@@ -262,7 +266,12 @@ REDUCERS: dict[str, Callable[..., Reducer]] = {
 
 
 def available() -> list[str]:
-    """Lists the names that `get` takes."""
+    """Lists the names that `get` takes.
+
+    Example:
+      >>> "avg_non_zero" in available()
+      True
+    """
     return sorted(REDUCERS)
 
 
@@ -275,5 +284,9 @@ def get(name: str, **hyper: Any) -> Reducer:
 
     Raises:
       UserError: an unknown name or hyper-parameter.
+
+    Example:
+      >>> get("threshold", high=2.0) == threshold(high=2.0)
+      True
     """
     return parameters.make("reducer", REDUCERS, Reducer, name, hyper)

@@ -208,7 +208,12 @@ REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
 
 
 def available() -> list[str]:
-    """Lists the names that `get` takes."""
+    """Lists the names that `get` takes.
+
+    Example:
+      >>> "lp" in available()
+      True
+    """
     return sorted(REGULARIZERS)
 
 
@@ -222,6 +227,10 @@ def get(name: str, **hyper: Any) -> Regularizer:
 
     Raises:
       UserError: an unknown name or hyper-parameter, or an `of` that makes no sense.
+
+    Example:
+      >>> get("lp", weight=0.5) == lp(weight=0.5)
+      True
     """
     return parameters.make("regularizer", REGULARIZERS, Regularizer, name, hyper)
 

@@ -23,7 +23,13 @@ INT32 = np.iinfo(np.int32)
 
 
 def same_label(anchor_labels: Array, ref_labels: Array) -> tuple[Array, Array]:
-    """Returns (positives, negatives): positives have the anchor's integer label. Labels `[a]`, `[n]`."""
+    """Returns (positives, negatives): positives have the anchor's integer label. Labels `[a]`, `[n]`.
+
+    Example:
+      >>> positives, negatives = same_label(jnp.array([0, 1]), jnp.array([0, 0, 1]))
+      >>> positives.tolist()
+      [[True, True, False], [False, False, True]]
+    """
     positive = anchor_labels[:, None] == ref_labels[None, :]
     return positive, ~positive
 
@@ -332,7 +338,12 @@ WITH_CLASSES = "'hierarchy' or 'label'"
 
 
 def available() -> list[str]:
-    """Lists the names that `get` takes."""
+    """Lists the names that `get` takes.
+
+    Example:
+      >>> available()
+      ['hierarchy', 'label', 'matrix', 'overlap']
+    """
     return sorted(RELATIONS)
 
 
@@ -345,10 +356,19 @@ def get(name: str, **hyper: Any) -> Relation:
 
     Raises:
       UserError: an unknown name or hyper-parameter, or a value out of range.
+
+    Example:
+      >>> get("hierarchy", level=0) == hierarchy(level=0)
+      True
     """
     return parameters.make("relation", RELATIONS, Relation, name, hyper)
 
 
 def build(spec: Any) -> Relation:
-    """Makes a relation from its name, a dict with a name, or itself; equal integer labels for None."""
+    """Makes a relation from its name, a dict with a name, or itself; equal integer labels for None.
+
+    Example:
+      >>> build("label") == label()
+      True
+    """
     return names.build("relation", get, Relation, spec) or SAME_LABEL

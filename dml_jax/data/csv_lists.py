@@ -34,6 +34,13 @@ def read_list(path: str | os.PathLike[str], required: Sequence[str]) -> tuple[li
     Raises:
       UserError: a file of another kind or encoding, a column that is missing or comes twice, no row, a row with a value
         missing or with more values than columns; the error names the line.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     _ = pathlib.Path(folder, "l.csv").write_text("Path; Label\\na.png; bee\\n")
+      ...     read_list(f"{folder}/l.csv", ("path", "label"))[0]
+      [{'path': 'a.png', 'label': 'bee'}]
     """
     name = os.fspath(path)
     text = _text(name)

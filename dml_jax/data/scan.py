@@ -73,6 +73,11 @@ def paths_of(source: Source) -> list[tuple[str, str]]:
 
     Args:
       source: the images.
+
+    Example:
+      >>> from dml_jax.data import glyphs
+      >>> paths_of(glyphs("test", size=8, classes=1))  # drawn, and in no file
+      []
     """
     if isinstance(source, Subset):
         inside = paths_of(source.source)
@@ -95,6 +100,11 @@ def sizes(paths: Iterable[str], findings: Findings) -> dict[int, list[str]]:
     Args:
       paths: of the files.
       findings: missing and empty files are added to it.
+
+    Example:
+      >>> findings = Findings()
+      >>> sizes(["nowhere.png"], findings), findings.missing
+      ({}, ['nowhere.png'])
     """
     by_size: defaultdict[int, list[str]] = defaultdict(list)
     for path in paths:

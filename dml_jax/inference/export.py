@@ -74,6 +74,11 @@ def load_exported(path: str | os.PathLike[str]) -> Encoder:
 
     Raises:
       UserError: no such file, or one that is something else.
+
+    Example:
+      >>> load_exported("nowhere.dml")
+      Traceback (most recent call last):
+      dml_jax.errors.UserError: there is no nowhere.dml; a file that dml export wrote is accepted
     """
     place = pathlib.Path(path).expanduser()
     if not place.is_file():

@@ -348,7 +348,12 @@ _PARTS = ("miner", "distance", "reducer", "regularizer", "relation")
 
 
 def available() -> list[str]:
-    """Lists the names that `get` takes."""
+    """Lists the names that `get` takes.
+
+    Example:
+      >>> "multi_similarity" in available()
+      True
+    """
     return sorted(LOSSES)
 
 

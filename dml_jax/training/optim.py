@@ -303,12 +303,22 @@ def get_schedule(name: str, **hyper: Any) -> Schedule:
 
 
 def available() -> tuple[str, ...]:
-    """Returns the names of the optimizers."""
+    """Returns the names of the optimizers.
+
+    Example:
+      >>> available()
+      ('adam', 'adamw', 'rmsprop', 'sgd')
+    """
     return tuple(OPTIMIZERS)
 
 
 def available_schedules() -> tuple[str, ...]:
-    """Returns the names of the schedules."""
+    """Returns the names of the schedules.
+
+    Example:
+      >>> available_schedules()
+      ('constant', 'cosine', 'step')
+    """
     return tuple(SCHEDULES)
 
 
@@ -406,6 +416,10 @@ def groups_of(section: Mapping[str, Mapping[str, Any]]) -> dict[str, Group]:
 
     Raises:
       UserError: a group that `group` does not take.
+
+    Example:
+      >>> groups_of({"all": {"match": ".*", "name": "sgd", "lr": 0.5}})["all"].lr
+      0.5
     """
     return {name: group(name, spec) for name, spec in plain(section).items()}
 
@@ -497,6 +511,10 @@ def check_length(groups: Mapping[str, Group], before: RunLength, now: RunLength)
 
     Raises:
       UserError: a group whose rates differ.
+
+    Example:
+      >>> groups = groups_of({"all": {"match": ".*", "name": "sgd", "lr": 0.5}})
+      >>> check_length(groups, RunLength(10, 5), RunLength(20, 5))  # a constant rate is that of any length
     """
     common = min(before.total_steps, now.total_steps)
     steps = np.unique(np.linspace(0, common, 257).astype(np.int32))
