@@ -15,7 +15,7 @@ DOCS_STAMP := $(DOCS_VENV)/.installed-$(PYVERSION)
 quickstart: $(STAMP)
 	$(BIN)/python -m dml_jax.quickstart --workdir=runs/quickstart
 
-# A third of the laws over every loss and miner, others in every run; DML_JAX_TESTS_CASES=laws takes all (tests/draws.py).
+# A quarter of the laws over every loss and miner, others in every run; DML_JAX_TESTS_CASES=laws takes all (tests/draws.py).
 test: $(STAMP)
 	DML_JAX_TESTS_CASES=$${DML_JAX_TESTS_CASES:-some} $(BIN)/python -m pytest
 

@@ -1,6 +1,6 @@
 """Which cases a run takes. DML_JAX_TESTS_CASES says it:
 
-some     a third of the laws over every loss and miner, other ones in every run (`make test`)
+some     a quarter of the laws over every loss and miner, other ones in every run (`make test`)
 laws     all of the laws (continuous integration, and pytest itself)
 all      and every figure of the documents, which takes hours (`make conformance`)
 """
@@ -41,7 +41,7 @@ def left_out(item):
     """True for a test that this run leaves out; all laws of a loss are drawn together and share its programs."""
     if CASES != "some" or not item.nodeid.startswith(DRAWN) or not hasattr(item, "callspec"):
         return False
-    return turn(item.callspec.params.get("name", item.callspec.id), 3) > 0
+    return turn(item.callspec.params.get("name", item.callspec.id), 4) > 0
 
 
 def tell():
