@@ -72,6 +72,7 @@ class JaxRun:
     """The training step of dml_jax, batch by batch."""
 
     def __init__(self, config, classes: int, seed: int, total_steps: int) -> None:
+        from dml_jax.mesh import make_mesh
         from dml_jax.training import build, optim, state
         from dml_jax.training.step import make_train_step
 
@@ -79,7 +80,7 @@ class JaxRun:
         tx = optim.build(config.optim.to_dict(), total_steps=total_steps, epoch_steps=total_steps)
         self.state = state.init(self.model, loss, tx, seed, classes)
         self.compiled = make_train_step(self.model, loss, tx)
-        self.mesh = state.make_mesh()
+        self.mesh = make_mesh()
 
     def step(self, images: np.ndarray, labels: np.ndarray) -> float:
         batch = {"image": images, "label": labels.astype(np.int32)}

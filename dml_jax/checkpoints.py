@@ -1,24 +1,28 @@
 """Checkpoints of a run: the last state, and the model that validated best.
 
     WORKDIR/checkpoints/last/STEP   everything that training needs to go on
-    WORKDIR/checkpoints/best/STEP   the model's parameters and state alone
+    WORKDIR/checkpoints/best/STEP   the model's parameters and state alone, by the first monitored metric;
+                                    best_SPLIT_METRIC/STEP by a further one
 
 A checkpoint is written beside its final place and renamed when it is whole, and the one before is removed after that:
-whenever a run is killed, there is one that can be restored. Arrays are stored by name from the host, so that another
-number of devices or processes can read them.
+whenever a run is killed, there is one that can be restored. Every process writes its own shards of the arrays, which
+are stored by name: another mesh, or another number of devices or processes, can read them. `train.checkpoints` names
+another folder, which may be on gs:// or s3:// (with the packages that `etils.epath` needs there).
 """
 
+import itertools
+import json
 import logging
 import math
 import pathlib
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from dml_jax import names, trees
@@ -38,23 +42,29 @@ class Checkpoints:
 
     Attributes:
       last: the manager of the last states.
-      best: the manager of the best model.
+      best: the managers of the best models by kind: "best", and a kind for each further metric.
     """
 
     last: ocp.CheckpointManager
-    best: ocp.CheckpointManager
+    best: dict[str, ocp.CheckpointManager]
 
     @classmethod
-    def open(cls, workdir: str) -> "Checkpoints":
-        """Opens the folders, and makes them where they are missing."""
-        return cls(_manager(workdir, "last", keep=2), _manager(workdir, "best", keep=1))
+    def open(cls, folder: str, kinds: Sequence[str] = ("best",)) -> "Checkpoints":
+        """Opens a folder of checkpoints, and makes it where it is missing.
+
+        Args:
+          folder: what `folder_of` returned.
+          kinds: of the best models.
+        """
+        best = {kind: _manager(folder, kind, keep=1) for kind in kinds}
+        return cls(_manager(folder, "last", keep=2), best)
 
     def save(self, step: int, state: Tree, meta: Meta) -> None:
         """Saves a whole training state, in place of the one before the last.
 
         Args:
           step: its number; a checkpoint of this number that is there already stays as it is.
-          state: arrays of the host.
+          state: its arrays, as they lie on the devices; on a CPU they must not be donated before `wait`.
           meta: what else the run needs to go on, as JSON has it.
         """
         if step not in self.last.all_steps():
@@ -62,22 +72,42 @@ class Checkpoints:
             items = {"model": _storable(model), "rest": _storable(rest)}
             _save(self.last, step, items, meta)
 
-    def save_best(self, step: int, state: Tree, meta: Meta) -> None:
+    def save_best(self, step: int, model: Tree, meta: Meta, kind: str = "best") -> None:
         """Saves the model alone, in place of the best one so far.
 
         A run that was killed after this and goes on from before it saves the same model again.
 
         Args:
           step: its number.
-          state: the training state, with arrays of the host.
+          model: `{"params", "state"}` of the model, arrays as in `save`.
           meta: what else is worth keeping, as JSON has it.
+          kind: one of those that it was opened with.
         """
-        if step not in self.best.all_steps():
+        if step not in self.best[kind].all_steps():
             if jax.process_count() > 1:
                 # Orbax names the barriers of its processes by the step alone: two checkpoints of one step must not be
                 # written at the same time.
-                self.last.wait_until_finished()
-            _save(self.best, step, {"model": _storable(_split(state)[0])}, meta)
+                self.wait()
+            _save(self.best[kind], step, {"model": _storable(model)}, meta)
+
+    def restore_best(self, template: Tree, kind: str = "best") -> tuple[int, Tree] | None:
+        """Returns the step and `{"params", "state"}` of the best model; None where there is none.
+
+        Args:
+          template: its variables, or their shapes with shardings.
+          kind: one of those that it was opened with.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        self.wait()
+        step = self.best[kind].latest_step()
+        if step is None:
+            return None
+        try:
+            return step, _restore(self.best[kind], step, {"model": template})[0]["model"]
+        except _Damaged as error:
+            raise UserError(str(error)) from None
 
     def latest(self) -> str | None:
         """Returns the path of the last whole checkpoint; None where there is none."""
@@ -87,13 +117,15 @@ class Checkpoints:
     def restore(
         self, template: Tree, check: Callable[[Meta], None] = lambda meta: None
     ) -> tuple[Tree, Meta] | None:
-        """Returns the last state as arrays of the host, and what `save` was given with it; None where there is none.
+        """Returns the last state, and what `save` was given with it; None where there is none.
+
+        Every process reads its own shards. What the template has no sharding of comes as an array of the host.
 
         A checkpoint that cannot be read, because a disk was full or a copy broke off, is moved to
         `checkpoints/damaged/`, and the one before it is taken.
 
         Args:
-          template: a state of the same structure, of arrays or their shapes.
+          template: a state of the same structure, of arrays or of their shapes, with their shardings.
           check: raises where the run may not go on from a checkpoint with this meta.
 
         Raises:
@@ -120,22 +152,24 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         if jax.process_index() == 0:
-            folder = pathlib.Path(self.last.directory).parent / "damaged"
+            folder = self.last.directory.parent / "damaged"
             folder.mkdir(exist_ok=True)
-            shutil.move(str(self.last.directory / str(step)), folder / str(step))
+            names = (f"{step}{'-' if n else ''}{n or ''}" for n in itertools.count())
+            free = next(folder / name for name in names if not (folder / name).exists())
+            (self.last.directory / str(step)).rename(free)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"damaged {step}")
         self.last.reload()
 
     def wait(self) -> None:
         """Returns when everything is written."""
-        self.last.wait_until_finished()
-        self.best.wait_until_finished()
+        for manager in (self.last, *self.best.values()):
+            manager.wait_until_finished()
 
     def close(self) -> None:
         """Writes what is not written yet, and ends the threads that write."""
-        self.last.close()
-        self.best.close()
+        for manager in (self.last, *self.best.values()):
+            manager.close()
 
 
 def find(workdir: str, step: str = "best") -> list[tuple[str, int]]:
@@ -143,25 +177,32 @@ def find(workdir: str, step: str = "best") -> list[tuple[str, int]]:
 
     Args:
       workdir: the folder of the run.
-      step: `best` (the last one where a run chose no best), `last` or a number.
+      step: `best` (the last one where a run chose no best), `best_SPLIT_METRIC` (of a further monitored metric),
+        `last` or a number.
 
     Raises:
       UserError: there is no such checkpoint; the error lists what there is.
     """
-    have = {kind: _steps(workdir, kind)[::-1] for kind in ("best", "last")}
+    folder = folder_of(workdir)
+    have = {kind: _steps(folder, kind)[::-1] for kind in ("best", "last")}
+    if step.startswith("best_"):
+        have |= {step: _steps(folder, step)[::-1]}
     if not any(have.values()):
-        raise UserError(
-            f"no checkpoint in {workdir}/checkpoints; a folder that training wrote is accepted"
-        )
+        raise UserError(f"no checkpoint in {folder}; a folder that training wrote is accepted")
     found = [(kind, number) for kind, steps in have.items() for number in steps]
     if step == "best":
         return found
-    if step == "last" and have["last"]:
-        return [one for one in found if one[0] == "last"]
+    if step != "best" and have.get(step):
+        return [one for one in found if one[0] == step]
     exact = [one for one in found if step.isdecimal() and one[1] == int(step)]
     if not exact:
-        accepted = [*(k for k, s in have.items() if s), *map(str, sorted({n for _, n in found}))]
-        raise names.unknown(f"step of {workdir}/checkpoints:", step, accepted)
+        others = (p.name for p in epath.Path(folder).glob("best_*"))
+        accepted = [
+            *(k for k, s in have.items() if s),
+            *others,
+            *map(str, sorted({n for _, n in found})),
+        ]
+        raise names.unknown(f"step of {folder}:", step, accepted)
     return exact
 
 
@@ -180,7 +221,7 @@ def restore_model(workdir: str, step: str, template: Tree) -> tuple[str, int, Tr
     """
     damaged: _Damaged | None = None
     for kind, number in find(workdir, step):
-        with _manager(workdir, kind, keep=None) as manager:
+        with _manager(folder_of(workdir), kind, keep=None) as manager:
             try:
                 found = _restore(manager, number, {"model": template})[0]["model"]
             except _Damaged as error:
@@ -198,17 +239,22 @@ class _Damaged(Exception):
 
 def _split(state: Tree) -> tuple[Tree, Tree]:
     """Returns what evaluation needs of a training state, and the rest."""
-    model = {"params": state["params"]["model"], "state": state["state"]["model"]}
+    trained = {k: state[k]["model"] for k in ("params", "state")}
     rest = {
-        "loss": {"params": state["params"]["loss"], "state": state["state"]["loss"]},
-        **{k: v for k, v in state.items() if k not in ("params", "state")},
+        "loss": {k: state[k]["loss"] for k in ("params", "state")},
+        **{k: v for k, v in state.items() if k not in ("params", "state", "ema")},
     }
-    return model, rest
+    if "ema" not in state:
+        return trained, rest
+    return {k: state["ema"][k]["model"] for k in trained}, {**rest, "trained": trained}
 
 
 def _joined(model: Tree, rest: Tree) -> Tree:
-    parts = {k: {"model": model[k], "loss": rest["loss"][k]} for k in ("params", "state")}
-    return {**parts, **{k: v for k, v in rest.items() if k != "loss"}}
+    trained = rest.get("trained", model)
+    parts = {k: {"model": trained[k], "loss": rest["loss"][k]} for k in ("params", "state")}
+    if "trained" in rest:
+        parts["ema"] = {k: {"model": model[k]} for k in trained}
+    return {**parts, **{k: v for k, v in rest.items() if k not in ("loss", "trained")}}
 
 
 def _storable(tree: Tree) -> dict[str, Any]:
@@ -219,31 +265,56 @@ def _storable(tree: Tree) -> dict[str, Any]:
 def _filled(template: Tree, leaves: dict[str, Any]) -> Tree:
     """Returns a tree of the template's structure with the leaves of `_storable`, and those it left out."""
     filled = [
-        leaves.get(name, np.zeros(v.shape, v.dtype) if not math.prod(v.shape) else None)
+        leaves[name] if math.prod(v.shape) else _empty(v)
         for name, v in trees.leaves_by_path(template).items()
     ]
     return jax.tree.unflatten(jax.tree.structure(template), filled)
 
 
-def _folder(workdir: str, kind: str) -> pathlib.Path:
-    return pathlib.Path(workdir).expanduser().resolve() / "checkpoints" / kind
+def _empty(v: Any) -> Any:
+    zeros = np.zeros(v.shape, v.dtype)
+    sharding = getattr(v, "sharding", None)
+    return zeros if sharding is None else jax.device_put(zeros, sharding)
 
 
-def _steps(workdir: str, kind: str) -> list[int]:
-    folder = _folder(workdir, kind)
-    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal())
+def _asked(v: Any) -> Any:
+    """Returns what Orbax takes for an array that is wanted: with a sharding on the devices, else on the host."""
+    sharding = getattr(v, "sharding", None)
+    if sharding is None:
+        return np.empty(v.shape, v.dtype)
+    return jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding)
+
+
+def folder_of(workdir: str) -> str:
+    """Returns the folder of a run's checkpoints: `train.checkpoints` of its configuration, or WORKDIR/checkpoints.
+
+    Args:
+      workdir: the folder of the run.
+    """
+    path = pathlib.Path(workdir).expanduser().resolve()
+    try:
+        stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        given = stored["train"].get("checkpoints")
+    except (OSError, ValueError, KeyError):
+        given = None
+    return given or str(path / "checkpoints")
+
+
+def _steps(folder: str, kind: str) -> list[int]:
+    there = epath.Path(folder) / kind
+    return sorted(int(p.name) for p in there.glob("*") if p.name.isdecimal())
 
 
 def _quiet(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or record.levelno >= logging.ERROR
 
 
-def _manager(workdir: str, kind: str, *, keep: int | None) -> ocp.CheckpointManager:
+def _manager(folder: str, kind: str, *, keep: int | None) -> ocp.CheckpointManager:
     """Opens a folder of checkpoints, of which so many are kept; None: for reading only."""
     # Orbax reports every phase of every save, and warns of layouts that are not used here.
     logging.getLogger("absl").addFilter(_quiet)
     return ocp.CheckpointManager(
-        _folder(workdir, kind),
+        epath.Path(folder) / kind,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             create=keep is not None,
@@ -264,7 +335,7 @@ def _restore(
     where = manager.directory / str(step)
     wanted = {k: _storable(v) for k, v in templates.items()}
     args = {
-        k: ocp.args.StandardRestore({n: np.empty(v.shape, v.dtype) for n, v in leaves.items()})
+        k: ocp.args.StandardRestore({n: _asked(v) for n, v in leaves.items()})
         for k, leaves in wanted.items()
     }
     checkpointer = ocp.StandardCheckpointer()

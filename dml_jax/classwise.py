@@ -1,7 +1,7 @@
 """The driver of losses against class weights: log-softmax and sums over any number of classes.
 
 The counterpart of `pairwise` where the references are one vector (or several) a class. Each device of the
-mesh's `data` axis owns a share of the classes and sees the whole batch (which is small beside
+mesh owns a share of the classes and sees the whole batch (which is small beside
 `[batch, classes]`); what the chunks and devices make of a row is joined at the end. Class weights
 may be replicated or sharded by class: the value and the gradient are the same.
 """
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from dml_jax.mesh import DATA_AXIS, data_devices
+from dml_jax import mesh
 from dml_jax.pairwise import check_block, pad_rows
 
 # values(samples, weights [c, d] or [c, k, d], target [b, c]) -> [b, c]; the samples are the embeddings
@@ -143,7 +143,7 @@ def _over_classes(
     only fill it up; `join` takes parts along a new first axis, and what it returns is a part again.
     """
     check_block(block)
-    classes, devices = weights.shape[0], data_devices()
+    classes, devices, axes = weights.shape[0], mesh.data_devices(), mesh.batch_axes()
     share = -(-classes // devices)
     size = share if block is None else even_block(share, block)
     share = -(-share // size) * size
@@ -167,11 +167,11 @@ def _over_classes(
     batch = labels.shape[0]
 
     def one_share(ids: Array, weights: Array, samples: Any, labels: Array) -> Array:
-        gather = lambda x: jax.lax.all_gather(x, DATA_AXIS, tiled=True)[:batch]
+        gather = lambda x: jax.lax.all_gather(x, axes, tiled=True)[:batch]
         mine = one_device(ids, weights, jax.tree.map(gather, samples), gather(labels))
-        return join(jax.lax.all_gather(mine, DATA_AXIS))
+        return join(jax.lax.all_gather(mine, axes))
 
     extra = -batch % devices
-    return jax.shard_map(one_share, in_specs=P(DATA_AXIS), out_specs=P(), check_vma=False)(
+    return jax.shard_map(one_share, in_specs=P(axes), out_specs=P(), check_vma=False)(
         ids, weights, pad_rows(samples, extra), pad_rows(labels, extra)
     )

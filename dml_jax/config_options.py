@@ -29,11 +29,23 @@ class TrainOptions:
       micro_batch: images that go through the backbone at a time; None: all at once. The gradient is the same.
       block: anchors (or classes) that the loss looks at at a time; None: all at once. The value is the same.
       devices: how many devices of each process are used; None: all.
+      fsdp: devices that share one copy of the state, parameters and moments; 1: each has a whole one.
+      replicas: groups of devices that are joined by a slow network, hosts or slices; `fsdp` devices are within one.
+      shard_above: arrays of the state with fewer elements are whole on every device.
+      shard_axes: pairs of a regular expression for the paths of parameters, as in ("model/head/.*", 0), and the axis
+        of them that is split, or None for whole ones; where none matches, the largest that the devices divide.
+      precision: what the backbone computes in while it is trained: float32, bfloat16, or "" for what `model.dtype`
+        says. Parameters, loss and evaluation are not touched.
+      ema: decay of an average of the model's parameters, which is evaluated and saved in their place; None: none.
       monitor: the metric that chooses the best checkpoint and stops training early, as in `val/map_at_r`; "": none.
-      patience: epochs without a better value of `monitor` after which training stops (0 counts as 1); None: never.
+        Of several ones each has its best checkpoint, and the first one stops training.
+      patience: evaluations without a better value of `monitor` after which training stops (0 counts as 1); None: never.
+      eval_epochs: epochs between two evaluations; there is always one at the end.
+      eval_steps: and steps between two of them; 0: no more.
       checkpoint_steps: a checkpoint is written at the end of every epoch, and every so many steps; 0: no more.
       checkpoint_minutes: and when so many minutes have passed since the last one; 0: no more.
-      log_steps: steps between two rows of metrics.
+      checkpoints: the folder of the checkpoints, which may be on gs:// or s3://; "": `checkpoints/` of the run.
+      log_steps: steps between two rows of metrics, and the most after which a loss that is not finite stops the run.
       log_seconds: seconds between two lines of progress, where the output is no terminal.
       clip: the largest global norm of the gradient, of all groups together; a longer one is scaled to it. None: any.
       profile: the first and the last step of a trace for TensorBoard and XProf, in `profile/` of the run; None: none.
@@ -46,15 +58,30 @@ class TrainOptions:
     micro_batch: PositiveInt | None = None
     block: PositiveInt | None = None
     devices: PositiveInt | None = None
-    monitor: str = "val/map_at_r"
+    fsdp: PositiveInt = 1
+    replicas: PositiveInt = 1
+    shard_above: NonNegativeInt = 2**16
+    shard_axes: tuple[tuple[str, int | None], ...] = ()
+    precision: Literal["", "float32", "bfloat16"] = ""
+    ema: Annotated[float, Interval(0, 1)] | None = None
+    monitor: str | tuple[str, ...] = "val/map_at_r"
     patience: NonNegativeInt | None = 3
+    eval_epochs: PositiveInt = 1
+    eval_steps: NonNegativeInt = 0
     checkpoint_steps: NonNegativeInt = 0
     checkpoint_minutes: NonNegativeFloat = 10.0
+    checkpoints: str = ""
     log_steps: PositiveInt = 10
     log_seconds: NonNegativeFloat = 15.0
     clip: PositiveFloat | None = None
     profile: tuple[PositiveInt, PositiveInt] | None = None
     wandb: str = ""
+
+    @property
+    def monitors(self) -> tuple[str, ...]:
+        """The monitored metrics."""
+        given = (self.monitor,) if isinstance(self.monitor, str) else self.monitor
+        return tuple(name for name in given if name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +117,8 @@ class EvaluationOptions:
     """The section `evaluation`.
 
     Attributes:
-      splits: the splits that are evaluated after every epoch.
+      splits: the splits that are evaluated in training.
+      at_end: the splits that the best model is evaluated on at the end of the training, such as ("test",).
       before_training: True to evaluate them before the first epoch, too.
       metrics: the names of the metrics.
       distance: euclidean or cosine, for metrics without a distance of their own.
@@ -116,6 +144,7 @@ class EvaluationOptions:
     """
 
     splits: tuple[str, ...] = ("val",)
+    at_end: tuple[str, ...] = ()
     before_training: bool = False
     metrics: tuple[str, ...] = tuple(DEFAULT_METRICS)
     distance: str = "euclidean"

@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 from dml_jax import command_line, data, evaluation, inference, processes, run_folder
 from dml_jax.console import log
 from dml_jax.evaluate import add_checkpoint_options, restored
+from dml_jax.mesh import make_mesh
 from dml_jax.models import Model
 from dml_jax.training import build, score
-from dml_jax.training import state as states
 
 
 def add_options(parser: command_line.Parser) -> None:
@@ -106,7 +106,7 @@ def main(options: argparse.Namespace) -> None:
     if processes.is_primary():
         out = run_folder.create(out, "--out")
     of = config.evaluation.embeddings[0]
-    with jax.set_mesh(states.make_mesh(config.train.devices)):
+    with jax.set_mesh(make_mesh(config.train.devices)):
         kind, number, variables = restored(str(workdir), options.step, model)
         found, _, ids = score.embed_source(
             score.outputs(model, (of,)), variables, config, source, "embedding"

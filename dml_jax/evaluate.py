@@ -30,7 +30,7 @@ from dml_jax.csv_files import write_rows
 from dml_jax.errors import UserError
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.evaluation.vectors import normalize_rows
-from dml_jax.mesh import data_mesh
+from dml_jax.mesh import data_mesh, make_mesh
 from dml_jax.models import Model
 from dml_jax.training import build, same_data, score, tasks
 from dml_jax.training import state as states
@@ -222,7 +222,7 @@ def evaluate(
         for table, of in ((rows, "metrics"), (by_class, "each_class"), (steps, "after_training")):
             files += write(table, folder, of, settings) if table else []
         # What the pictures show is searched for on this process's devices alone.
-        with jax.set_mesh(states.make_mesh(config.train.devices, alone=True)):
+        with jax.set_mesh(make_mesh(config.train.devices, alone=True)):
             files += report.write_report(
                 shown(config, spec, found),
                 rows,
@@ -350,7 +350,7 @@ def main(options: argparse.Namespace) -> None:
         place = f"{data_name}_{options.split}_{options.step}"
         settings = settings_of(config, options.split, options.step)
         folder = free_folder(pathlib.Path(options.workdir) / "evaluation" / place, settings)
-    with jax.set_mesh(states.make_mesh(config.train.devices)):
+    with jax.set_mesh(make_mesh(config.train.devices)):
         rows, by_class, steps, files = evaluate(
             config, model, options.workdir, options.step, options.split, folder
         )

@@ -13,8 +13,8 @@ from dml_jax.data.datasets.folder import files
 from dml_jax.errors import UserError
 from dml_jax.evaluation.evaluate import check_options
 from dml_jax.evaluation.vectors import normalize_rows
+from dml_jax.mesh import make_mesh
 from dml_jax.stored_embeddings import Stored
-from dml_jax.training import state as states
 
 Rows = dict[str, dict[str, Any]]
 
@@ -85,7 +85,7 @@ def evaluate_stored(
         queries=np.arange(count),
         gallery=np.arange(len(joined)) if gallery is None else np.arange(count, len(joined)),
     )
-    with jax.set_mesh(states.make_mesh(None, alone=True)):
+    with jax.set_mesh(make_mesh(None, alone=True)):
         written = report.write_report(
             data,
             rows,

@@ -1,7 +1,7 @@
 """The one driver of losses that compare samples with samples.
 
 A loss is a row kernel: a pure function of one block of anchors against all references. The driver
-evaluates it densely, in blocks of anchors, and over the `data` axis of the mesh in context. Only sums
+evaluates it densely, in blocks of anchors, and over the mesh in context. Only sums
 leave a block or a device, so all of these give the value and the gradient of the dense loss.
 """
 
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from dml_jax import mesh
 from dml_jax.distances import Distance
 from dml_jax.errors import UserError
 from dml_jax.mean import Mean
-from dml_jax.mesh import DATA_AXIS, data_devices
 from dml_jax.names import unknown
 from dml_jax.reducers import Reducer, Sums
 from dml_jax.relations import Relation
@@ -151,7 +151,7 @@ def map_anchors(
 ) -> tuple[Any, Any]:
     """Evaluates `fn` on blocks of anchors against all references.
 
-    Each device of the mesh's `data` axis owns a share of the anchors and gathers the references once; a block is
+    Each device of the mesh in context owns a share of the anchors and gathers the references once; a block is
     recomputed in the backward pass, so memory is O(block x M).
 
     Args:
@@ -169,7 +169,7 @@ def map_anchors(
     check_block(block)
     total = jax.tree.leaves(anchors)[0].shape[0]
     ref_total = jax.tree.leaves(refs)[0].shape[0]
-    devices = data_devices()
+    devices, axes = mesh.data_devices(), mesh.batch_axes()
     share = -(-total // devices)
     block_size = share if block is None else min(block, share)
     share = -(-share // block_size) * block_size
@@ -202,16 +202,16 @@ def map_anchors(
 
         def one_share(ids: Array, anchors: Any, refs: Any, broadcast_args: Any) -> tuple[Any, Any]:
             # The transpose of this gather is a reduce-scatter: each device gets the gradient of its rows.
-            gather = lambda x: jax.lax.all_gather(x, DATA_AXIS, tiled=True)[:ref_total]
+            gather = lambda x: jax.lax.all_gather(x, axes, tiled=True)[:ref_total]
             sums, rows = one_device(ids, anchors, jax.tree.map(gather, refs), broadcast_args)
-            return jax.lax.psum(sums, DATA_AXIS), rows
+            return jax.lax.psum(sums, axes), rows
 
         # Gradients are taken outside of this shard_map, where they are exact with or without check_vma
         # (which custom_vjp in a loop does not support). Inside they would not be.
         sums, rows = jax.shard_map(
             one_share,
-            in_specs=(P(DATA_AXIS), P(DATA_AXIS), P(DATA_AXIS), P()),
-            out_specs=(P(), P(DATA_AXIS)),
+            in_specs=(P(axes), P(axes), P(axes), P()),
+            out_specs=(P(), P(axes)),
             check_vma=False,
         )(ids, anchors, pad_rows(refs, -ref_total % devices), broadcast_args)
     return sums, jax.tree.map(lambda x: x[:total], rows)

@@ -18,9 +18,9 @@ from dml_jax.command_line import shell
 from dml_jax.console import log
 from dml_jax.evaluate import evaluate, settings_of, write
 from dml_jax.evaluation.embed import Embedded
+from dml_jax.mesh import make_mesh
 from dml_jax.models import Model
 from dml_jax.training import build, score, tasks
-from dml_jax.training import state as states
 from dml_jax.training.loop import train
 
 
@@ -39,7 +39,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, dict[str,
     # What cannot be evaluated is refused before the training.
     spec = tasks.eval_spec(config, "test", model)
     train(config, str(workdir))
-    with jax.set_mesh(states.make_mesh(config.train.devices)):
+    with jax.set_mesh(make_mesh(config.train.devices)):
         rows = _without_training(config, model, spec)
         folder = workdir / "evaluation" / "quickstart"
         trained, *_ = evaluate(config, model, str(workdir), "best", "test", folder)

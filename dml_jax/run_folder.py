@@ -31,8 +31,9 @@ from dml_jax.errors import UserError
 MAY_CHANGE = (
     r"data\.(path|threads|workers|prefetch|on_error)",
     r"model\.weights",
-    r"train\.(epochs|devices|log_steps|log_seconds|checkpoint_steps|checkpoint_minutes|patience|profile|wandb)",
-    r"evaluation\.(after|batch_size|backend|block|kmeans|map)",
+    r"train\.(epochs|devices|fsdp|replicas|shard_above|shard_axes|log_steps|log_seconds)",
+    r"train\.(checkpoint_steps|checkpoint_minutes|patience|profile|wandb|eval_epochs|eval_steps)",
+    r"evaluation\.(after|at_end|batch_size|backend|block|kmeans|map)",
 )
 
 

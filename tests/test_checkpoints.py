@@ -23,12 +23,12 @@ MODEL = {k: STATE[k]["model"] for k in ("params", "state")}
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("run"))
-    kept = checkpoints.Checkpoints.open(folder)
+    kept = checkpoints.Checkpoints.open(checkpoints.folder_of(folder))
     assert kept.restore(STATE) is None and kept.latest() is None
     for step in (3, 4, 5):
         kept.save(step, {**STATE, "step": np.array(step, np.int32)}, {"at": step, "list": [1, 2]})
-    kept.save_best(3, STATE, {})
-    kept.save_best(4, STATE, {})
+    kept.save_best(3, MODEL, {})
+    kept.save_best(4, MODEL, {})
     kept.close()
     return folder
 
@@ -41,7 +41,7 @@ def same(a, b):
 
 
 def test_round_trip(workdir):
-    kept = checkpoints.Checkpoints.open(workdir)
+    kept = checkpoints.Checkpoints.open(checkpoints.folder_of(workdir))
     template = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, STATE))
     state, meta = kept.restore(template)
     same(state, STATE)
@@ -79,12 +79,12 @@ def test_another_architecture(workdir, change, message):
 
 
 def test_half_written_checkpoints_do_not_count(tmp_path):
-    kept = checkpoints.Checkpoints.open(str(tmp_path))
+    kept = checkpoints.Checkpoints.open(checkpoints.folder_of(tmp_path))
     kept.save(1, STATE, {})
     kept.close()
     # What a run that is killed while it writes leaves behind.
     (tmp_path / "checkpoints" / "last" / "2.orbax-checkpoint-tmp" / "model").mkdir(parents=True)
-    kept = checkpoints.Checkpoints.open(str(tmp_path))
+    kept = checkpoints.Checkpoints.open(checkpoints.folder_of(tmp_path))
     assert kept.latest().endswith("/1")
     same(kept.restore(STATE)[0], STATE)
     kept.save(2, STATE, {})
@@ -101,7 +101,7 @@ def cut_off(folder):
 
 
 def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, capsys):
-    kept = checkpoints.Checkpoints.open(str(tmp_path))
+    kept = checkpoints.Checkpoints.open(checkpoints.folder_of(tmp_path))
     other = jax.tree.map(lambda x: x + np.ones((), x.dtype), STATE)
     kept.save(1, STATE, {"at": 1})
     kept.save(2, other, {"at": 2})
@@ -117,7 +117,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path, capsys):
     with pytest.raises(UserError, match=r"best/2 cannot be read .*; another --step is accepted"):
         checkpoints.restore_model(str(tmp_path), "2", MODEL)
 
-    kept = checkpoints.Checkpoints.open(str(tmp_path))
+    kept = checkpoints.Checkpoints.open(checkpoints.folder_of(tmp_path))
     state, meta = kept.restore(STATE)
     same(state, STATE)
     assert meta == {"at": 1} and kept.latest().endswith("/1")

@@ -12,6 +12,7 @@ import pytest
 from dml_jax import UserError, config_files, data, run_folder
 from dml_jax import config as configs
 from dml_jax.config_options import EvaluationOptions, TrainOptions
+from dml_jax.mesh import make_mesh
 from dml_jax.training import build, optim
 from dml_jax.training import state as states
 from dml_jax.training.step import make_train_step
@@ -55,7 +56,7 @@ def test_config(path):
         "image": jax.ShapeDtypeStruct(shape, np.uint8),
         "label": jax.ShapeDtypeStruct((size,), np.int32),
     }
-    with jax.set_mesh(states.make_mesh(1)):
+    with jax.set_mesh(make_mesh(1)):
         state = jax.eval_shape(lambda: states.init(model, loss, tx, config.seed, 40))
         after, metrics = jax.eval_shape(make_train_step(model, loss, tx), state, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
@@ -71,7 +72,7 @@ def test_one_step(path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 32, 32, model.channels), dtype=np.uint8)
     batch = {"image": images, "label": np.arange(8, dtype=np.int32) // 2}
-    with jax.set_mesh(states.make_mesh(1)):
+    with jax.set_mesh(make_mesh(1)):
         state = states.init(model, loss, tx, config.seed, 4)
         before = jax.device_get(state["params"])
         after, metrics = make_train_step(model, loss, tx)(state, batch)

@@ -16,18 +16,18 @@ def made(devices, axis=mesh.DATA_AXIS):
 
 
 def seen():
-    return mesh.has_data_axis(), mesh.data_devices(), mesh.data_mesh()
+    return mesh.batch_axes(), mesh.data_devices(), mesh.data_mesh()
 
 
 def test_without_a_mesh():
-    assert seen() == (False, 1, None)
+    assert seen() == ((), 1, None)
     x = jnp.ones((4, 2))
     assert mesh.constrain(x, P("data")) is x
 
 
 def test_an_axis_of_another_name_is_none():
     with jax.set_mesh(made(4, "model")):
-        assert seen() == (False, 1, None)
+        assert seen() == ((), 1, None)
         x = jnp.ones((4, 2))
         assert mesh.constrain(x, P("data")) is x
 
@@ -35,11 +35,11 @@ def test_an_axis_of_another_name_is_none():
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_with_it(devices):
     with jax.set_mesh(made(devices)) as context:
-        assert seen() == (True, devices, made(devices)), context
+        assert seen() == (("data",), devices, made(devices)), context
         inside = []
         jax.jit(lambda x: inside.append(mesh.data_devices()) or x)(jnp.ones(3))
         assert inside == [devices]
-    assert seen() == (False, 1, None)
+    assert seen() == ((), 1, None)
 
 
 def test_a_constraint_splits_the_rows_and_changes_no_value():

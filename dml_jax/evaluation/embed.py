@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from dml_jax.distances import normalize
 from dml_jax.errors import UserError
-from dml_jax.mesh import DATA_AXIS, data_mesh
+from dml_jax.mesh import axes_of, data_devices, data_mesh
 
 # (embeddings, or a dict of several; labels; ids)
 Embedded = tuple[Any, Int[np.ndarray, " n"], Int[np.ndarray, " n"]]
@@ -23,7 +23,7 @@ def embed(
 ) -> Embedded:
     """Embeds batches; returns `(embeddings float32 [n, d], labels int64 [n], ids int64 [n])` of valid rows, by id.
 
-    Each batch is split over the `data` axis of the mesh in context. With several processes each
+    Each batch is split over the devices of the mesh in context. With several processes each
     gives its own rows, in as many batches as the others, and all of them return everything.
 
     Args:
@@ -94,8 +94,8 @@ def _place(batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
     mesh = data_mesh()
     if mesh is None:
         return images, about
-    missing = -len(images) % max(1, mesh.shape[DATA_AXIS] // jax.process_count())
-    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    missing = -len(images) % max(1, data_devices() // jax.process_count())
+    sharding = NamedSharding(mesh, PartitionSpec(axes_of(mesh)))
 
     def place(array: np.ndarray) -> Array:
         filled = np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])

@@ -156,7 +156,7 @@ class Loss(ABC):
         key: Array | None = None,
         block: int | None = None,
     ) -> tuple[Mean, State]:
-        """Computes the loss of a batch, over the `data` axis of the mesh in context.
+        """Computes the loss of a batch, over the devices of the mesh in context.
 
         The loss is NaN where an embedding or a reference is not finite, whatever a miner would leave of it. Rows that
         are not valid have no part in value or gradient, whatever they hold. A label that is no class is an error

@@ -156,11 +156,27 @@ class Model:
         """Returns the same network with parameters that `init` draws: for shapes, and where a checkpoint has them."""
         return replace(self, weights=None)
 
-    def init(self, key: Array) -> Tree:
-        """Draws the parameters, or reads the backbone's from `weights`.
+    def read_backbone(self) -> Tree | None:
+        """Reads the backbone's parameters from `weights`, as arrays of the host; None where they are drawn.
+
+        Raises:
+          UserError: `weights` that cannot be read or do not fit.
+        """
+        if self.weights is None:
+            return None
+        flat = weight_files.read_npz(self.weights)
+        return weight_files.unflatten_like(
+            self.read_weights(flat, str(self.weights)),
+            _blueprint(self).params["backbone"],
+            source=f"{self.weights} for {self.name}",
+        )
+
+    def init(self, key: Array, backbone: Tree | None = None) -> Tree:
+        """Draws the parameters, or takes the backbone's from `weights`.
 
         Args:
           key: of the draw.
+          backbone: its parameters, where they were read already.
 
         Returns:
           `{"params": {"backbone": tree[, "head": tree]}, "state": tree}` of float32 arrays.
@@ -168,14 +184,7 @@ class Model:
         Raises:
           UserError: `weights` that cannot be read or do not fit.
         """
-        loaded = None
-        if self.weights is not None:
-            flat = weight_files.read_npz(self.weights)
-            loaded = weight_files.unflatten_like(
-                self.read_weights(flat, str(self.weights)),
-                _blueprint(self).params["backbone"],
-                source=f"{self.weights} for {self.name}",
-            )
+        loaded = self.read_backbone() if backbone is None else backbone
 
         def draw(key: Array) -> tuple[Tree, Tree]:
             _, params, state = _Network(self, key).split()

@@ -1,6 +1,6 @@
 """What a training run consists of: the one place where a configuration turns into objects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,8 @@ class Experiment:
       eval_specs: what is evaluated after every epoch, a spec for each split.
       embeddings: the outputs of the model that are evaluated.
       before_training: True where they are evaluated before the first epoch, too.
-      monitor_better: which values of the monitored metric are better.
+      at_end: what the best model is evaluated on at the end.
+      monitors: the monitored metrics, and which values of each are better.
       data_name: the name of the data set.
       config: the configuration as JSON has it, for the files of the run.
     """
@@ -55,9 +56,16 @@ class Experiment:
     eval_specs: tuple[tasks.EvalSpec, ...]
     embeddings: tuple[str, ...]
     before_training: bool
-    monitor_better: Better
+    at_end: tuple[tasks.EvalSpec, ...]
+    monitors: dict[str, Better]
     data_name: str
     config: dict[str, Any]
+
+    @property
+    def trained_model(self) -> Model:
+        """The model as the step computes it: in `train.precision`."""
+        precision = self.options.precision
+        return self.model if not precision else replace(self.model, dtype=precision)
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Experiment":
@@ -69,7 +77,7 @@ class Experiment:
         """
         options = typed("train", TrainOptions, config.train)
         tasks.check_reported(config)
-        better = monitor_better(options.monitor)
+        better = {monitor: monitor_better(monitor) for monitor in options.monitors}
         model, loss = build.model(config.model), build.loss(config)
         source = build.source(config, "train")
         eval_specs = [tasks.eval_spec(config, split, model) for split in config.evaluation.splits]
@@ -90,7 +98,10 @@ class Experiment:
             eval_specs=tuple(eval_specs),
             embeddings=tuple(config.evaluation.embeddings),
             before_training=config.evaluation.before_training,
-            monitor_better=better,
+            at_end=tuple(
+                tasks.eval_spec(config, split, model) for split in config.evaluation.at_end
+            ),
+            monitors=better,
             data_name=config.data.name,
             config=configs.to_dict(config),
         )
@@ -100,7 +111,7 @@ def monitor_better(monitor: str) -> Better:
     """Returns which values of a monitored metric are better: "high" ones, or "low" ones of an error rate.
 
     Args:
-      monitor: `train.monitor`, as in "val/map_at_r"; "high" for "", where nothing is monitored.
+      monitor: one of `train.monitor`, as in "val/map_at_r".
 
     Raises:
       UserError: neither is better.
@@ -108,8 +119,6 @@ def monitor_better(monitor: str) -> Better:
     >>> monitor_better("val/eer")
     'low'
     """
-    if not monitor:
-        return "high"
     metric = monitor.rpartition("/")[2]
     directions: dict[str, Better] = {"high": "high", "low": "low"}
     better = directions.get(evaluation.get(metric).better)

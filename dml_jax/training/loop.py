@@ -1,6 +1,6 @@
 """The training loop: epochs of steps, evaluation, early stopping, checkpoints; it can be killed at any moment."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
-from dml_jax.training.position import Position
+from dml_jax.training.position import Better, Position
 from dml_jax.training.preemption import Terminated
 from dml_jax.training.reporting import log
 from dml_jax.training.session import Session, open_session
@@ -33,13 +33,17 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     experiment = Experiment.from_config(config)
     with open_session(experiment, workdir) as (session, state, position):
-        results = _train(session, state, position)
+        state, position, results = _train(session, state, position)
+        if experiment.at_end:
+            results = {**results, **_at_end(session, state, position)}
         session.reporter.finish()
     return results
 
 
-def _train(session: Session, state: State, position: Position) -> dict[str, float]:
-    """Trains from a position to the end of the run, and returns the numbers of the last evaluation."""
+def _train(
+    session: Session, state: State, position: Position
+) -> tuple[State, Position, dict[str, float]]:
+    """Trains from a position to the end of the run, and returns where it ended and the last evaluation."""
     experiment, options = session.experiment, session.experiment.options
     saver, reporter, validator = session.saver, session.reporter, session.validator
     results: dict[str, float] = {}
@@ -47,37 +51,22 @@ def _train(session: Session, state: State, position: Position) -> dict[str, floa
         if experiment.before_training and position.total == 0:
             results = validator.evaluate(state)
             reporter.evaluation(position, 0, results)
-        while position.epoch < options.epochs:
-            if position.step == 0 and session.plans.needs_embeddings(position.epoch):
-                storage = session.plans.storage_of(validator.embed_training_images(state))
-                state = {**state, "storage": states.replicate(storage, session.mesh)}
-            for arrays, ids, is_last in _batches(session, state, position):
-                session.profiler.before(position.total + 1)
-                # A transfer here would be a mistake that only costs time: nobody would notice.
-                with jax.transfer_guard("disallow"):
-                    state, metrics = session.step(state, arrays)
-                position = position.after_step()
-                session.profiler.after(position.total)
-                reporter.step(position, metrics, ids, is_last=is_last)
-                ends = session.preemption.ends_after(position.total)
-                if is_last or ends or saver.is_due(position):
-                    # A state that is not finite is not saved.
-                    reporter.flush_metrics()
-                    saver.save(state, position)
-                if ends:
-                    raise Terminated
-            # The checkpoint of the epoch's end is written before the evaluation: whatever ends this run from here on,
-            # the next one begins by evaluating.
-            results = validator.evaluate(state)
-            reporter.evaluation(position, position.epoch + 1, results)
-            position = position.after_epoch()
-            if options.monitor:
-                position = position.judged(results[options.monitor], experiment.monitor_better)
-                if position.waited == 0:
-                    saver.save_best(state, position)
+        while True:
+            # Here is where a run goes on that was ended in an evaluation.
+            if _is_evaluated(session, position):
+                results = validator.evaluate(state)
+                epochs = position.epoch + (position.step == session.plans.steps)
+                reporter.evaluation(position, epochs, results)
+                position = position.judged(results, experiment.monitors)
+                saver.save_best(state, position)
                 if options.patience is not None and position.waited >= max(options.patience, 1):
-                    log(f"{_no_better(options.monitor, position)}: stopping early")
+                    log(f"{_no_better(position, experiment.monitors)}: stopping early")
                     break
+            if position.step == session.plans.steps:
+                position = position.after_epoch()
+            if position.epoch == options.epochs:
+                break
+            state, position = _train_on(session, state, position)
     except Terminated:
         if saver.latest() is None:
             reporter.flush_metrics()
@@ -85,12 +74,65 @@ def _train(session: Session, state: State, position: Position) -> dict[str, floa
         saver.wait()
         log(f"stopped: {saver.latest()} is written; the same command goes on from there")
         raise SystemExit(session.preemption.status) from None
+    return state, position, results
+
+
+def _at_end(session: Session, state: State, position: Position) -> dict[str, float]:
+    """Evaluates the best model where the run is over."""
+    step, variables = session.saver.best(state)
+    results = session.validator.at_end(variables)
+    log(f"the model of step {step}, which is evaluated at the end:")
+    session.reporter.evaluation(position, position.epoch + (position.step > 0), results)
     return results
+
+
+def _train_on(session: Session, state: State, position: Position) -> tuple[State, Position]:
+    """Trains to the end of the epoch, or to an evaluation before it."""
+    saver, reporter = session.saver, session.reporter
+    if position.step == 0 and session.plans.needs_embeddings(position.epoch):
+        storage = session.plans.storage_of(session.validator.embed_training_images(state))
+        state = {**state, "storage": jax.device_put(storage, state["storage"].sharding)}
+    batches = _batches(session, state, position)
+    try:
+        for arrays, ids, is_last in batches:
+            session.profiler.before(position.total + 1)
+            # A transfer here would be a mistake that only costs time: nobody would notice.
+            with jax.transfer_guard("disallow"):
+                state, metrics = session.step(state, arrays)
+            position = position.after_step()
+            session.profiler.after(position.total)
+            reporter.step(position, metrics, ids, is_last=is_last)
+            ends = session.preemption.ends_after(position.total)
+            is_evaluated = _is_evaluated(session, position)
+            if is_last or ends or is_evaluated or saver.is_due(position):
+                # A state that is not finite is not saved. The checkpoint is written before an evaluation: whatever
+                # ends this run in it, the next one begins by evaluating.
+                reporter.flush_metrics()
+                saver.save(state, position)
+            if ends:
+                raise Terminated
+            if is_evaluated:
+                break
+    finally:
+        batches.close()
+    return state, position
+
+
+def _is_evaluated(session: Session, position: Position) -> bool:
+    """Returns True where the model is to be evaluated at this position, and was not yet."""
+    options, steps = session.experiment.options, session.plans.steps
+    if position.total == position.evaluated:
+        return False
+    if options.eval_steps and position.total % options.eval_steps == 0:
+        return True
+    epochs = position.epoch + 1
+    at_end = position.step == steps
+    return at_end and (epochs % options.eval_epochs == 0 or epochs == options.epochs)
 
 
 def _batches(
     session: Session, state: State, position: Position
-) -> Iterator[tuple[dict[str, jax.Array], Any, bool]]:
+) -> Generator[tuple[dict[str, jax.Array], Any, bool]]:
     """Yields what is left of an epoch: (a batch on the devices, the ids of its images, whether it is the last)."""
     experiment, plans = session.experiment, session.plans
     plan = plans.plan(position.epoch, position.step, state)
@@ -107,9 +149,10 @@ def _batches(
         yield states.shard(batch, session.mesh), ids, step == len(plan)
 
 
-def _no_better(monitor: str, position: Position) -> str:
-    best = position.best
-    assert best is not None  # an evaluation was judged
+def _no_better(position: Position, monitors: Mapping[str, Better]) -> str:
+    monitor = next(iter(monitors))
+    best = position.best[monitor]
     return (
-        f"no better {monitor} than {best.value:.4f} (step {best.step}) for {position.waited} epochs"
+        f"no better {monitor} than {best.value:.4f} (step {best.step}) in {position.waited} "
+        f"evaluation{'s' * (position.waited > 1)}"
     )

@@ -1,6 +1,6 @@
 """What a run reports: metrics of steps and evaluations, progress, lines on the terminal."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +22,16 @@ def log(message: str) -> None:
         console.log(message)
 
 
-class _Pending(NamedTuple):
-    """A step whose metrics are still being computed."""
+# Steps that may be waiting for a device: enough for it never to wait, few enough for their batches to fit.
+IN_FLIGHT = 3
+
+
+class _Started(NamedTuple):
+    """A step that was started, and may still be being computed."""
 
     position: Position
-    is_last: bool
-    ids: np.ndarray
-    metrics: dict[str, jax.Array]
+    is_reported: bool
+    metrics: dict[str, Any]
 
 
 class Reporter:
@@ -59,7 +62,12 @@ class Reporter:
         self._skipped = skipped
         self._counts_skipped = experiment.loader.options.on_error == "skip"
         self._latest_checkpoint = latest_checkpoint
-        self._pending: _Pending | None = None
+        self._started: deque[_Started] = deque()
+        # Of every step that can still turn out not to be finite.
+        self._ids: deque[tuple[int, np.ndarray]] = deque(
+            maxlen=self._options.log_steps + IN_FLIGHT + 1
+        )
+        self._loss = float("nan")
         self._groups, self._length = experiment.groups, length
         size, primary = self._options.batch_size, processes.is_primary()
         self._trackers = (
@@ -75,40 +83,54 @@ class Reporter:
         )
 
     def step(
-        self, position: Position, metrics: dict[str, jax.Array], ids: np.ndarray, *, is_last: bool
+        self, position: Position, metrics: dict[str, Any], ids: np.ndarray, *, is_last: bool
     ) -> None:
-        """Takes note of a step, and reports the one before: its metrics have come by now, and waiting for those of
-        the newest would stall the device.
+        """Takes note of a step that was started.
+
+        Metrics stay on the devices. Those of every `log_steps` steps are brought to the host, when a few more steps
+        were started: neither the device nor the host waits for the other.
 
         Args:
           position: after the step.
-          metrics: what the step returned.
+          metrics: what the step returned, with `first_bad`.
           ids: the images of its batch.
           is_last: True for the last step of an epoch, which is always reported.
 
         Raises:
-          UserError: the step before was not finite.
+          UserError: a step was not finite.
         """
-        self.flush_metrics()
-        self._pending = _Pending(position, is_last, ids, metrics)
+        # The first step is where a curve begins.
+        due = is_last or position.total == 1 or position.total % self._options.log_steps == 0
+        self._started.append(_Started(position, due, metrics))
+        self._ids.append((position.total, ids))
+        while len(self._started) > IN_FLIGHT:
+            self._take()
 
     def flush_metrics(self) -> None:
-        """Waits for the metrics of the last step, and reports them.
+        """Waits for the steps that were started, and reports them.
 
         Raises:
-          UserError: the step was not finite.
+          UserError: one was not finite.
         """
-        if self._pending is None:
-            return
-        position, is_last, ids, arrays = self._pending
-        self._pending = None
-        metrics = {k: v.item() for k, v in jax.device_get(arrays).items()}
-        if not metrics.pop("finite"):
-            raise UserError(_not_finite(position.total, metrics, ids, self._latest_checkpoint()))
+        while self._started:
+            self._take(is_newest=len(self._started) == 1)
+
+    def _take(self, is_newest: bool = False) -> None:
+        """Waits for the oldest of the steps that were started, and reports it where it is due."""
+        position, is_reported, arrays = self._started.popleft()
         epoch = position.epoch + 1
-        self._progress.update(self._options.batch_size, epoch, position.total, metrics["loss"])
-        # The first step is where a curve begins.
-        if not is_last and position.total > 1 and position.total % self._options.log_steps:
+        if not (is_reported or is_newest):
+            jax.block_until_ready(arrays["loss"])
+            self._progress.update(self._options.batch_size, epoch, position.total, self._loss)
+            return
+        found = jax.device_get(arrays)
+        bad = {k: v.item() for k, v in found.pop("first_bad").items()}
+        if bad["step"] >= 0:
+            raise UserError(self._not_finite(bad))
+        metrics = {k: v.item() for k, v in found.items() if k != "finite"}
+        self._loss = metrics["loss"]
+        self._progress.update(self._options.batch_size, epoch, position.total, self._loss)
+        if not is_reported:
             return
         row = {"step": position.total, "epoch": epoch, "loss": metrics["loss"], **metrics}
         row |= {
@@ -120,6 +142,16 @@ class Reporter:
         if self._counts_skipped:
             row["skipped"] = self._skipped.total()
         self._write(row)
+
+    def _not_finite(self, bad: dict[str, Any]) -> str:
+        ids = next((ids for step, ids in self._ids if step == bad["step"]), np.zeros(0, int))
+        shown = ", ".join(map(str, ids[:64].tolist()))
+        more = f" and {len(ids) - 64} more" if len(ids) > 64 else ""
+        return (
+            f"step {bad['step']} is not finite: loss {bad['loss']}, gradient norm {bad['grad_norm']}, update norm "
+            f"{bad['update_norm']}; images of its batch by id: {shown}{more}; last good checkpoint: "
+            f"{self._latest_checkpoint() or 'none'}"
+        )
 
     def evaluation(self, position: Position, epoch: int, results: Mapping[str, float]) -> None:
         """Reports an evaluation.
@@ -154,12 +186,3 @@ class Reporter:
     def _write(self, row: dict[str, Any]) -> None:
         if self._trackers is not None:
             self._trackers.write(row)
-
-
-def _not_finite(step: int, metrics: dict[str, float], ids: np.ndarray, good: str | None) -> str:
-    shown = ", ".join(map(str, ids[:64].tolist()))
-    more = f" and {len(ids) - 64} more" if len(ids) > 64 else ""
-    return (
-        f"step {step} is not finite: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}, update norm "
-        f"{metrics['update_norm']}; images of its batch by id: {shown}{more}; last good checkpoint: {good or 'none'}"
-    )

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from dml_jax import run_folder
 from dml_jax.checkpoints import Checkpoints
-from dml_jax.models import Model
-from dml_jax.training import optim
+from dml_jax.training import optim, sharding
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.planning import Plans
@@ -29,39 +29,50 @@ class Saver:
 
     def __init__(self, experiment: Experiment, workdir: Path, plans: Plans) -> None:
         self._experiment, self._workdir, self._plans = experiment, workdir, plans
-        self._checkpoints = Checkpoints.open(str(workdir))
+        folder = experiment.options.checkpoints or str(workdir.resolve() / "checkpoints")
+        kinds = tuple(map(self._kind, experiment.monitors))
+        self._checkpoints = Checkpoints.open(folder, kinds)
         self._last_save = time.monotonic()
 
-    def begin(self, tx: Any) -> tuple[states.State, Position]:
+    def begin(self, tx: Any, mesh: Mesh) -> tuple[states.State, Position]:
         """Returns the state and the position of the last checkpoint, or those before the first step.
-
-        The state is that of the host.
 
         Args:
           tx: the optimizer.
+          mesh: of the devices on which the state lies.
 
         Raises:
           UserError: the folder holds a run that cannot go on as this experiment.
         """
         experiment, plans = self._experiment, self._plans
 
-        def init(model: Model) -> states.State:
+        # The checkpoint has the parameters: a file of weights is not read again, and may be gone.
+        def init(backbone: Any) -> states.State:
             return states.init(
-                model,
+                experiment.model.without_weights(),
                 experiment.loss,
                 tx,
                 experiment.seed,
                 experiment.num_weight_classes,
                 plans.storage_rows,
+                backbone,
+                ema=experiment.options.ema is not None,
             )
 
-        # The checkpoint has the parameters: a file of weights is not read again, and may be gone.
-        template = jax.eval_shape(partial(init, experiment.model.without_weights()))
+        options = experiment.options
+        rule = sharding.Rule(options.shard_above, options.shard_axes)
+        shapes = jax.eval_shape(partial(init, None))
+        shardings = sharding.of_state(shapes, mesh, rule)
+        template = jax.tree.map(
+            lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), shapes, shardings
+        )
         stored = self._checkpoints.restore({**template, **plans.to_save()}, self._check)
         if stored is None:
-            return init(experiment.model), Position()
+            return states.make(init, experiment.model, shardings), Position()
         state = plans.restore(stored[0])
-        return state, Position.from_json(stored[1]["progress"], total=int(state["step"]))
+        monitor = next(iter(experiment.monitors), "")
+        position = Position.from_json(stored[1]["progress"], int(state["step"]), monitor)
+        return state, position
 
     def _check(self, meta: dict[str, Any]) -> None:
         """Raises `UserError` where the run of a checkpoint cannot go on as this experiment."""
@@ -87,13 +98,37 @@ class Saver:
 
     def save(self, state: states.State, position: Position) -> None:
         """Saves everything that training needs to go on from here."""
-        host = {**states.to_host(state), **self._plans.to_save()}
-        self._checkpoints.save(position.total, host, self._meta(progress=position.to_json()))
+        kept = {k: v for k, v in state.items() if k != "first_bad"}
+        whole = {**states.snapshot(kept), **self._plans.to_save()}
+        self._checkpoints.save(position.total, whole, self._meta(progress=position.to_json()))
         self._last_save = time.monotonic()
 
     def save_best(self, state: states.State, position: Position) -> None:
-        """Saves the model alone, as the best one so far."""
-        self._checkpoints.save_best(position.total, states.to_host(state), self._meta())
+        """Saves the model alone for every monitored metric of which its value is the best so far."""
+        better = [name for name, best in position.best.items() if best.step == position.total]
+        if not better:
+            return
+        model = states.snapshot(states.evaluated(state))
+        for name in better:
+            self._checkpoints.save_best(position.total, model, self._meta(), self._kind(name))
+
+    def best(self, state: states.State) -> tuple[int, Any]:
+        """Returns the step and the variables of the best model by the first monitored metric, or of the last one.
+
+        Args:
+          state: the training state, after the last step.
+        """
+        variables = states.evaluated(state)
+        template = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), variables
+        )
+        found = self._checkpoints.restore_best(template) if self._experiment.monitors else None
+        return found or (int(state["step"]), variables)
+
+    def _kind(self, monitor: str) -> str:
+        """Returns the folder of a metric's best model: `best` is that of the first one."""
+        first = monitor == next(iter(self._experiment.monitors))
+        return "best" if first else f"best_{monitor.replace('/', '_')}"
 
     def _meta(self, **more: Any) -> dict[str, Any]:
         return {**more, "config": self._experiment.config}

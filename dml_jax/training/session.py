@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from dml_jax import data, own_code, run_folder
 from dml_jax.data.datasets import folder
 from dml_jax.errors import UserError
+from dml_jax.mesh import make_mesh
 from dml_jax.processes import is_primary
 from dml_jax.training import optim, same_data
 from dml_jax.training import state as states
@@ -68,14 +69,15 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
     Raises:
       UserError: too few devices, a sampler that cannot make batches of the data, a folder that holds another run.
     """
-    mesh = states.make_mesh(experiment.options.devices)
+    options = experiment.options
+    mesh = make_mesh(options.devices, fsdp=options.fsdp, replicas=options.replicas)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         plans = stack.enter_context(contextlib.closing(Plans.of(experiment)))
         log(_summary(experiment, plans, mesh))
         for note in plans.notes():
             log(f"note: {note}")
 
-        options, length = experiment.options, plans.length(experiment.options.epochs)
+        length = plans.length(options.epochs)
         tx = optim.partition(experiment.groups, length, options.clip)
         place = run_folder.create(workdir)
         if is_primary():
@@ -85,7 +87,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         images = same_data.of_experiment(experiment)
         # Before the checkpoint is read: other classes would be an architecture that differs.
         notes = [] if saver.latest() is None else same_data.check(place, images)
-        state, position = saver.begin(tx)
+        state, position = saver.begin(tx, mesh)
         if saver.latest() is not None:
             log(f"going on from {saver.latest()}")
             for note in notes:
@@ -102,12 +104,15 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         profiler = Profiler(place / "profile", options.profile)
         stack.enter_context(contextlib.closing(profiler))
         preemption = stack.enter_context(Preemption())
+        state |= states.watch(mesh)
         step = make_train_step(
-            experiment.model,
+            experiment.trained_model,
             experiment.loss,
             tx,
             micro_batch=options.micro_batch,
             block=options.block,
+            ema=options.ema,
+            shardings=jax.tree.map(lambda x: x.sharding, state),
         )
         session = Session(
             experiment=experiment,
@@ -121,7 +126,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
             preemption=preemption,
             skipped=skipped,
         )
-        yield session, states.replicate(state, mesh), position
+        yield session, state, position
 
 
 # How long a run waits for the scan of its images, in seconds; a longer one goes on beside the training.

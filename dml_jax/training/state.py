@@ -1,43 +1,24 @@
 """The training state: one dict of plain dicts and arrays, and its way onto and off the devices."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dml_jax.errors import UserError
 from dml_jax.losses import Loss
-from dml_jax.mesh import DATA_AXIS
+from dml_jax.mesh import axes_of
 from dml_jax.models import Model
 
 State = dict[str, Any]
-
-
-def make_mesh(devices: int | None = None, *, alone: bool = False) -> Mesh:
-    """Returns a mesh with the one axis `data`.
-
-    Args:
-      devices: how many devices of every process are used; None: all.
-      alone: True for the devices of this process only.
-
-    Raises:
-      UserError: a process has fewer devices.
-
-    >>> make_mesh(1).axis_names
-    ('data',)
-    """
-    have = jax.local_device_count()
-    if devices is not None and not 1 <= devices <= have:
-        raise UserError(
-            f"train.devices={devices}; this process has {have}, and 1 to {have} is accepted"
-        )
-    processes = [jax.process_index()] if alone else range(jax.process_count())
-    used = [d for p in processes for d in jax.local_devices(process_index=p)[:devices]]
-    return jax.make_mesh((len(used),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=used)
+# What is told of a step that is not finite.
+WATCHED = ("loss", "grad_norm", "update_norm")
 
 
 def init(
@@ -47,6 +28,9 @@ def init(
     seed: int,
     num_weight_classes: int,
     storage_rows: int = 0,
+    backbone: Any = None,
+    *,
+    ema: bool = False,
 ) -> State:
     """Returns the state before the first step, a pure function of the seed.
 
@@ -57,14 +41,16 @@ def init(
       seed: of the run.
       num_weight_classes: the classes for which a loss against class weights has weights.
       storage_rows: how many embeddings are stored for a sampler; they are still 0.
+      backbone: the model's parameters of the backbone, where they were read from its file already.
+      ema: True where the average of the model's variables is kept, too.
 
     Returns:
       `{"params": {"model", "loss"}, "state": {"model", "loss"}, "opt", "key": uint32 [2], "step": int32}`, and with
-      storage_rows also `"storage": float32 [storage_rows, dim]`. `key` is the data of a key from which every step
-      derives its own.
+      storage_rows also `"storage": float32 [storage_rows, dim]`, with ema `"ema": {"params": {"model"}, "state":
+      {"model"}}`. `key` is the data of a key from which every step derives its own.
     """
     model_key, loss_key, steps_key = jax.random.split(jax.random.key(seed), 3)
-    model_variables = model.init(model_key)
+    model_variables = model.init(model_key) if backbone is None else model.init(model_key, backbone)
     loss_variables = loss.init(loss_key, num_weight_classes, model.dim)
     variables = {
         part: {"model": model_variables.get(part, {}), "loss": loss_variables.get(part, {})}
@@ -73,13 +59,51 @@ def init(
     # A weakly typed leaf would turn strong in the first step and have the second one compiled again.
     variables = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), variables)
     storage = {"storage": jnp.zeros((storage_rows, model.dim), jnp.float32)} if storage_rows else {}
+    averages = {"ema": {k: {"model": v["model"]} for k, v in variables.items()}} if ema else {}
     return {
         **variables,
         **storage,
+        **averages,
         "opt": tx.init(variables["params"]),
         "key": jax.random.key_data(steps_key),
         "step": jnp.zeros((), jnp.int32),
     }
+
+
+def make(init: Callable[[Any], State], model: Model, shardings: Any) -> State:
+    """Returns the state before the first step, every array of which is made where it lies: none is whole on one device
+    unless its sharding says so.
+
+    Args:
+      init: what the state is by the backbone's parameters (None: they are drawn).
+      model: whose file of weights is read.
+      shardings: of the state.
+    """
+    loaded = model.read_backbone()
+    if loaded is not None:
+        loaded = jax.device_put(loaded, shardings["params"]["model"]["backbone"])
+    return jax.jit(init, out_shardings=shardings)(loaded)
+
+
+def watch(mesh: Mesh) -> State:
+    """Returns what a state of a run has beside the others: what is known of the first step that was not finite.
+
+    It is no part of a checkpoint, because a state that is not finite is not saved.
+
+    Args:
+      mesh: of the devices.
+    """
+    none = {"step": np.int32(-1), **dict.fromkeys(WATCHED, np.float32(0))}
+    return {"first_bad": replicate(none, mesh)}
+
+
+def evaluated(state: State) -> dict[str, Any]:
+    """Returns `{"params", "state"}` of the model that is evaluated: the average of the trained one where it is kept.
+
+    Args:
+      state: the training state.
+    """
+    return {part: state.get("ema", state)[part]["model"] for part in ("params", "state")}
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -88,16 +112,16 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns a process's columns of a batch as global arrays, split over the axis `data`.
+    """Returns a process's columns of a batch as global arrays, split over the devices.
 
     Args:
       batch: arrays `[b, ...]` by name, with `label`.
-      mesh: with the axis `data`.
+      mesh: of the devices.
 
     Raises:
       UserError: the devices do not divide the batch.
     """
-    sharding = NamedSharding(mesh, P(DATA_AXIS))
+    sharding = NamedSharding(mesh, P(axes_of(mesh)))
     devices = len(mesh.local_devices)
     size = len(batch["label"])
     if size % devices:
@@ -108,6 +132,21 @@ def shard(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def to_host(tree: Any) -> Any:
-    """Returns the tree as numpy arrays that own their memory: the step may overwrite (donate) the device's."""
-    return jax.tree.map(lambda x: np.array(x, copy=True), jax.device_get(tree))
+def snapshot(tree: Any) -> Any:
+    """Returns arrays that stay as they are while a checkpoint is written: on CPUs what is written is the memory of the
+    arrays themselves, which the next step overwrites; from other devices it is copied before a save returns.
+
+    Args:
+      tree: of arrays.
+    """
+    on_cpu = jax.tree.leaves(tree)[0].sharding.mesh.devices.flat[0].platform == "cpu"
+    return jax.tree.map(jnp.copy, tree) if on_cpu else tree
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """Returns a whole array, of all processes, as one of the host that owns its memory: the step may overwrite (donate)
+    the device's.
+    """
+    if not x.is_fully_addressable:
+        return np.array(multihost_utils.process_allgather(x, tiled=True))
+    return np.array(x, copy=True)

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from dml_jax.errors import UserError
 from dml_jax.losses import Loss
-from dml_jax.mesh import DATA_AXIS, constrain, data_devices
+from dml_jax.mesh import constrain, data_devices, rows
 from dml_jax.models import Model
 from dml_jax.training.state import State
 
@@ -26,11 +27,13 @@ def make_train_step(
     *,
     micro_batch: int | None = None,
     block: int | None = None,
+    ema: float | None = None,
+    shardings: Any = None,
 ) -> Step:
     """Makes the function step(state, batch) -> (state, metrics), which is compiled once and donates the old state.
 
-    It is a function of global arrays: over the `data` axis of the mesh in context (`jax.set_mesh`) the batch is split,
-    the state is whole everywhere, and the result is that of one device.
+    It is a function of global arrays: the batch is split over the mesh in context (`jax.set_mesh`), the state lies as
+    `shardings` says, and the result is that of one device.
 
     With `micro_batch` = n the backbone sees n images at a time, and the gradient is still the whole batch's: the
     forward pass keeps no activations, the loss is differentiated with respect to all embeddings, and the backward pass
@@ -44,15 +47,21 @@ def make_train_step(
       tx: the optimizer of `{"model": ..., "loss": ...}`.
       micro_batch: images that go through the backbone at a time; None: all at once.
       block: anchors (or classes) that the loss looks at at a time; None: all at once.
+      ema: decay of the average of the model's variables in `state["ema"]`; None where the state has none.
+      shardings: of the arrays of the state, which has them before and after the step; None: all are whole everywhere.
 
     Returns:
       The step. Its batch is `{"image": uint8 [B, H, W, C], "label": [B, ...]}`; where it also has `id`, the embeddings
       of its images go into these rows of `state["storage"]`, for a sampler that plans from them. The metrics are
       scalars: `loss`, `finite`, `grad_norm`, `param_norm` (before the step) and `update_norm`, each of these also for
-      `/backbone`, `/head` and `/loss`, and what the loss wants logged.
+      `/backbone`, `/head` and `/loss`, and what the loss wants logged. A state with `first_bad` (`state.watch`) keeps
+      there which step was the first that was not finite, so that nobody has to look at every step.
     """
+    owned = None if shardings is None else shardings["params"]["model"]
 
     def forward(params: Any, state: Any, images: jax.Array, key: jax.Array) -> tuple[Any, Any]:
+        if owned is not None:
+            params = jax.tree.map(gathered, params, owned)
         return model.apply({"params": params, "state": state}, images, train=True, key=key)
 
     def embed(params: Any, state: Any, images: jax.Array, key: jax.Array) -> tuple[Any, Any]:
@@ -64,7 +73,9 @@ def make_train_step(
         embeddings, states = jax.lax.map(body, (split(images), keys))
         return join(embeddings), jax.tree.map(lambda s: s.mean(0).astype(s.dtype), states)
 
-    @jax.jit(donate_argnums=0, out_shardings=P())
+    stays = P() if shardings is None else shardings
+
+    @jax.jit(donate_argnums=0, out_shardings=(stays, P()))
     def step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         model_key, loss_key = jax.random.split(key)
@@ -83,17 +94,87 @@ def make_train_step(
         (value, (new_state, stats, embeddings)), grads = jax.value_and_grad(
             objective, has_aux=True
         )(state["params"])
+        if shardings is not None:
+            grads = jax.lax.with_sharding_constraint(grads, shardings["params"])
         updates, opt = tx.update(grads, state["opt"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         metrics = {"loss": value, **norms("grad_norm", grads), **norms("update_norm", updates)}
         metrics |= norms("param_norm", state["params"]) | stats
         metrics["finite"] = jnp.isfinite(value) & jnp.isfinite(metrics["update_norm"])
         new = {"params": params, "state": new_state, "opt": opt, "step": state["step"] + 1}
+        if ema is not None:
+            trained = {part: {"model": new[part]["model"]} for part in ("params", "state")}
+            new["ema"] = averaged(state["ema"], trained, state["step"], ema)
+        if "first_bad" in state:
+            new["first_bad"] = first_bad(state["first_bad"], new["step"], metrics)
+            metrics["first_bad"] = new["first_bad"]
         if "id" in batch:
             new["storage"] = write_rows(state["storage"], batch["id"], embeddings)
         return {**state, **new}, metrics
 
     return step
+
+
+def gathered(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """Returns a parameter whole on every device, for a computation that uses all of it; its gradient is sharded again.
+
+    Args:
+      x: the parameter, sharded.
+      sharding: of the parameter.
+    """
+    if sharding.is_fully_replicated:
+        return x
+
+    @jax.custom_vjp
+    def gather(x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, P())
+
+    def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        return (jax.lax.with_sharding_constraint(gradient, sharding),)
+
+    gather.defvjp(lambda x: (gather(x), None), backward)
+    return gather(x)
+
+
+def averaged(average: Any, new: Any, step: jax.Array, decay: float) -> Any:
+    """Returns the exponential moving average of variables: d average + (1 - d) new, d = min(decay, (1 + t) / (10 + t)).
+
+    The decay rises at first, so that the values that the run began with are soon forgotten. What is no float is the
+    newest.
+
+    Args:
+      average: before the step.
+      new: the variables after it.
+      step: t, the steps before it.
+      decay: the largest decay.
+
+    >>> float(averaged(jnp.float32(1), jnp.float32(2), jnp.int32(0), 0.999).round(3))
+    1.9
+    """
+    d = jnp.minimum(decay, (1 + step) / (10 + step)).astype(jnp.float32)
+
+    def one(old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        return (old + (1 - d) * (new - old)).astype(new.dtype)
+
+    return jax.tree.map(one, average, new)
+
+
+def first_bad(before: Metrics, step: jax.Array, metrics: Metrics) -> Metrics:
+    """Returns what is known of the first step that was not finite: its number (-1: none so far), loss and norms.
+
+    Args:
+      before: what was known before the step.
+      step: its number, counted from 1.
+      metrics: of the step.
+    """
+    found = {"step": step} | {name: metrics[name] for name in before if name != "step"}
+    is_first = ~metrics["finite"] & (before["step"] < 0)
+    return {
+        name: jnp.where(is_first, found[name], old).astype(old.dtype)
+        for name, old in before.items()
+    }
 
 
 def write_rows(
@@ -144,11 +225,11 @@ def micro_batches(
 
     def split(x: jax.Array) -> jax.Array:
         x = x.reshape(devices, count, size // devices, *x.shape[1:]).swapaxes(0, 1)
-        return constrain(x.reshape(count, size, *x.shape[3:]), P(None, DATA_AXIS))
+        return constrain(x.reshape(count, size, *x.shape[3:]), rows(1))
 
     def join(x: jax.Array) -> jax.Array:
         x = x.reshape(count, devices, size // devices, *x.shape[2:]).swapaxes(0, 1)
-        return constrain(x.reshape(batch, *x.shape[3:]), P(DATA_AXIS))
+        return constrain(x.reshape(batch, *x.shape[3:]), rows())
 
     return split, join
 

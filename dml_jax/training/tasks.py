@@ -211,7 +211,8 @@ def reported_as(embeddings: Sequence[str], split: str) -> dict[str, str]:
 
 def check_reported(config: Any) -> None:
     """Raises UserError where a training run cannot report what the section `evaluation` asks for, or monitor it."""
-    section, monitor = config.evaluation, config.train.monitor
+    section, monitors = config.evaluation, config.train.monitor
+    monitors = [monitors] if isinstance(monitors, str) else list(monitors)
     splits = tuple(section.splits)
     if section.average == "each_class" and splits:
         raise UserError(
@@ -221,8 +222,13 @@ def check_reported(config: Any) -> None:
     numbers = [metric for metric in metric_names(section.metrics) if metric not in LISTS]
     begin = [p for split in splits for p in reported_as(section.embeddings, split).values()]
     known = [f"{p}/{metric}" for p in begin for metric in numbers]
-    if monitor and monitor not in known:
+    for monitor in monitors:
+        if monitor and monitor not in known:
+            raise UserError(
+                f"train.monitor={monitor!r} is not evaluated as a number; a split of evaluation.splits={splits} with "
+                f"a metric of evaluation.metrics={tuple(section.metrics)} is accepted, or '' for none"
+            )
+    for split in set(section.at_end) & set(splits):
         raise UserError(
-            f"train.monitor={monitor!r} is not evaluated as a number; a split of evaluation.splits={splits} with a "
-            f"metric of evaluation.metrics={tuple(section.metrics)} is accepted, or '' for none"
+            f"evaluation.at_end has {split!r}, which evaluation.splits has, too; accepted: in one of the two"
         )

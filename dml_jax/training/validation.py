@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -9,9 +10,11 @@ from dml_jax import console, data, evaluation, processes
 from dml_jax.errors import UserError
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.training import score
+from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.preemption import Preemption
 from dml_jax.training.state import State
+from dml_jax.training.tasks import EvalSpec
 
 
 class Validator:
@@ -34,29 +37,44 @@ class Validator:
     def embed_training_images(self, state: State) -> Embedded:
         """Returns the embeddings of all training images, as they are without augmentation."""
         source = self._experiment.source
-        return self._embed(self._embedder, state, source, "embedding training images")
+        trained = {k: state[k]["model"] for k in ("params", "state")}
+        return self._embed(self._embedder, trained, source, "embedding training images")
 
     def evaluate(self, state: State) -> dict[str, float]:
-        """Returns the numbers of every split that is evaluated, as `split/metric`.
+        """Returns the numbers of every split that is evaluated in training, as `split/metric`.
+
+        Args:
+          state: the training state.
 
         Raises:
           UserError: the monitored one is not a number.
         """
-        results: dict[str, float] = {}
-        for spec in self._experiment.eval_specs:
-            embed = partial(self._embed, self._outputs, state, what=f"evaluating {spec.split}")
-            embedded = score.embedded(spec, embed)
-            results |= score.reported(score.metrics(spec, embedded), spec.split)
-        monitor = self._experiment.options.monitor
-        if monitor and math.isnan(results[monitor]):
-            raise UserError(
-                f"{monitor} is not a number: no class of the split has two images; a split where some have, or "
-                "train.monitor='', is accepted"
-            )
+        results = self._scores(self._experiment.eval_specs, states.evaluated(state))
+        for monitor in self._experiment.monitors:
+            if math.isnan(results[monitor]):
+                raise UserError(
+                    f"{monitor} is not a number: no class of the split has two images; a split where some have, or "
+                    "train.monitor='', is accepted"
+                )
         return results
 
-    def _embed(self, apply: Any, state: State, source: data.Source, what: str) -> Embedded:
-        variables = {k: state[k]["model"] for k in ("params", "state")}
+    def at_end(self, variables: Any) -> dict[str, float]:
+        """Returns the numbers of the splits that are evaluated at the end, as `split/metric`.
+
+        Args:
+          variables: of the model.
+        """
+        return self._scores(self._experiment.at_end, variables)
+
+    def _scores(self, specs: Iterable[EvalSpec], variables: Any) -> dict[str, float]:
+        results: dict[str, float] = {}
+        for spec in specs:
+            embed = partial(self._embed, self._outputs, variables, what=f"evaluating {spec.split}")
+            embedded = score.embedded(spec, embed)
+            results |= score.reported(score.metrics(spec, embedded), spec.split)
+        return results
+
+    def _embed(self, apply: Any, variables: Any, source: data.Source, what: str) -> Embedded:
         batches = self._experiment.loader.eval_batches(source, self._skipped)
         watched = console.watched(
             self._preemption.guard(batches),

@@ -29,6 +29,7 @@ import optax
 import pytest
 
 from dml_jax import losses
+from dml_jax.mesh import make_mesh
 from dml_jax.training import state
 from dml_jax.training.step import make_train_step
 from tests.losses import table, test_golden, test_laws, test_revisiting, test_wrappers
@@ -138,7 +139,7 @@ def micro_batched(name: str, miner: str | None) -> float:
     }
     after = []
     for size in (None, 11):
-        tx, mesh = optax.sgd(RATE), state.make_mesh(1)
+        tx, mesh = optax.sgd(RATE), make_mesh(1)
         with jax.set_mesh(mesh):
             step = make_train_step(model, loss, tx, micro_batch=size)
             start = state.init(model, loss, tx, 0, table.CLASSES)

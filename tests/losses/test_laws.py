@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 from dml_jax import losses
-from dml_jax.mesh import has_data_axis
+from dml_jax.mesh import batch_axes
 from dml_jax.pairwise import Samples
 from tests import draws, optimised
 from tests.losses import table
@@ -109,7 +109,7 @@ def labels_of(name, labels=LABELS):
 
 def evaluate(name, embeddings, labels=LABELS, miner=None, block=None, valid=None):
     """Value and gradients; of a whole batch on one device by the program that users run."""
-    whole = len(labels) == len(LABELS) and not has_data_axis()
+    whole = len(labels) == len(LABELS) and not batch_axes()
     as_users = whole and miner is None and block is None
     loss, labels = make(name, miner), labels_of(name, labels)
     valid = jnp.ones(len(labels), bool) if valid is None else valid

@@ -89,10 +89,10 @@ def test_judged(better, sign):
     position = Position()
     waited = []
     for value in (0.3, 0.2, 0.3, 0.4, 0.39, 0.1):
-        position = position.after_step().judged(sign * value, better)
+        position = position.after_step().judged({"val/x": sign * value}, {"val/x": better})
         waited.append(position.waited)
     assert waited == [0, 1, 2, 0, 1, 2]
-    assert position.best == Best(sign * 0.4, 4)
+    assert position.best == {"val/x": Best(sign * 0.4, 4)}
     stored = json.loads(json.dumps(position.to_json()))
     assert Position.from_json(stored, total=6) == position
 
@@ -105,7 +105,7 @@ def test_an_error_rate_is_better_when_it_is_low(data, tmp_path, monkeypatch, cap
     config.train.monitor = "val/eer"
     config.train.patience = 2
     loop.train(config, str(tmp_path))
-    assert "no better val/eer than 0.1000 (step 3) for 2 epochs" in capsys.readouterr().out
+    assert "no better val/eer than 0.1000 (step 3) in 2 evaluations" in capsys.readouterr().out
     assert checkpoints.find(str(tmp_path))[0] == ("best", 3)
     assert checkpoints.find(str(tmp_path), "last")[0] == ("last", 5)
 
@@ -223,7 +223,9 @@ RANKING = {"name": "happier", "relation": "hierarchy"}
 def test_a_hierarchy(alphabets, tmp_path, monkeypatch, level, weights):
     """HAPPIER as a whole from a config; class weights of the level, of the characters that are not held out."""
     init, made = loop.states.init, []
-    monkeypatch.setattr(loop.states, "init", lambda *given: made.append(init(*given)) or made[-1])
+    monkeypatch.setattr(
+        loop.states, "init", lambda *given, **how: made.append(init(*given, **how)) or made[-1]
+    )
     config = config_of(alphabets, "steps=3,epochs=2")
     config.data = configs.data(name="omniglot", path=str(alphabets), size=16, validation=0.25)
     softmax = {"name": "normalized_softmax", "relation": {"name": "hierarchy", "level": level}}

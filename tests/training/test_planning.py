@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dml_jax import config_files, evaluation, samplers
+from dml_jax.mesh import make_mesh
 from dml_jax.training import build, loop, score
 from dml_jax.training import state as states
 from dml_jax.training.planning import AsyncPlan
@@ -50,7 +51,7 @@ def trained(config, workdir):
 def embedded(config, workdir=None):
     """The training images as the untrained network embeds them."""
     source, model = build.source(config, "train"), build.model(config.model)
-    with jax.set_mesh(states.make_mesh(1)):
+    with jax.set_mesh(make_mesh(1)):
         variables = model.init(jax.random.split(jax.random.key(config.seed), 3)[0])
         return evaluation.embed(score.embedder(model), variables, score.batches_of(config, source))
 
@@ -109,7 +110,7 @@ def test_write_rows():
     for i, e in zip(ids, embeddings, strict=True):  # of several for one row the last stays
         expected[i] = e
     np.testing.assert_array_equal(jax.jit(write_rows)(storage, ids, embeddings), expected)
-    mesh = states.make_mesh(8)
+    mesh = make_mesh(8)
     rows = NamedSharding(mesh, PartitionSpec("data"))
     with jax.set_mesh(mesh):
         arrays = states.replicate(storage, mesh), *jax.device_put((ids, embeddings), rows)
@@ -182,7 +183,7 @@ def test_mining_in_a_thread_sees_no_mesh():
         seen.append(jax.sharding.get_abstract_mesh().empty)
         return lambda step: np.zeros(4)
 
-    with jax.set_mesh(states.make_mesh(8)):
+    with jax.set_mesh(make_mesh(8)):
         assert not jax.sharding.get_abstract_mesh().empty
         AsyncPlan(rows, (1, 4), threads=1).whole()
     assert seen == [True]

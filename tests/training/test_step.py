@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from dml_jax import losses
+from dml_jax.mesh import make_mesh
 from dml_jax.training import optim, state
 from dml_jax.training.step import make_train_step
 from tests.training import standins
@@ -32,7 +33,7 @@ def train(steps=10, devices=1, micro_batch=None, spec=None, model=None, key_of=0
     model, loss = model or standins.model(), loss or standins.loss()
     spec = spec or {"name": "sgd", "lr": 0.005, "momentum": 0.9}
     tx = optim.build(groups(**spec), total_steps=steps, epoch_steps=steps)
-    mesh = state.make_mesh(devices)
+    mesh = make_mesh(devices)
     metrics = []
     with jax.set_mesh(mesh):
         step = make_train_step(model, loss, tx, micro_batch=micro_batch)
@@ -67,7 +68,7 @@ def test_averaging_the_parts_of_a_batch_would_be_seen(whole):
     """The negative control: the mean loss of micro-batches trains another network."""
     model, loss = standins.model(), standins.loss()
     tx = optim.build(groups(name="sgd", lr=0.005, momentum=0.9), total_steps=1, epoch_steps=1)
-    with jax.set_mesh(state.make_mesh(1)):
+    with jax.set_mesh(make_mesh(1)):
         s = state.init(model, loss, tx, 0, 6)
         params, opt = s["params"], s["opt"]
 
@@ -94,7 +95,7 @@ def test_activation_memory_is_of_a_micro_batch():
     tx = optim.build(groups(name="sgd", lr=0.1), total_steps=1, epoch_steps=1)
     batch = next(batches(1, size=512))
     temp = {}
-    with jax.set_mesh(state.make_mesh(1)):
+    with jax.set_mesh(make_mesh(1)):
         s = state.init(model, loss, tx, 0, 6)
         for n in (None, 64, 16):
             step = make_train_step(model, loss, tx, micro_batch=n)
@@ -110,7 +111,7 @@ def test_dropout_draws_the_same_in_both_passes():
     model, loss = standins.model(dropout=0.5), standins.loss()
     batch = next(batches(1))
     tx = optim.build(groups(name="sgd", lr=1.0), total_steps=1, epoch_steps=1)
-    with jax.set_mesh(state.make_mesh(1)):
+    with jax.set_mesh(make_mesh(1)):
         step = make_train_step(model, loss, tx, micro_batch=6)
         start = jax.device_get(state.init(model, loss, tx, 0, 6))
         after, _ = step(start, batch)
@@ -133,7 +134,7 @@ def test_steps_draw_afresh_and_seeds_differ():
     frozen = {"name": "sgd", "lr": 0.0}
     tx = optim.build(groups(**frozen), total_steps=1, epoch_steps=1)
     batch = next(batches(1))
-    with jax.set_mesh(state.make_mesh(1)):
+    with jax.set_mesh(make_mesh(1)):
         step = make_train_step(model, standins.loss(), tx)
         s = state.init(model, standins.loss(), tx, 0, 6)
         s, first = step(s, batch)
@@ -160,7 +161,7 @@ def test_not_finite_is_reported():
     tx = optim.build(groups(name="adam", lr=0.1), total_steps=1, epoch_steps=1)
     batch = next(batches(1))
     batch["label"][3] = 0
-    with jax.set_mesh(state.make_mesh(1)):
+    with jax.set_mesh(make_mesh(1)):
         _, metrics = make_train_step(model, loss, tx)(state.init(model, loss, tx, 0, 6), batch)
     assert not metrics["finite"]
 
@@ -180,14 +181,14 @@ def test_bad_micro_batch(micro_batch, devices, message):
 
 def test_devices_must_divide_the_batch():
     with pytest.raises(ValueError, match="24 images in this process and 7 devices"):
-        state.shard(next(batches(1)), state.make_mesh(7))
+        state.shard(next(batches(1)), make_mesh(7))
     with pytest.raises(ValueError, match=r"train\.devices=9; this process has 8"):
-        state.make_mesh(9)
+        make_mesh(9)
 
 
 def test_to_host_owns_its_memory():
     x = jnp.arange(4.0)
-    assert state.to_host({"x": x})["x"].base is None
+    assert state.to_host(x).base is None
 
 
 def test_a_queue_in_the_state():

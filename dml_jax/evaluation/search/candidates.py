@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from dml_jax import streams
 from dml_jax.errors import UserError
-from dml_jax.mesh import DATA_AXIS, data_mesh
+from dml_jax.mesh import axes_of, data_devices, data_mesh
 
 
 class Found(NamedTuple):
@@ -55,7 +55,7 @@ FAISS_GPU_COUNT = 2048
 
 
 def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
-    """A search by blocked matrix products over the `data` axis of the mesh.
+    """A search by blocked matrix products over the devices of the mesh.
 
     The gallery lies on the devices once, a part on each, in an order drawn at random. A device goes over
     it in tiles [queries, rows] of distances. It keeps of each group of rows only the two or four nearest
@@ -64,7 +64,7 @@ def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     best are gathered and the best of them kept.
     """
     mesh = data_mesh()
-    shards = 1 if mesh is None else mesh.shape[DATA_AXIS]
+    shards = data_devices()
     size, dim = gallery.shape
     width = _tile(block or GALLERY_BLOCK, -(-size // shards))
     blocks = -(-size // (shards * width))
@@ -176,10 +176,10 @@ def _float32(squares: np.ndarray) -> np.ndarray:
 
 
 def _place(array: np.ndarray, mesh: Mesh | None) -> Array:
-    """On the devices, the leading axis split over `data`; every process holds the whole array."""
+    """On the devices, the leading axis split over all of them; every process holds the whole array."""
     if mesh is None:
         return jnp.asarray(array)
-    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    sharding = NamedSharding(mesh, PartitionSpec(axes_of(mesh)))
     return jax.make_array_from_callback(array.shape, sharding, lambda where: array[where])
 
 
@@ -216,6 +216,7 @@ def _nearest(
     kept: int,
     mesh: Mesh | None,
 ) -> tuple[Float[Array, "q count"], Int[Array, "q count"], Float[Array, " q"]]:
+    axes = () if mesh is None else axes_of(mesh)
     stream = partial(_grouped, group=group, kept=kept) if group > 1 else _merged
 
     def local(
@@ -224,16 +225,16 @@ def _nearest(
         near, at, bound = stream(squares[:, None], queries, gallery, norms, count)
         found = rows.reshape(-1)[at]
         if mesh is not None:
-            near, found = (lax.all_gather(a, DATA_AXIS, axis=1, tiled=True) for a in (near, found))
+            near, found = (lax.all_gather(a, axes, axis=1, tiled=True) for a in (near, found))
             near, where = lax.top_k(-near, count)
             near, found = -near, jnp.take_along_axis(found, where, axis=1)
-            bound = lax.pmin(bound, DATA_AXIS)
+            bound = lax.pmin(bound, axes)
         near = jnp.where(near < FAR, near, jnp.inf)
         return near, found, jnp.minimum(bound, near[:, -1])
 
     if mesh is None:
         return local(squares, queries, gallery, norms, rows)
-    whole, split = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    whole, split = PartitionSpec(), PartitionSpec(axes)
     # check_vma cannot see that what follows an all_gather is the same on every device.
     return jax.shard_map(
         local,

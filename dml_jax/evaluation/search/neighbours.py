@@ -39,7 +39,7 @@ def neighbours(
         place; a query whose id the gallery lacks loses nothing. By default where `query_ids` are
         given.
       distance: `euclidean` or `cosine`.
-      backend: `jax` (over the `data` axis of the mesh in context) or `faiss` (GPUs where it has any); same
+      backend: `jax` (over the devices of the mesh in context) or `faiss` (GPUs where it has any); same
         results. `approx_max_k`, `faiss_ivf` and `faiss_hnsw` may miss neighbours: see `search_recall`.
       block: how many rows of queries and of the gallery are compared at a time; memory beyond the
         embeddings grows with it (and with the gallery over 64, per query of a block).
