@@ -134,10 +134,13 @@ def lines(found: dict[str, Any]) -> list[str]:
     """
     text = []
     for split, numbers in found["splits"].items():
-        text.append(f"{split}: {numbers['images']} images of {numbers['classes']} classes")
+        plural = "class" if numbers["classes"] == 1 else "classes"
+        text.append(f"{split}: {numbers['images']} images of {numbers['classes']} {plural}")
         if "images_per_class" in numbers:
             of = numbers["images_per_class"]
             alone = numbers["classes_of_one_image"]
+            if numbers["classes"] == 1:
+                text.append("  its one class is found whatever a model does: its metrics are all 1")
             text.append(
                 f"  images per class: {of['least']} to {of['most']}, median {of['median']:g}; "
                 f"{alone} classes of a single image, of which nothing can be retrieved"

@@ -180,20 +180,18 @@ class Sampler(ABC):
 
     def _steps(self, classes: Classes, batch_size: int) -> int:
         batch_size = parameters.check("batch_size", PositiveInt, batch_size)
-        images = len(classes.of_image)
-        if self.count_steps is not None:
-            steps = self.count_steps(classes, batch_size)
-        else:
-            images = images if self.length is None else self.length
-            if images < batch_size:
-                raise UserError(
-                    f"an epoch of {images} images has no whole batch of batch_size={batch_size}; "
-                    f"a batch_size up to {images} is accepted"
-                )
-            steps = images // batch_size
+        # What a sampler refuses comes first: a batch may have to be smaller than an epoch allows.
         if self.refuse is not None:
             self.refuse(classes, batch_size)
-        return steps
+        if self.count_steps is not None:
+            return self.count_steps(classes, batch_size)
+        images = len(classes.of_image) if self.length is None else self.length
+        if images < batch_size:
+            raise UserError(
+                f"an epoch of {images} images has no whole batch of batch_size={batch_size}; "
+                f"a batch_size up to {images} is accepted"
+            )
+        return images // batch_size
 
     def notes(
         self,

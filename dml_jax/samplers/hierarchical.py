@@ -67,11 +67,12 @@ def hierarchical(
 
 
 def _refuse(classes: Classes, batch_size: int, *, m: int, wanted: int) -> None:
-    if batch_size % wanted:
-        near = max(batch_size // wanted, 1) * wanted
+    whole = wanted * m
+    if batch_size % whole:
+        near = max(batch_size // whole, 1) * whole
         raise UserError(
-            f"batch_size={batch_size} is not a multiple of super_classes_per_batch={wanted}; {near} or "
-            f"{near + wanted} would be accepted"
+            f"batch_size={batch_size} is not a multiple of super_classes_per_batch={wanted} times m={m} images per "
+            f"class; {near} or {near + whole} would be accepted"
         )
     check_groups(classes, batch_size // wanted, m=m)
 

@@ -13,7 +13,7 @@ from dml_jax.data.datasets import folder
 from dml_jax.errors import UserError
 from dml_jax.mesh import make_mesh
 from dml_jax.processes import is_primary
-from dml_jax.training import optim, same_data
+from dml_jax.training import optim, same_data, tasks
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.planning import Plans
@@ -74,7 +74,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         plans = stack.enter_context(contextlib.closing(Plans.of(experiment)))
         log(_summary(experiment, plans, mesh))
-        for note in plans.notes():
+        for note in [*plans.notes(), *tasks.notes(experiment.eval_specs)]:
             log(f"note: {note}")
 
         length = plans.length(options.epochs)

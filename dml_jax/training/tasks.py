@@ -1,6 +1,6 @@
 """What the section `evaluation` of a configuration asks for, checked against model and data before the work."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +139,20 @@ def eval_spec(config: Any, split: str, model: Any) -> EvalSpec:
         embeddings,
         {**options, "normalize": section.normalize},
     )
+
+
+def notes(specs: Iterable[EvalSpec]) -> list[str]:
+    """Returns remarks on what is evaluated.
+
+    Args:
+      specs: a spec for each split.
+    """
+    alone = [spec for spec in specs if len(spec.sources) == 1 and len(spec.class_names) == 1]
+    return [
+        f"{spec.split} has the single class {spec.class_names[0]!r}, which is found whatever the model does: its "
+        "metrics are all 1 and choose nothing; more classes, or other data.fractions, are needed"
+        for spec in alone
+    ]
 
 
 def _others(section: Any, split: str) -> dict[str, str]:

@@ -286,7 +286,7 @@ def test_notes():
         ("m_per_class", {"m": 4}, LABELS, 2, "batch_size=2 is not a multiple of m=4.*4 or 8"),
         ("m_per_class", {"m": 2}, LABELS, 16, "needs 8 classes and the set has 7.*up to 14"),
         ("m_per_class", {"m": 2}, np.arange(9), 4, "each of the 9 classes has a single image"),
-        ("m_per_class", {"m": 2}, LABELS[:3], 4, "no whole batch of batch_size=4"),
+        ("m_per_class", {"m": 2}, np.array([0, 0, 1]), 4, "no whole batch of batch_size=4"),
         ("m_per_class", {"m": 2}, LABELS[:0], 4, "is empty"),
         ("random", {}, LABELS, 27, "epoch of 26 images has no whole batch"),
         ("random", {}, LABELS, 0, "batch_size is 0; accepted: a whole number of at least 1"),
@@ -305,7 +305,7 @@ def test_notes():
         ("fixed_set_of_triplets", {}, LABELS, 8, "batch_size=8 is not a multiple of 3.*6 or 9"),
         ("fixed_set_of_triplets", {}, np.zeros(9, int), 3, "the set has 1 of at most 9"),
         ("hierarchical", {}, LABELS, 9, "batch_size=9 is not a multiple of super_classes_per"),
-        ("hierarchical", {}, LABELS, 12, "batch_size=6 is not a multiple of m=4"),
+        ("hierarchical", {}, LABELS, 12, "times m=4 images per class; 8 or 16"),
         (
             "hierarchical",
             {},

@@ -1,6 +1,7 @@
 """One config, one training curve: on one device, on eight, in two processes, and when a run moves between them."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -122,7 +123,13 @@ def two(data, one, tmp_path_factory):
         "config": str(CONFIG),
         "broken": str(broken),
     }
-    _, *options = train_command(data, folder, arguments=ARGUMENTS.format("multi_similarity"))
+    _, *options = train_command(
+        data,
+        folder,
+        "--config.train.fsdp=2",
+        "--config.train.shard_above=16",
+        arguments=ARGUMENTS.format("multi_similarity"),
+    )
     program = [sys.executable, "-c", PROGRAM, *options, json.dumps(given)]
     status, out, err = run([*LAUNCH, "--", *program])
     printed = dict(part.split("\n", 1) for part in out.split("== ")[1:])
@@ -135,6 +142,23 @@ def test_two_processes_train(one, two):
     assert printed["train"].count("4 devices") == 1, "process 1 is to keep quiet"
     assert printed["train"].count("done. In") == 1
     same_curve(folder / "train", one["multi_similarity"])
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 4)])
+def test_shares_of_two_processes_go_on_elsewhere(data, two, tmp_path, devices, fsdp):
+    """The state of two processes, each of which wrote its own shards, is that of one process with other devices."""
+    there = tmp_path / "run"
+    shutil.copytree(two[0] / "train", there)
+    config = config_files.load(f"{CONFIG}:loss=multi_similarity,steps=6,epochs=3")
+    config.data.path = str(data)
+    config.train.update(devices=devices, fsdp=fsdp, shard_above=16)
+    loop.train(config, str(there))
+    assert sorted(losses(there)) == list(range(1, 19))
+    whole = tmp_path / "whole"
+    shutil.copytree(two[0] / "train", whole)
+    config.train.update(devices=2, fsdp=1)
+    loop.train(config, str(whole))
+    same_curve(there, whole)
 
 
 def test_a_storage_in_two_processes(data, two, tmp_path):

@@ -13,6 +13,7 @@ from dml_jax import config as configs
 from dml_jax import losses as losses_of
 from dml_jax.training import build, loop
 from dml_jax.training.position import Best, Position
+from dml_jax.training.reporting import IN_FLIGHT, Reporter
 from dml_jax.training.validation import Validator
 from tests.training.commands import CONFIG, losses, pictures, rows
 
@@ -257,3 +258,98 @@ def test_a_split_that_cannot_be_scored(data, tmp_path):
     config.data.path = str(singles.parent)
     with pytest.raises(ValueError, match="val/map_at_r is not a number"):
         loop.train(config, str(tmp_path / "run"))
+
+
+def test_a_split_of_one_class_is_remarked_on(data, tmp_path, capsys):
+    config = config_of(data, "steps=1,epochs=1")
+    config.data.fractions = (0.75, 0.05, 0.2)
+    loop.train(config, str(tmp_path))
+    assert "note: val has the single class" in capsys.readouterr().out
+
+
+def evaluations(workdir):
+    return [int(r["step"]) for r in rows(workdir) if r["val/map_at_r"]]
+
+
+def test_when_it_is_evaluated(data, tmp_path):
+    """After so many steps or epochs, always at the end, and at the end on another split with the best model."""
+    config = config_of(data, "steps=4,epochs=3")
+    config.train.update(eval_epochs=2, eval_steps=3, patience=None, log_steps=2)
+    config.train.monitor = ("val/map_at_r", "val/recall_at_2")
+    config.evaluation.at_end = ("test",)
+    config.train.ema = 0.5
+    found = loop.train(config, str(tmp_path / "whole"))
+    assert evaluations(tmp_path / "whole") == [3, 6, 8, 9, 12]
+    assert sorted(losses(tmp_path / "whole")) == [1, 2, 4, 6, 8, 10, 12]
+    # Each monitored metric has its best model, at the step that its own values say.
+    for kind, metric in (("best", "val/map_at_r"), ("best_val_recall_at_2", "val/recall_at_2")):
+        values = {int(r["step"]): float(r[metric]) for r in rows(tmp_path / "whole") if r[metric]}
+        best = max(values, key=lambda step: (values[step], -step))
+        assert checkpoints.find(str(tmp_path / "whole"), kind)[0] == (kind, best)
+    # The numbers at the end are those of the best model, which is the average of the trained ones.
+    model = build.model(config.model)
+    table, *_ = evaluate.evaluate(
+        config, model, str(tmp_path / "whole"), "best", "test", tmp_path / "alone"
+    )
+    (row,) = table.values()
+    assert found["test/map_at_r"] == pytest.approx(row["map_at_r"], abs=1e-6)
+    trained = checkpoints.Checkpoints.open(str(tmp_path / "whole" / "checkpoints"))
+    assert (trained.last.directory / "12").exists()
+    trained.close()
+
+
+def test_a_run_goes_on_amid_evaluations(data, tmp_path, monkeypatch):
+    """A run that ends in an evaluation begins with it, and comes to the numbers of a run that did not."""
+    config = config_of(data, "steps=4,epochs=2")
+    config.train.update(eval_steps=3, patience=None, ema=0.5)
+    loop.train(config, str(tmp_path / "whole"))
+    evaluate_it, calls = Validator.evaluate, []
+
+    def breaks(self, state):
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate_it(self, state)
+
+    monkeypatch.setattr(Validator, "evaluate", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config, str(tmp_path / "ended"))
+    loop.train(config, str(tmp_path / "ended"))
+    kept = ("step", "loss", "val/map_at_r")
+    of = lambda name: [{k: r[k] for k in kept} for r in rows(tmp_path / name)]
+    assert of("ended") == of("whole")
+
+
+def test_what_is_not_finite_stops_the_run_when_it_is_looked_at(data, tmp_path):
+    """The flag stays: the step and its images are named, however many steps later the metrics are fetched."""
+    config = config_of(data, "steps=8,epochs=2,explode")
+    config.train.update(log_steps=7, checkpoint_steps=3)
+    with pytest.raises(
+        UserError, match=r"step 9 is not finite: loss .*images of its batch by id: "
+    ) as found:
+        loop.train(config, str(tmp_path))
+    assert str(found.value).endswith("last/8")
+
+
+def test_transfers(data, tmp_path, monkeypatch):
+    """In 50 steps metrics come to the host five times, and no step waits for the one before it."""
+    fetched, waited, started = [], [], []
+    fetch, wait = jax.device_get, jax.block_until_ready
+    monkeypatch.setattr(
+        loop.jax, "device_get", lambda tree: fetched.append(len(started)) or fetch(tree)
+    )
+    monkeypatch.setattr(
+        loop.jax, "block_until_ready", lambda x: waited.append(len(started)) or wait(x)
+    )
+    report = Reporter.step
+    monkeypatch.setattr(
+        Reporter, "step", lambda self, *a, **k: started.append(0) or report(self, *a, **k)
+    )
+    config = config_of(data, "steps=50,epochs=1")
+    config.train.update(log_steps=10, checkpoint_steps=0, monitor="")
+    config.evaluation.splits = ()
+    loop.train(config, str(tmp_path))
+    # Three steps later each, the last one when the epoch is over.
+    assert fetched == [4, 13, 23, 33, 43, 50]
+    assert all(at - done >= IN_FLIGHT for done, at in enumerate(waited, 1))
+    assert sorted(losses(tmp_path)) == [1, 10, 20, 30, 40, 50]
