@@ -21,7 +21,7 @@ from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
 from dml_jax.data.datasets.omniglot import omniglot
 from dml_jax.data.identity import ClassImages, differences, fingerprint, relative_name
-from dml_jax.data.pipeline import eval_batches, train_batches
+from dml_jax.data.pipeline import Plan, Plans, eval_batches, train_batches
 from dml_jax.data.scan import BackgroundScan, Findings, paths_of, scan, sizes
 from dml_jax.data.sources import available, load
 
@@ -34,6 +34,8 @@ __all__ = [
     "FileReader",
     "Findings",
     "Images",
+    "Plan",
+    "Plans",
     "Source",
     "Subset",
     "augment",

@@ -1,12 +1,14 @@
-"""From a plan to batches: grain loads whole steps in threads or processes, ahead of the consumer.
+"""From plans to batches: grain loads image after image in threads or processes, ahead of the consumer.
 
-An element of the grain data set is the batch of a step, so that batches never mix however many threads or processes
-work on them, and a step number is all there is to resume from. The random numbers of an image depend on (seed, epoch,
-step, place in the whole batch) alone.
+An element of the grain data set is an image of a plan, so that as many images are decoded at a time as there are
+threads. The order of the elements, and the random numbers of an image, depend on (seed, epoch, step, place in the whole
+batch) alone, so that batches are the same however many threads and processes load them, and (epoch, step) is all there
+is to resume from.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -35,14 +37,19 @@ class Plan(Protocol):
     def __getitem__(self, step: int, /) -> Int[np.ndarray, " batch"]: ...
 
 
+# The plan of an epoch, by its number.
+Plans = Callable[[int], Plan]
+
+
 @checked("function")
 def train_batches(
     source: Source,
-    plan: Plan,
+    plan: Plan | Plans,
     *,
     transform: Transform | None,
     seed: NonNegativeInt,
     epoch: NonNegativeInt,
+    epochs: PositiveInt = 1,
     views: PositiveInt = 1,
     start_step: NonNegativeInt = 0,
     process_index: NonNegativeInt = 0,
@@ -54,7 +61,7 @@ def train_batches(
     skipped: Counter[str] | None = None,
     labels: np.ndarray | None = None,
 ) -> Iterator[Batch]:
-    """Yields the batches of an epoch from `start_step` on, the same however many threads and processes load them.
+    """Yields the batches of one or more epochs, the same however many threads and processes load them.
 
     A batch is `{"image": uint8 [b, H, W, C], "label": int32 [b], "id": int32 [b]}`; b is `views` times the batch size
     of the plan divided by `process_count`, and a process gets the places from process_index * b on.
@@ -66,13 +73,16 @@ def train_batches(
 
     Args:
       source: where the images come from.
-      plan: a sampler's plan for this epoch, `[steps, batch]`.
+      plan: a sampler's plan for this epoch, `[steps, batch]`; for several epochs a function that returns that of any
+        of them, all of one shape, which is pickled where `workers` load.
       transform: (image, generator) -> image, all of one shape, such as `data.augment.build` makes; None leaves the
         images as they are.
       seed: as given to the sampler.
-      epoch: as given to the sampler.
-      views: how often each image of a step comes, transformed anew each time: the whole step, view after view.
-      start_step: the first step to yield.
+      epoch: as given to the sampler; the first one of several.
+      epochs: how many are loaded in one go.
+      views: how often each image of a step comes, transformed anew each time: the whole step, view after view. It is
+        decoded once.
+      start_step: the first step of the first epoch to yield.
       process_index: which share of every batch this process gets.
       process_count: the number of shares.
       threads: of each process that loads (this one, or each worker).
@@ -93,7 +103,8 @@ def train_batches(
       >>> [b["id"].tolist() for b in train_batches(source, plan, transform=None, seed=0, epoch=0)]
       [[0, 1, 2], [3, 4, 5]]
     """
-    steps, size = plan.shape
+    plans = plan if callable(plan) else _OnePlan(plan)
+    steps, size = plans(epoch).shape
     if start_step > steps:
         raise UserError(f"start_step={start_step} of a plan of {steps} steps")
     share = _share(views * size, process_index, process_count)
@@ -102,8 +113,14 @@ def train_batches(
         raise UserError(
             f"labels of {len(labels)} images for a source of {len(source)}; a row for each is accepted"
         )
-    load = _LoadTrain(source, labels, plan, transform, seed, epoch, share, on_error == "skip")
-    return _batches(load, range(start_step, steps), threads, workers, prefetch, skipped)
+    places = np.arange(share.start, share.stop)
+    columns = np.unique(places % size)
+    load = _LoadTrain(
+        source, plans, steps, transform, seed, epoch, size, places, columns, on_error == "skip"
+    )
+    join = _JoinTrain(source, labels, size, places, columns)
+    numbers = range(start_step, epochs * steps)
+    return _batches(load, join, numbers, len(columns), threads, workers, prefetch, skipped)
 
 
 @checked("function")
@@ -151,8 +168,10 @@ def eval_batches(
     """
     share = _share(batch_size, process_index, process_count)
     load = _LoadEval(source, batch_size, transform, share, on_error == "skip")
-    steps = range(-(-len(source) // batch_size))
-    return _batches(load, steps, threads, workers, prefetch, skipped)
+    join = _JoinEval(source, batch_size, share, load)
+    numbers = range(-(-len(source) // batch_size))
+    size = share.stop - share.start
+    return _batches(load, join, numbers, size, threads, workers, prefetch, skipped)
 
 
 def _share(batch_size: int, index: int, count: int) -> slice:
@@ -169,38 +188,57 @@ def _share(batch_size: int, index: int, count: int) -> slice:
 
 
 @dataclass(frozen=True, eq=False)
+class _OnePlan:
+    """The plan of whatever epoch it is asked for."""
+
+    plan: Plan
+
+    def __call__(self, epoch: int) -> Plan:
+        return self.plan
+
+
+Element = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
 class _LoadTrain:
-    """Loads this process's share of the batch of a step."""
+    """Loads an image of a step, in all views that this process has of it."""
 
     source: Source
-    labels: np.ndarray
-    plan: Plan
+    plans: Plans
+    steps: int
     transform: Transform | None
     seed: int
-    epoch: int
-    share: slice
+    first_epoch: int
+    size: int
+    places: np.ndarray
+    columns: np.ndarray
     skip: bool
 
-    def __call__(self, step: int) -> dict[str, Any]:
-        row = self.plan[step]
-        images: list[np.ndarray] = []
-        ids: list[int] = []
-        bad: list[str] = []
-        for place in range(self.share.start, self.share.stop):
-            # All views of a place show one image, and it counts once where it does not decode.
-            view, column = divmod(place, len(row))
-            item = self._item(row, step, column, [] if view else bad)
-            rng = streams.generator("augment", self.seed, epoch=self.epoch, step=step, place=place)
-            images.append(_transformed(self.transform, item["image"], rng))
-            ids.append(item["id"])
-        return {
-            "image": _stack(images, self.source, ids),
-            "label": self.labels[ids].astype(np.int32),
-            "id": np.array(ids, np.int32),
-            "bad": bad,
-        }
+    def __call__(self, number: int, which: int) -> Element:
+        """Loads the image of one of the process's columns.
 
-    def _item(self, row: Int[np.ndarray, " batch"], step: int, place: int, bad: list[str]) -> Item:
+        Args:
+          number: of the step, counted from the beginning of the first epoch.
+          which: of the columns.
+        """
+        epoch, step = divmod(number, self.steps)
+        epoch += self.first_epoch
+        row = np.asarray(self.plans(epoch)[step])
+        column = int(self.columns[which])
+        bad: list[str] = []
+        item = self._item(row, epoch, step, column, bad)
+        images = []
+        for place in self.places[self.places % self.size == column].tolist():
+            rng = streams.generator("augment", self.seed, epoch=epoch, step=step, place=place)
+            images.append(_transformed(self.transform, item["image"], rng))
+        # All views of a place show one image, and it counts once where it does not decode.
+        counts = column in self.places
+        return {"images": images, "id": item["id"], "bad": bad if counts else []}
+
+    def _item(
+        self, row: Int[np.ndarray, " batch"], epoch: int, step: int, place: int, bad: list[str]
+    ) -> Item:
         """Reads the image of a place, or a substitute; names that do not decode are added to `bad`."""
         index = int(row[place])
         try:
@@ -211,9 +249,7 @@ class _LoadTrain:
         bad.append(self.source.name(index))
         label = self.source.labels[index]
         others = np.setdiff1d(np.flatnonzero(self.source.labels == label), [index])
-        rng = streams.generator(
-            "replace_image", self.seed, epoch=self.epoch, step=step, place=place
-        )
+        rng = streams.generator("replace_image", self.seed, epoch=epoch, step=step, place=place)
         others = rng.permutation(others)
         others = others[np.argsort(np.isin(others, row), kind="stable")]
         for other in others:
@@ -228,8 +264,32 @@ class _LoadTrain:
 
 
 @dataclass(frozen=True, eq=False)
+class _JoinTrain:
+    """Makes a batch of the images of a step."""
+
+    source: Source
+    labels: np.ndarray
+    size: int
+    places: np.ndarray
+    columns: np.ndarray
+
+    def __call__(self, number: int, elements: Sequence[Element]) -> Element:
+        del number
+        views = {c: iter(e["images"]) for c, e in zip(self.columns, elements, strict=True)}
+        id_of = {c: e["id"] for c, e in zip(self.columns, elements, strict=True)}
+        columns = self.places % self.size
+        ids = [id_of[column] for column in columns]
+        return {
+            "image": _stack([next(views[column]) for column in columns], self.source, ids),
+            "label": self.labels[ids].astype(np.int32),
+            "id": np.array(ids, np.int32),
+            "bad": [name for element in elements for name in element["bad"]],
+        }
+
+
+@dataclass(frozen=True, eq=False)
 class _LoadEval:
-    """Loads this process's share of the batch of a step, padded to its full size."""
+    """Loads an image of a batch; None where there is none, and where it does not decode."""
 
     source: Source
     batch_size: int
@@ -237,36 +297,28 @@ class _LoadEval:
     share: slice
     skip: bool
 
-    def __call__(self, step: int) -> dict[str, Any]:
-        start = step * self.batch_size
-        ids = np.arange(start + self.share.start, start + self.share.stop, dtype=np.int32)
-        inside = ids < len(self.source)
-        images: list[np.ndarray | None] = []
-        bad = []
-        for i, exists in zip(ids.tolist(), inside, strict=True):
-            try:
-                images.append(self._image(i) if exists else None)
-            except DecodeError as error:
-                if not self.skip:
-                    raise _refused(error) from error
-                images.append(None)
-                bad.append(self.source.name(i))
-        good = [image for image in images if image is not None]
-        blank = np.zeros_like(good[0] if good else self._first_decodable())
-        labels = np.append(self.source.labels, -1).astype(np.int32)
-        return {
-            "image": _stack([blank if x is None else x for x in images], self.source, ids.tolist()),
-            "label": labels[np.where(inside, ids, -1)],
-            "id": np.where(inside, ids, np.int32(-1)),
-            "valid": np.array([image is not None for image in images]),
-            "bad": bad,
-        }
+    def __call__(self, number: int, which: int) -> Element:
+        """Loads the image of one of the process's places.
+
+        Args:
+          number: of the batch.
+          which: of the places.
+        """
+        index = number * self.batch_size + self.share.start + which
+        if index >= len(self.source):
+            return {"image": None, "bad": []}
+        try:
+            return {"image": self._image(index), "bad": []}
+        except DecodeError as error:
+            if not self.skip:
+                raise _refused(error) from error
+            return {"image": None, "bad": [self.source.name(index)]}
 
     def _image(self, index: int) -> np.ndarray:
         rng = streams.generator("augment", 0, place=index)
         return _transformed(self.transform, self.source[index]["image"], rng)
 
-    def _first_decodable(self) -> np.ndarray:
+    def first_decodable(self) -> np.ndarray:
         """Returns the first image that decodes, for the shape of a share that has none of its own."""
         for i in range(len(self.source)):
             try:
@@ -274,6 +326,32 @@ class _LoadEval:
             except DecodeError:
                 continue
         raise DecodeError(f"none of the {len(self.source)} images can be decoded")
+
+
+@dataclass(frozen=True, eq=False)
+class _JoinEval:
+    """Makes a batch of images, padded to its full size."""
+
+    source: Source
+    batch_size: int
+    share: slice
+    load: _LoadEval
+
+    def __call__(self, number: int, elements: Sequence[Element]) -> Element:
+        start = number * self.batch_size
+        ids = np.arange(start + self.share.start, start + self.share.stop, dtype=np.int32)
+        inside = ids < len(self.source)
+        images = [element["image"] for element in elements]
+        good = [image for image in images if image is not None]
+        blank = np.zeros_like(good[0] if good else self.load.first_decodable())
+        labels = np.append(self.source.labels, -1).astype(np.int32)
+        return {
+            "image": _stack([blank if x is None else x for x in images], self.source, ids.tolist()),
+            "label": labels[np.where(inside, ids, -1)],
+            "id": np.where(inside, ids, np.int32(-1)),
+            "valid": np.array([image is not None for image in images]),
+            "bad": [name for element in elements for name in element["bad"]],
+        }
 
 
 def _refused(error: DecodeError) -> DecodeError:
@@ -298,22 +376,67 @@ def _stack(images: list[np.ndarray], source: Source, ids: list[int]) -> np.ndarr
     return np.stack(images)
 
 
+@dataclass(frozen=True, eq=False)
+class _Order:
+    """The order of the elements: (number of the batch, which of its images) by their positions.
+
+    grain gives worker w of n the elements w, w + n, w + 2n, ... and takes batches from the workers in turn: so these
+    elements are whole batches w, w + n, ... of its own.
+    """
+
+    numbers: range
+    size: int
+    workers: int
+
+    def __len__(self) -> int:
+        # As many for each worker; those of batches beyond the last are empty.
+        return -(-len(self.numbers) // self.workers) * self.workers * self.size
+
+    def __call__(self, position: int) -> tuple[int | None, int]:
+        own, worker = divmod(position, self.workers)
+        turn, which = divmod(own, self.size)
+        batch = turn * self.workers + worker
+        return (self.numbers[batch] if batch < len(self.numbers) else None), which
+
+
+@dataclass(frozen=True, eq=False)
+class _Load:
+    order: _Order
+    load: Callable[[int, int], Element]
+
+    def __call__(self, position: int) -> tuple[int | None, Element]:
+        number, which = self.order(position)
+        return number, ({} if number is None else self.load(number, which))
+
+
+@dataclass(frozen=True, eq=False)
+class _Join:
+    join: Callable[[int, Sequence[Element]], Element]
+
+    def __call__(self, elements: Sequence[tuple[int | None, Element]]) -> Element:
+        number = elements[0][0]
+        return {} if number is None else self.join(number, [element for _, element in elements])
+
+
 def _batches(
-    load: Callable[[int], dict[str, Any]],
-    steps: range,
+    load: Callable[[int, int], Element],
+    join: Callable[[int, Sequence[Element]], Element],
+    numbers: range,
+    size: int,
     threads: int,
     workers: int,
     prefetch: int,
     skipped: Counter[str] | None,
 ) -> Iterator[Batch]:
     """Yields the batches that grain loads ahead, and counts the images that did not decode."""
-    if not steps:
+    if not numbers:
         return
+    order = _Order(numbers, size, max(workers, 1))
     dataset = (
-        grain.MapDataset.source(steps)
-        .map(load)
-        # grain's own default keeps 500 elements, and an element is a whole batch here.
-        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+        grain.MapDataset.source(range(len(order)))
+        .map(_Load(order, load))
+        .to_iter_dataset(grain.ReadOptions(threads, max(prefetch * size, threads)))
+        .batch(size, drop_remainder=True, batch_fn=_Join(join))
     )
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -324,7 +447,7 @@ def _batches(
         )
     batches = iter(dataset)
     try:
-        for batch in batches:
+        for batch in itertools.islice(batches, len(numbers)):
             bad = batch.pop("bad")
             if skipped is not None:
                 skipped.update(bad)

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from dml_jax import data
 from dml_jax.config import typed
 from dml_jax.config_options import DataOptions
-from dml_jax.data.pipeline import Plan
 from dml_jax.training import build
 
 Batch = dict[str, np.ndarray]
@@ -58,21 +57,23 @@ class Loader:
     def train_batches(
         self,
         source: data.Source,
-        plan: Plan,
+        plan: data.Plan | data.Plans,
         labels: np.ndarray,
         *,
         epoch: int,
+        epochs: int = 1,
         start_step: int = 0,
         skipped: Counter[str] | None = None,
     ) -> Iterator[Batch]:
-        """Yields the batches of an epoch.
+        """Yields the batches of one or more epochs.
 
         Args:
           source: the images.
-          plan: the sampler's plan of the epoch.
+          plan: the sampler's plan of the epoch, or a function that returns that of any of them.
           labels: what the loss takes, a row for each image of the source.
-          epoch: its number.
-          start_step: the first step that is loaded.
+          epoch: the number of the first one.
+          epochs: how many.
+          start_step: the first step of the first one that is loaded.
           skipped: counts the images that cannot be decoded, by name.
         """
         return data.train_batches(
@@ -82,6 +83,7 @@ class Loader:
             transform=self.augment,
             seed=self.seed,
             epoch=epoch,
+            epochs=epochs,
             views=self.views,
             start_step=start_step,
             skipped=skipped,

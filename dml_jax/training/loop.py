@@ -1,12 +1,10 @@
 """The training loop: epochs of steps, evaluation, early stopping, checkpoints; it can be killed at any moment."""
 
-from collections.abc import Generator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 from ml_collections import ConfigDict
 
-from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.position import Better, Position
 from dml_jax.training.preemption import Terminated
@@ -92,29 +90,28 @@ def _train_on(session: Session, state: State, position: Position) -> tuple[State
     if position.step == 0 and session.plans.needs_embeddings(position.epoch):
         storage = session.plans.storage_of(session.validator.embed_training_images(state))
         state = {**state, "storage": jax.device_put(storage, state["storage"].sharding)}
-    batches = _batches(session, state, position)
-    try:
-        for arrays, ids, is_last in batches:
-            session.profiler.before(position.total + 1)
-            # A transfer here would be a mistake that only costs time: nobody would notice.
-            with jax.transfer_guard("disallow"):
-                state, metrics = session.step(state, arrays)
-            position = position.after_step()
-            session.profiler.after(position.total)
-            reporter.step(position, metrics, ids, is_last=is_last)
-            ends = session.preemption.ends_after(position.total)
-            is_evaluated = _is_evaluated(session, position)
-            if is_last or ends or is_evaluated or saver.is_due(position):
-                # A state that is not finite is not saved. The checkpoint is written before an evaluation: whatever
-                # ends this run in it, the next one begins by evaluating.
-                reporter.flush_metrics()
-                saver.save(state, position)
-            if ends:
-                raise Terminated
-            if is_evaluated:
-                break
-    finally:
-        batches.close()
+    while position.step < session.plans.steps:
+        batch = session.feed.take(position, state)
+        session.profiler.before(position.total + 1)
+        # A transfer here would be a mistake that only costs time: nobody would notice.
+        with jax.transfer_guard("disallow"):
+            state, metrics = session.step(state, batch.arrays)
+        position = position.after_step()
+        session.profiler.after(position.total)
+        session.feed.started(metrics)
+        is_last = position.step == session.plans.steps
+        reporter.step(position, metrics, batch.ids, is_last=is_last)
+        ends = session.preemption.ends_after(position.total)
+        is_evaluated = _is_evaluated(session, position)
+        if is_last or ends or is_evaluated or saver.is_due(position):
+            # A state that is not finite is not saved. The checkpoint is written before an evaluation: whatever ends
+            # this run in it, the next one begins by evaluating.
+            reporter.flush_metrics()
+            saver.save(state, position)
+        if ends:
+            raise Terminated
+        if is_evaluated:
+            break
     return state, position
 
 
@@ -128,25 +125,6 @@ def _is_evaluated(session: Session, position: Position) -> bool:
     epochs = position.epoch + 1
     at_end = position.step == steps
     return at_end and (epochs % options.eval_epochs == 0 or epochs == options.epochs)
-
-
-def _batches(
-    session: Session, state: State, position: Position
-) -> Generator[tuple[dict[str, jax.Array], Any, bool]]:
-    """Yields what is left of an epoch: (a batch on the devices, the ids of its images, whether it is the last)."""
-    experiment, plans = session.experiment, session.plans
-    plan = plans.plan(position.epoch, position.step, state)
-    batches = experiment.loader.train_batches(
-        experiment.source,
-        plan,
-        experiment.labels,
-        epoch=position.epoch,
-        start_step=position.step,
-        skipped=session.skipped,
-    )
-    for step, batch in enumerate(batches, position.step + 1):
-        ids = batch["id"] if plans.updates_storage else batch.pop("id")
-        yield states.shard(batch, session.mesh), ids, step == len(plan)
 
 
 def _no_better(position: Position, monitors: Mapping[str, Better]) -> str:

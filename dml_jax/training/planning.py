@@ -1,5 +1,6 @@
 """The plans of a run's epochs, and the stored embeddings that some samplers plan from."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -35,6 +36,7 @@ class Plans:
       steps: the steps of an epoch.
       storage_rows: the rows of the storage; 0 where the sampler needs none.
       updates_storage: True where the embeddings of a step go into the storage.
+      of_epoch: the plan of any epoch, of a sampler that needs no embeddings.
 
     Raises:
       UserError: the sampler cannot make batches of this source.
@@ -54,6 +56,7 @@ class Plans:
         self.steps = sampler.steps(source.labels, batch_size)
         self.storage_rows = len(source) if self._storage_sampler else 0
         self.updates_storage = self._storage_sampler is not None and self._storage_sampler.updates
+        self.of_epoch = EpochPlans(sampler, source.labels, source.parent_labels, batch_size, seed)
         self._plan: np.ndarray | AsyncPlan = np.zeros((self.steps, batch_size), np.int32)
 
     @classmethod
@@ -100,10 +103,7 @@ class Plans:
         """
         labels, sampler = self._source.labels, self._storage_sampler
         if sampler is None:
-            parents = self._source.parent_labels
-            return self._sampler.plan(
-                labels, self._batch_size, parents=parents, seed=self._seed, epoch=epoch
-            )
+            return self.of_epoch(epoch)
         if step:
             return self._plan
         embeddings = states.to_host(state["storage"])
@@ -140,6 +140,48 @@ class Plans:
         """Ends planning."""
         if isinstance(self._plan, AsyncPlan):
             self._plan.close()
+
+
+class EpochPlans:
+    """The plans of a sampler that needs no embeddings, by the number of the epoch; in threads and processes, too.
+
+    Args:
+      sampler: plans the batches of an epoch.
+      labels: of the training images.
+      parents: their coarser classes, where they have any.
+      batch_size: images of a step.
+      seed: of the run.
+    """
+
+    def __init__(
+        self,
+        sampler: samplers.Sampler,
+        labels: np.ndarray,
+        parents: np.ndarray | None,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._given = sampler, labels, parents, batch_size, seed
+        self._lock = threading.Lock()
+        # While the last images of an epoch are loaded, the first of the next one are.
+        self._plans: dict[int, np.ndarray] = {}
+
+    def __call__(self, epoch: int) -> Int32[np.ndarray, "steps batch"]:
+        """Returns the plan of an epoch.
+
+        Args:
+          epoch: its number.
+        """
+        sampler, labels, parents, batch_size, seed = self._given
+        with self._lock:
+            if epoch not in self._plans:
+                plan = sampler.plan(labels, batch_size, parents=parents, seed=seed, epoch=epoch)
+                self._plans = {k: v for k, v in self._plans.items() if k == epoch - 1}
+                self._plans[epoch] = plan
+            return self._plans[epoch]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EpochPlans, self._given
 
 
 class AsyncPlan:

@@ -16,6 +16,7 @@ from dml_jax.processes import is_primary
 from dml_jax.training import optim, same_data, tasks
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
+from dml_jax.training.feed import Feed
 from dml_jax.training.planning import Plans
 from dml_jax.training.position import Position
 from dml_jax.training.preemption import Preemption
@@ -39,9 +40,9 @@ class Session:
       validator: evaluates it.
       saver: saves it.
       reporter: reports it.
+      feed: brings its batches onto the devices.
       profiler: traces steps of it.
       preemption: ends it where SIGTERM arrives.
-      skipped: the images that could not be decoded, by name.
     """
 
     experiment: Experiment
@@ -51,9 +52,9 @@ class Session:
     validator: Validator
     saver: Saver
     reporter: Reporter
+    feed: Feed
     profiler: Profiler
     preemption: Preemption
-    skipped: Counter[str]
 
 
 @contextlib.contextmanager
@@ -103,6 +104,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         stack.enter_context(contextlib.closing(reporter))
         profiler = Profiler(place / "profile", options.profile)
         stack.enter_context(contextlib.closing(profiler))
+        feed = stack.enter_context(contextlib.closing(Feed(experiment, plans, mesh, skipped)))
         preemption = stack.enter_context(Preemption())
         state |= states.watch(mesh)
         step = make_train_step(
@@ -122,9 +124,9 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
             validator=Validator(experiment, preemption, skipped),
             saver=saver,
             reporter=reporter,
+            feed=feed,
             profiler=profiler,
             preemption=preemption,
-            skipped=skipped,
         )
         yield session, state, position
 

@@ -336,3 +336,33 @@ def test_glyphs_end_to_end(tmp_path, monkeypatch):
     assert len(batches) == len(train) // 16
     assert batches[0]["image"].shape == (16, 32, 32, 1)
     assert sum(b["valid"].sum() for b in data.eval_batches(val, 16, transform=None)) == len(val)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan of any epoch, for workers, too."""
+
+    def __call__(self, epoch):
+        return samplers.get("m_per_class", m=2, length=24).plan(LABELS, 8, seed=0, epoch=epoch)
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"workers": 3, "threads": 1}])
+def test_epochs_in_one_go(options):
+    """The batches of one epoch after the other, from the midst of the first on."""
+    apart = [b for epoch in (3, 4, 5) for b in run(plan=Planned()(epoch), epoch=epoch)]
+    assert_same(run(plan=Planned(), epochs=3, start_step=2, **options), apart[2:])
+
+
+def test_images_of_a_batch_are_loaded_at_once_and_decoded_once():
+    """Four threads are at work on one batch, and all views of an image are made of one read."""
+    together, reads, gate = [], Counter(), threading.Barrier(4, timeout=20)
+
+    def read(index):
+        reads[index] += 1
+        together.append(gate.wait())
+        return np.full((6, 5, 1), index, np.uint8)
+
+    source = data.Images(LABELS, tuple("abcde"), [str(i) for i in range(15)], read)
+    (batch,) = run(source, np.array([[0, 1, 2, 3]]), views=3, threads=4)
+    assert len(together) == 4 and set(reads.values()) == {1}
+    assert batch["image"].shape == (12, 6, 5, 1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import pytest
 from dml_jax import UserError, checkpoints, config_files, evaluate, names
 from dml_jax import config as configs
 from dml_jax import losses as losses_of
-from dml_jax.training import build, loop
+from dml_jax.training import build, feed, loop, saving
+from dml_jax.training.loading import Loader
 from dml_jax.training.position import Best, Position
 from dml_jax.training.reporting import IN_FLIGHT, Reporter
 from dml_jax.training.validation import Validator
@@ -223,7 +225,7 @@ RANKING = {"name": "happier", "relation": "hierarchy"}
 @pytest.mark.parametrize(("level", "weights"), [(-1, 9), (0, 3)])
 def test_a_hierarchy(alphabets, tmp_path, monkeypatch, level, weights):
     """HAPPIER as a whole from a config; class weights of the level, of the characters that are not held out."""
-    init, made = loop.states.init, []
+    init, made = saving.states.init, []
     monkeypatch.setattr(
         loop.states, "init", lambda *given, **how: made.append(init(*given, **how)) or made[-1]
     )
@@ -345,6 +347,7 @@ def test_transfers(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Reporter, "step", lambda self, *a, **k: started.append(0) or report(self, *a, **k)
     )
+    monkeypatch.setattr(feed, "ENOUGH", 10**9)
     config = config_of(data, "steps=50,epochs=1")
     config.train.update(log_steps=10, checkpoint_steps=0, monitor="")
     config.evaluation.splits = ()
@@ -353,3 +356,26 @@ def test_transfers(data, tmp_path, monkeypatch):
     assert fetched == [4, 13, 23, 33, 43, 50]
     assert all(at - done >= IN_FLIGHT for done, at in enumerate(waited, 1))
     assert sorted(losses(tmp_path)) == [1, 10, 20, 30, 40, 50]
+
+
+def test_what_is_the_limit(data, tmp_path, capsys, monkeypatch):
+    """Said once, after the first steps; a transform that sleeps makes the input the limit."""
+    config = config_of(data, "steps=8,epochs=2")
+    loop.train(config, str(tmp_path / "fast"))
+    assert capsys.readouterr().out.count(" is the limit") == 1
+    monkeypatch.setattr(feed, "ENOUGH", 17)
+    loop.train(config, str(tmp_path / "short"))
+    assert " is the limit" not in capsys.readouterr().out
+    monkeypatch.setattr(feed, "ENOUGH", 16)
+    read = Loader.train_batches
+
+    def slow(self, *given, **how):
+        for batch in read(self, *given, **how):
+            time.sleep(0.2)
+            yield batch
+
+    monkeypatch.setattr(Loader, "train_batches", slow)
+    loop.train(config, str(tmp_path / "slow"))
+    out = capsys.readouterr().out
+    assert "the input is the limit" in out and "data.threads=1" in out
+    assert losses(tmp_path / "slow") == losses(tmp_path / "fast")
