@@ -8,12 +8,12 @@ may be replicated or sharded by class: the value and the gradient are the same.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import mesh
 from dml_jax.pairwise import check_block, pad_rows
@@ -23,10 +23,31 @@ from dml_jax.pairwise import check_block, pad_rows
 Values = Callable[[Any, Array, Array], Array]
 
 
+class Sampled(NamedTuple):
+    """The weights of some classes, in place of those of all: a sample of classes, and the classes of the batch.
+
+    Labels are then positions in `own`.
+
+    Attributes:
+      weights: of the sample.
+      counted: False for a class of the sample that is one of the batch, too.
+      own: the weights of the class of each image of the batch.
+      own_counted: True for the first image of a class.
+    """
+
+    weights: Float[Array, "n *k d"]
+    counted: Bool[Array, " n"]
+    own: Float[Array, "b *k d"]
+    own_counted: Bool[Array, " b"]
+
+
+ClassWeights = Float[Array, "c *k d"] | Sampled
+
+
 def cross_entropy(
     logits: Values,
     samples: Any,
-    weights: Float[Array, "c *k d"],
+    weights: ClassWeights,
     labels: Int[Array, " b"],
     *,
     block: int | None = None,
@@ -50,8 +71,8 @@ def cross_entropy(
         return jnp.stack([_log_sum_exp(parts[:, 0], axis=0), jnp.sum(parts[:, 1], axis=0)])
 
     log_sum, own = _over_classes(logits, part, join, samples, weights, labels, block)
-    if not own_in_sum and weights.shape[0] == 1:
-        log_sum = jnp.zeros_like(own)
+    if not own_in_sum:
+        log_sum = jnp.where(_count(weights) == 1, 0, log_sum)
     return _where_known(labels, weights, log_sum - own)
 
 
@@ -61,7 +82,7 @@ other_classes = partial(cross_entropy, own_in_sum=False)
 def mean(
     terms: Values,
     samples: Any,
-    weights: Float[Array, "c *k d"],
+    weights: ClassWeights,
     labels: Int[Array, " b"],
     *,
     block: int | None = None,
@@ -75,13 +96,13 @@ def mean(
     total = _over_classes(
         terms, part, lambda parts: jnp.sum(parts, axis=0), samples, weights, labels, block
     )
-    return _where_known(labels, weights, total / weights.shape[0])
+    return _where_known(labels, weights, total / _count(weights))
 
 
 def log_sum_exp(
     values: Callable[[Any, Array, Array], Float[Array, "b k c"]],
     samples: Any,
-    weights: Float[Array, "c *k d"],
+    weights: ClassWeights,
     labels: Int[Array, " b"],
     *,
     block: int | None = None,
@@ -123,9 +144,17 @@ def even_block(rows: int, block: int) -> int:
     return next((b for b in range(block, (block - 1) // 2, -1) if rows % b == 0), block)
 
 
-def _where_known(labels: Array, weights: Array, values: Array) -> Array:
+def _count(weights: ClassWeights) -> Any:
+    """Returns how many classes there are."""
+    if isinstance(weights, Sampled):
+        return jnp.sum(weights.counted) + jnp.sum(weights.own_counted)
+    return weights.shape[0]
+
+
+def _where_known(labels: Array, weights: ClassWeights, values: Array) -> Array:
     """Returns the values, NaN for labels that are no class."""
-    return jnp.where((labels >= 0) & (labels < weights.shape[0]), values, jnp.nan)
+    classes = weights.own.shape[0] if isinstance(weights, Sampled) else weights.shape[0]
+    return jnp.where((labels >= 0) & (labels < classes), values, jnp.nan)
 
 
 def _over_classes(
@@ -133,9 +162,10 @@ def _over_classes(
     part: Callable[[Array, Array, Array], Array],
     join: Callable[[Array], Array],
     samples: Any,
-    weights: Array,
+    weights: ClassWeights,
     labels: Array,
     block: int | None,
+    counted: Array | None = None,
 ) -> Array:
     """Returns what `join` makes of the parts of all chunks and devices.
 
@@ -143,35 +173,47 @@ def _over_classes(
     only fill it up; `join` takes parts along a new first axis, and what it returns is a part again.
     """
     check_block(block)
+    if isinstance(weights, Sampled):
+        parts = [
+            _over_classes(values, part, join, samples, chosen, of_labels, block, real)
+            for chosen, of_labels, real in (
+                (weights.weights, jnp.full_like(labels, -1), weights.counted),
+                (weights.own, labels, weights.own_counted),
+            )
+        ]
+        return join(jnp.stack(parts))
     classes, devices, axes = weights.shape[0], mesh.data_devices(), mesh.batch_axes()
     share = -(-classes // devices)
     size = share if block is None else even_block(share, block)
     share = -(-share // size) * size
     ids = jnp.arange(share * devices)
+    if counted is not None:
+        counted = pad_rows(counted, share * devices - classes)
 
-    def one_device(ids: Array, weights: Array, samples: Any, labels: Array) -> Array:
-        def one_chunk(ids: Array, weights: Array) -> Array:
+    def one_device(rows: Any, weights: Array, samples: Any, labels: Array) -> Array:
+        def one_chunk(rows: Any, weights: Array) -> Array:
+            ids, counted = rows
             target = labels[:, None] == ids[None, :]
-            real = (ids < classes)[None, :]
-            return part(values(samples, weights, target), target, real)
+            real = ids < classes if counted is None else (ids < classes) & counted
+            return part(values(samples, weights, target), target, real[None, :])
 
         if size == share:
-            return one_chunk(ids, weights)
-        chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (ids, weights))
+            return one_chunk(rows, weights)
+        chunks = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (rows, weights))
         again = jax.checkpoint(one_chunk, prevent_cse=False)
         return join(jax.lax.map(lambda chunk: again(*chunk), chunks))
 
-    weights = pad_rows(weights, share * devices - classes)
+    filled = pad_rows(weights, share * devices - classes)
     if devices == 1:
-        return one_device(ids, weights, samples, labels)
+        return one_device((ids, counted), filled, samples, labels)
     batch = labels.shape[0]
 
-    def one_share(ids: Array, weights: Array, samples: Any, labels: Array) -> Array:
+    def one_share(rows: Any, weights: Array, samples: Any, labels: Array) -> Array:
         gather = lambda x: jax.lax.all_gather(x, axes, tiled=True)[:batch]
-        mine = one_device(ids, weights, jax.tree.map(gather, samples), gather(labels))
+        mine = one_device(rows, weights, jax.tree.map(gather, samples), gather(labels))
         return join(jax.lax.all_gather(mine, axes))
 
     extra = -batch % devices
     return jax.shard_map(one_share, in_specs=P(axes), out_specs=P(), check_vma=False)(
-        ids, weights, pad_rows(samples, extra), pad_rows(labels, extra)
+        (ids, counted), filled, pad_rows(samples, extra), pad_rows(labels, extra)
     )

@@ -176,6 +176,7 @@ class GroupOptions:
       schedule: the factor of the rate as training goes on: a dict with the name of a schedule and its hyper-parameters.
       warmup_steps: steps over which the rate rises to that of the schedule.
       freeze: True leaves the group's parameters as they are.
+      sparse: True leaves rows without a gradient as they are, with their moments: for the weights of `partial_fc`.
     """
 
     match: str = ""
@@ -185,3 +186,4 @@ class GroupOptions:
     schedule: Named = dataclasses.field(default_factory=lambda: {"name": "constant"})
     warmup_steps: NonNegativeInt = 0
     freeze: bool = False
+    sparse: bool = False

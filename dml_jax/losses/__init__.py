@@ -94,6 +94,7 @@ from dml_jax.losses.pair import (
     threshold_consistent_margin,
     threshold_consistent_margin_rows,
 )
+from dml_jax.losses.partial_fc import PartialFC, partial_fc
 from dml_jax.losses.proxy import proxy_anchor, proxy_anchor_rows
 from dml_jax.losses.proxy_nca import proxy_nca, proxy_nca_logits, proxy_nca_pp, proxy_nca_pp_logits
 from dml_jax.losses.ranking import ranked_list, ranked_list_rows, recall_at_k, recall_at_k_rows
@@ -158,6 +159,7 @@ __all__ = [
     "Multiple",
     "Outliers",
     "PairLoss",
+    "PartialFC",
     "ProxyLoss",
     "References",
     "SelfSupervised",
@@ -220,6 +222,7 @@ __all__ = [
     "p2s_grad",
     "p2s_grad_terms",
     "pair_loss",
+    "partial_fc",
     "pnp",
     "pnp_rows",
     "proxy_anchor",
@@ -310,6 +313,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "normalized_softmax": normalized_softmax,
     "nt_xent": nt_xent,
     "p2s_grad": p2s_grad,
+    "partial_fc": partial_fc,
     "pnp": pnp,
     "proxy_anchor": proxy_anchor,
     "proxy_nca": proxy_nca,

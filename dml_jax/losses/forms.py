@@ -299,7 +299,7 @@ def _call_logits(chunk: ClassChunk, *, logits: Callable[..., Any]) -> Array:
 
 def over_chunks(
     embeddings: Float[Array, "b d"],
-    weights: Float[Array, "c *k d"],
+    weights: classwise.ClassWeights,
     labels: Array,
     *,
     kernel: Callable[[ClassChunk], Array],
@@ -312,7 +312,7 @@ def over_chunks(
 
     Args:
       embeddings: the batch.
-      weights: the class weights.
+      weights: the class weights, of all classes or of some.
       labels: the class of each sample.
       kernel: gives the values `[b, c]` of a chunk of classes.
       distance: of samples and class weights.
@@ -398,13 +398,32 @@ class ClassLoss(Loss):
     ) -> tuple[Mean, State]:
         """Computes the loss with its regularizers."""
         _, anchors, _ = with_classes(self.relation, anchors, refs)
+        weights = variables["params"]["weights"].astype(anchors.vectors.dtype)
+        mean = self.against(weights, anchors.labels, anchors, key, block)
+        return add_regularizers(mean, self.regularizers, variables, anchors, block), {}
+
+    def against(
+        self,
+        weights: classwise.ClassWeights,
+        rows: Array,
+        anchors: Samples,
+        key: Array | None,
+        block: int | None,
+    ) -> Mean:
+        """Computes the loss without its regularizers.
+
+        Args:
+          weights: of all classes, or of some.
+          rows: which of them are those of the samples' classes.
+          anchors: the samples, with the numbers of their classes.
+          key: for draws of the miner.
+          block: classes at a time.
+        """
         embeddings, labels, valid = anchors
-        weights = variables["params"]["weights"].astype(embeddings.dtype)
-        values = self.values(embeddings, weights, jnp.where(valid, labels, 0), block=block)
+        values = self.values(embeddings, weights, jnp.where(valid, rows, 0), block=block)
         shares = mined_weights(self.miner, self.distance, anchors, key, block, self.weigh_partners)
         sums = self.reducer.of(self.name).sums(values * shares, valid, None, labels)
-        mean = Mean(*driver.combine({self.name: sums}, self.reducer))
-        return add_regularizers(mean, self.regularizers, variables, anchors, block), {}
+        return Mean(*driver.combine({self.name: sums}, self.reducer))
 
 
 def mined_weights(

@@ -218,6 +218,20 @@ def check_wrapped(name: str, loss: Loss, accepted: tuple[str, ...]) -> None:
         )
 
 
+def inner_loss(name: str, spec: Any, miner: MinerSpec) -> Loss:
+    """Makes the loss inside another one, with a miner where one is given.
+
+    Args:
+      name: of the loss around it.
+      spec: the loss: a name, a dict with a name, or the object.
+      miner: of the loss inside; None: what it has.
+
+    Raises:
+      UserError: no loss, or two miners.
+    """
+    return _with_miner(name, build(name, spec), miner)
+
+
 def _with_miner(name: str, loss: Loss, spec: Any) -> Loss:
     """Returns the loss with this miner."""
     miner = names.build("miner", miners.get, miners.Miner, spec)

@@ -356,7 +356,7 @@ class Group:
 
 
 # The fields of a group that are no hyper-parameters of its optimizer.
-_GROUP_FIELDS = ("match", "name", "lr", "schedule", "warmup_steps", "freeze")
+_GROUP_FIELDS = ("match", "name", "lr", "schedule", "warmup_steps", "freeze", "sparse")
 
 
 def group(name: str, spec: Mapping[str, Any]) -> Group:
@@ -366,7 +366,8 @@ def group(name: str, spec: Mapping[str, Any]) -> Group:
       name: what the group is called in errors.
       spec: `match` (the group's pattern), `name` of the optimizer, `lr`, the optimizer's hyper-parameters
         (`weight_decay`, `momentum`, ...), and where wanted `schedule` (its `name` and hyper-parameters),
-        `warmup_steps` and `freeze`. lr=0 freezes, too. A `weight_decay` of 0 is accepted for every optimizer.
+        `warmup_steps`, `freeze` and `sparse` (`by_rows`). lr=0 freezes, too. A `weight_decay` of 0 is accepted for
+        every optimizer.
 
     Raises:
       UserError: an unknown name or hyper-parameter, a negative or missing rate, a group without a pattern.
@@ -391,15 +392,51 @@ def group(name: str, spec: Mapping[str, Any]) -> Group:
     try:
         if not hyper.get("weight_decay") and not _decays(spec.get("name", "")):
             hyper.pop("weight_decay", None)
+        optimizer, sparse = get(spec.get("name", ""), **hyper), spec.get("sparse", False)
         return Group(
             pattern=field("match", str, spec["match"]),
             lr=0.0 if frozen else lr,
-            optimizer=get(spec.get("name", ""), **hyper),
+            optimizer=by_rows(optimizer) if field("sparse", bool, sparse) else optimizer,
             schedule=get_schedule(**schedule),
             warmup_steps=field("warmup_steps", NonNegativeInt, spec.get("warmup_steps", 0)),
         )
     except UserError as error:
         raise UserError(f"optim.{name}: {error}") from error
+
+
+def by_rows(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns the optimizer for arrays of which a step has the gradient of some rows alone, such as sampled classes.
+
+    A row without any gradient stays as it is, and so do its moments: it neither decays nor moves on by momentum. What
+    is counted for all rows (the steps of Adam's bias correction) goes on. As `torch.optim.SparseAdam`.
+
+    Args:
+      optimizer: of all rows.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx, p = by_rows(sgd(momentum=0.5)), jnp.zeros((2, 1))
+      >>> _, state = tx.update(jnp.ones((2, 1)), tx.init(p), p)
+      >>> updates, _ = tx.update(jnp.array([[1.0], [0.0]]), state, p)
+      >>> updates.tolist()
+      [[1.5], [0.0]]
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+        def with_gradient(g: jax.Array) -> jax.Array:
+            return jnp.any(g != 0, axis=tuple(range(1, g.ndim)), keepdims=True) | (g.ndim == 0)
+
+        rows = jax.tree.map(with_gradient, updates)
+        moved, new = optimizer.update(updates, state, params, **more)
+        moved = jax.tree.map(lambda u, r: jnp.where(r, u, 0), moved, rows)
+        # Of the state what belongs to a parameter; the rest, such as a count, is taken as it is.
+        moments = optax.tree.map_params(
+            optimizer, lambda _, r: r, new, rows, transform_non_params=lambda _: jnp.bool_(True)
+        )
+        kept = jax.tree.map(lambda n, old, r: jnp.where(r, n, old), new, state, moments)
+        return moved, kept
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def _decays(name: str) -> bool:

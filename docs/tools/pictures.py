@@ -25,6 +25,7 @@ GRID = np.linspace(-0.99, 0.99, 100)
 HYPER = {"ranked_list": {"margin": 0.4, "Tn": 10.0}}
 LEFT_OUT = {
     "cross_batch_memory": "the loss inside it",
+    "partial_fc": "the loss inside it",
     "dynamic_soft_margin": "its histogram is of the triplets of a batch",
     "generic_pair": "the kernel is the user's own",
     "happier": "it reads a hierarchy",

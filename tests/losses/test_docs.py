@@ -16,12 +16,13 @@ GIVEN = {
     "ranked_list": dict(margin=0.4, Tn=10.0),
     "cross_batch_memory": dict(loss="contrastive"),
     "multiple": dict(losses=["contrastive"]),
+    "partial_fc": dict(loss="cos_face"),
     "self_supervised": dict(loss="contrastive"),
     "generic_pair": dict(
         rows=losses.contrastive_rows, pos_margin=0.0, neg_margin=1.0, similarity=False
     ),
 }
-WRAPPERS = ("cross_batch_memory", "multiple", "self_supervised")
+WRAPPERS = ("cross_batch_memory", "multiple", "partial_fc", "self_supervised")
 PARTS = ("miner", "distance", "reducer", "regularizer", "relation")
 
 

@@ -227,7 +227,7 @@ def test_a_hierarchy(alphabets, tmp_path, monkeypatch, level, weights):
     """HAPPIER as a whole from a config; class weights of the level, of the characters that are not held out."""
     init, made = saving.states.init, []
     monkeypatch.setattr(
-        loop.states, "init", lambda *given, **how: made.append(init(*given, **how)) or made[-1]
+        saving.states, "init", lambda *given, **how: made.append(init(*given, **how)) or made[-1]
     )
     config = config_of(alphabets, "steps=3,epochs=2")
     config.data = configs.data(name="omniglot", path=str(alphabets), size=16, validation=0.25)
