@@ -198,7 +198,7 @@ class Chain:
         picture = Image.fromarray(image[..., 0] if grey else image)
         for step in self.steps:
             picture = step(picture, rng)
-        array = np.array(picture, np.uint8)
+        array = np.asarray(picture, np.uint8)
         return array[..., None] if grey else array
 
 

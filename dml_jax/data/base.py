@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dml_jax import streams
 from dml_jax.errors import UserError
@@ -333,7 +333,9 @@ def decoded(
       >>> decoded(Image.new("L", (4, 3)), channels=3).shape
       (3, 4, 3)
     """
-    image = ImageOps.exif_transpose(image)
+    # Pillow copies an image that is upright, too, and one that is converted to the mode that it has.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
@@ -345,10 +347,12 @@ def decoded(
         # What lies under transparent pixels is arbitrary, often black.
         opaque = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
-    image = image.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BOX)
-    array = np.array(image, np.uint8)
+    array = np.asarray(image, np.uint8)
     return array[..., None] if channels == 1 else array
 
 

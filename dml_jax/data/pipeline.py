@@ -1,9 +1,9 @@
 """From plans to batches: grain loads image after image in threads or processes, ahead of the consumer.
 
-An element of the grain data set is an image of a plan, so that as many images are decoded at a time as there are
-threads. The order of the elements, and the random numbers of an image, depend on (seed, epoch, step, place in the whole
-batch) alone, so that batches are the same however many threads and processes load them, and (epoch, step) is all there
-is to resume from.
+An element of the grain data set is a few images of a plan (one, where a batch has no more than threads), so that as
+many are decoded at a time as there are threads. The order of the elements, and the random numbers of an image, depend
+on (seed, epoch, step, place in the whole batch) alone, so that batches are the same however many threads and processes
+load them, and (epoch, step) is all there is to resume from.
 """
 
 import itertools
@@ -376,9 +376,13 @@ def _stack(images: list[np.ndarray], source: Source, ids: list[int]) -> np.ndarr
     return np.stack(images)
 
 
+# Images that a thread loads one after the other: what grain does for an element takes as long as decoding a small one.
+RUN = 8
+
+
 @dataclass(frozen=True, eq=False)
 class _Order:
-    """The order of the elements: (number of the batch, which of its images) by their positions.
+    """The order of the elements: (number of the batch, which of its runs of images) by their positions.
 
     grain gives worker w of n the elements w, w + n, w + 2n, ... and takes batches from the workers in turn: so these
     elements are whole batches w, w + n, ... of its own.
@@ -402,20 +406,24 @@ class _Order:
 @dataclass(frozen=True, eq=False)
 class _Load:
     order: _Order
+    run: int
     load: Callable[[int, int], Element]
 
-    def __call__(self, position: int) -> tuple[int | None, Element]:
+    def __call__(self, position: int) -> tuple[int | None, list[Element]]:
         number, which = self.order(position)
-        return number, ({} if number is None else self.load(number, which))
+        if number is None:
+            return None, []
+        first = which * self.run
+        return number, [self.load(number, i) for i in range(first, first + self.run)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Join:
     join: Callable[[int, Sequence[Element]], Element]
 
-    def __call__(self, elements: Sequence[tuple[int | None, Element]]) -> Element:
-        number = elements[0][0]
-        return {} if number is None else self.join(number, [element for _, element in elements])
+    def __call__(self, runs: Sequence[tuple[int | None, list[Element]]]) -> Element:
+        number = runs[0][0]
+        return {} if number is None else self.join(number, [e for _, run in runs for e in run])
 
 
 def _batches(
@@ -431,12 +439,16 @@ def _batches(
     """Yields the batches that grain loads ahead, and counts the images that did not decode."""
     if not numbers:
         return
-    order = _Order(numbers, size, max(workers, 1))
+    most = min(RUN, max(size // threads, 1))
+    run = next(n for n in range(most, 0, -1) if size % n == 0)
+    order = _Order(numbers, size // run, max(workers, 1))
     dataset = (
         grain.MapDataset.source(range(len(order)))
-        .map(_Load(order, load))
-        .to_iter_dataset(grain.ReadOptions(threads, max(prefetch * size, threads)))
-        .batch(size, drop_remainder=True, batch_fn=_Join(join))
+        .map(_Load(order, run, load))
+        # grain looks at every element that waits for each one that it gives: a long queue would cost more than
+        # decoding. The batches that are loaded ahead wait in a queue of their own.
+        .to_iter_dataset(grain.ReadOptions(threads, 2 * threads))
+        .batch(size // run, drop_remainder=True, batch_fn=_Join(join))
     )
     if workers:
         if not flags.FLAGS.is_parsed():
@@ -444,6 +456,10 @@ def _batches(
             flags.FLAGS.mark_as_parsed()
         dataset = dataset.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        )
+    else:
+        dataset = grain.experimental.ThreadPrefetchIterDataset(
+            dataset, prefetch_buffer_size=prefetch
         )
     batches = iter(dataset)
     try:

@@ -138,7 +138,8 @@ def test_prefetch_is_bounded_and_threads_end():
     batches = data.train_batches(source_of(), plan, transform=slow, seed=0, epoch=0, prefetch=3)
     next(batches)
     time.sleep(0.2)
-    assert 1 <= len(loaded) <= 6  # grain's default would have loaded all 40
+    # Three batches ahead, four images that threads are at, and those on their way; grain's default would load all 40.
+    assert 1 <= len(loaded) <= 10
     batches.close()
     patience = time.monotonic() + 10
     while threading.active_count() > before and time.monotonic() < patience:
