@@ -211,7 +211,15 @@ def run(command: Command, argv: Sequence[str] | None = None, program: str | None
             traceback.print_exc()
             processes.exit_process(1)
         _fail(UserError(f"{error.filename or 'a file of the run'}: {error.strerror}"), 1)
-    except Exception:
+    except Exception as error:
+        if processes.lost(error):
+            _fail(
+                UserError(
+                    "another process of this command is gone, killed or cut off; the same command, started in all "
+                    "processes, goes on from the last checkpoint"
+                ),
+                1,
+            )
         traceback.print_exc()
         processes.exit_process(1)
 

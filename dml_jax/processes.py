@@ -10,6 +10,9 @@ from jax.experimental import multihost_utils
 
 from dml_jax.errors import UserError
 
+# Seconds without a sign of life after which a process is lost, and the others end.
+HEARTBEAT = 30
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a command that several processes can run together.
@@ -46,9 +49,9 @@ def connect(options: argparse.Namespace) -> None:
             raise UserError(
                 f"--process_id={process} of --num_processes={count}; 0 to num_processes - 1 is accepted"
             )
-        jax.distributed.initialize(coordinator, count, process)
+        jax.distributed.initialize(coordinator, count, process, heartbeat_timeout_seconds=HEARTBEAT)
     elif options.cluster:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
 
 
 def _number(option: int | None, variable: str) -> int:
@@ -64,6 +67,21 @@ def _number(option: int | None, variable: str) -> int:
 def is_primary() -> bool:
     """Returns True in the process that writes files and logs (process 0)."""
     return jax.process_index() == 0
+
+
+def lost(error: BaseException) -> bool:
+    """Returns True for what JAX raises where another process of the command is gone.
+
+    Args:
+      error: what was raised.
+    """
+    signs = (
+        "heartbeat timeout",
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "task is set to ERROR",
+    )
+    return jax.distributed.is_initialized() and any(sign in str(error) for sign in signs)
 
 
 def exit_process(status: int) -> NoReturn:
