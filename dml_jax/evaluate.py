@@ -335,6 +335,10 @@ def main(options: argparse.Namespace) -> None:
       UserError: options that do not go together.
     """
     if options.embeddings is not None:
+        if options.workdir is not None:
+            raise UserError(
+                "--embeddings and --workdir are two origins of embeddings; accepted: one of them"
+            )
         of_files(options)
         return
     for name in ("labels", "gallery", "gallery_labels"):

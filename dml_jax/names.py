@@ -78,7 +78,12 @@ def imported(kind: str, name: str) -> Any:
     found: Any = module
     for part in attribute.split("."):
         if not part or not hasattr(found, part):
-            public = [n for n in vars(module) if not n.startswith("_")]
+            # What the module imports is not what it offers.
+            public = [
+                n
+                for n, value in vars(module).items()
+                if not n.startswith("_") and getattr(value, "__module__", None) == module.__name__
+            ]
             raise unknown(f"{kind} of module {module_name}:", attribute, public)
         found = getattr(found, part)
     return found

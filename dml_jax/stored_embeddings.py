@@ -67,7 +67,8 @@ def _vectors(path: str) -> Float[np.ndarray, "n d"]:
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
         raise UserError(
-            f"{path}: row {bad[0]} and {len(bad) - 1} more have values that are not finite"
+            f"{path}: row {bad[0]}{f' and {len(bad) - 1} more' * (len(bad) > 1)} with values that are not finite; "
+            "numbers are accepted"
         )
     return array.astype(np.float32)
 

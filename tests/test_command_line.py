@@ -118,7 +118,7 @@ def test_help_lists_options_and_every_field(command, capsys):
     for section in ("train", "evaluation"):
         for field in default[section]:
             assert f"--config.{section}.{field}=" in text
-    assert "--config.train.patience=3\n      epochs without a better value" in text
+    assert "--config.train.patience=3\n      evaluations without a better value" in text
 
 
 def test_print_config(command, capsys):

@@ -407,7 +407,7 @@ def test_what_a_good_run_says(outcomes):
     assert "1 of 14 classes have fewer than m=2 images" in outcomes["good run"][1]
     assert "going on from" in outcomes["same again"][1]
     assert "epoch 2" in outcomes["longer"][1]
-    assert "could not be decoded" in outcomes["truncated, skipped"][1]
+    assert "could not be read" in outcomes["truncated, skipped"][1]
     assert "last, step 4" in outcomes["evaluation of other data"][1]
     assert "val/my_parts:mean_precision" in outcomes["parts of one's own"][1]
     assert list(losses(outcomes["folder"] / "own")) == [1, 2]

@@ -38,7 +38,7 @@ def tool(name):
 check, formulas, hooks, pictures = map(tool, ("check", "formulas", "hooks", "pictures"))
 
 # Cells that say in words, or in code, what a formula would not.
-NO_FORMULA = {"generic_pair", "fast_ap", "cross_batch_memory", "self_supervised"}
+NO_FORMULA = {"generic_pair", "fast_ap", "cross_batch_memory", "partial_fc", "self_supervised"}
 
 
 def sections():

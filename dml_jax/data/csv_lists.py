@@ -83,10 +83,12 @@ def _text(name: str) -> str:
         expected = "UTF-16" if encoding == "utf-16" else "UTF-8"
         raise UserError(
             f"{name}, line {line}: byte 0x{content[error.start]:02x} is no {expected} (it may be Latin-1, as "
-            "spreadsheets save it); a CSV file in UTF-8 is accepted"
+            "spreadsheets save it); a CSV file in UTF-8 or UTF-16 is accepted"
         ) from None
     if "\0" in text:
-        raise UserError(f"{name} is no text: it has zero bytes; a CSV file in UTF-8 is accepted")
+        raise UserError(
+            f"{name} is no text: it has zero bytes; a CSV file in UTF-8 or UTF-16 is accepted"
+        )
     return text
 
 

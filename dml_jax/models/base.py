@@ -243,9 +243,11 @@ class Model:
         fits = images.ndim == 4 and images.shape[1:] == (side, side, channels)
         if not fits or images.dtype != jnp.uint8:
             got = f"{images.dtype} [{', '.join(map(str, images.shape))}]"
+            cure = "data.augment and data.prepare of a config end in its size"
+            if images.ndim == 4 and images.shape[3] != channels:
+                cure = f"a model of images with {channels} channel{'s' * (channels > 1)}; see data.channels of a config"
             raise UserError(
-                f"{self.name} takes images uint8 [B, {side}, {side}, {channels}], got {got}; data.augment and "
-                "data.prepare of a config end in its size"
+                f"{self.name} takes images uint8 [B, {side}, {side}, {channels}], got {got}; {cure}"
             )
         if train and blueprint.stochastic and key is None:
             raise UserError(

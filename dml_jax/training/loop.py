@@ -62,7 +62,7 @@ def _train(
                     break
             if position.step == session.plans.steps:
                 position = position.after_epoch()
-            if position.epoch == options.epochs:
+            if position.epoch >= options.epochs:
                 break
             state, position = _train_on(session, state, position)
     except Terminated:

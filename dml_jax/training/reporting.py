@@ -172,7 +172,7 @@ class Reporter:
         if self._skipped:
             times = self._skipped.total()
             log(
-                f"{times} time{'s' if times > 1 else ''} an image could not be decoded: {', '.join(self._skipped)}"
+                f"{times} time{'s' if times > 1 else ''} an image could not be read: {', '.join(self._skipped)}"
             )
         if self._trackers is not None:
             report.training_curves(self._trackers.table.path, self._workdir / "curves.png")

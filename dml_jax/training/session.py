@@ -84,6 +84,9 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         if is_primary():
             stack.enter_context(run_folder.locked(place))
             stack.enter_context(contextlib.closing(_scan(experiment)))
+        if is_primary() and not (place / "config.json").exists():
+            # Whatever ends a run before its first step, `--workdir` alone starts it again.
+            run_folder.write_config(place, experiment.config)
         saver = stack.enter_context(contextlib.closing(Saver(experiment, place, plans)))
         images = same_data.of_experiment(experiment)
         # Before the checkpoint is read: other classes would be an architecture that differs.

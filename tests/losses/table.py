@@ -123,4 +123,6 @@ LOSSES = {
 LABELLED = {"happier/hierarchy": paths, "multi_similarity/overlap": label_sets}
 # Losses whose batch has an order, or which are not a function of one batch: tests/losses/test_wrappers.py.
 # With the hyper-parameters that tests/losses/conformance.py measures them with.
-APART = {"partial_fc": {"loss": "cos_face"}, "self_supervised": {"loss": "nt_xent"}}
+APART = {"self_supervised": {"loss": "nt_xent"}}
+# Losses whose laws are in a file of their own: partial_fc draws classes, test_partial_fc.py.
+ELSEWHERE = ("partial_fc",)
