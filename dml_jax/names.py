@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -82,7 +83,9 @@ def imported(kind: str, name: str) -> Any:
             public = [
                 n
                 for n, value in vars(module).items()
-                if not n.startswith("_") and getattr(value, "__module__", None) == module.__name__
+                if not n.startswith("_")
+                and not isinstance(value, types.ModuleType)
+                and getattr(value, "__module__", module.__name__) == module.__name__
             ]
             raise unknown(f"{kind} of module {module_name}:", attribute, public)
         found = getattr(found, part)

@@ -41,7 +41,7 @@ def test_what_is_read(folder):
     ("content", "message"),
     [
         (np.arange(3.0), r"float64\[3\]; numbers \[n, d\] are accepted"),
-        (np.array([[1.0, np.nan], [1.0, 2.0], [np.inf, 0.0]]), "row 0 and 1 more have values that are not"),
+        (np.array([[1.0, np.nan], [1.0, 2.0], [np.inf, 0.0]]), "row 0 and 1 more with values that are not"),
         (np.array([["a", "b"]]), r"<U1\[1, 2\]; numbers"),
         (np.array([[None]]), "is no file of NumPy arrays"),
         (np.zeros((2, 2)), "has 2 rows and l.npy 3"),
