@@ -80,12 +80,13 @@ def imported(kind: str, name: str) -> Any:
     for part in attribute.split("."):
         if not part or not hasattr(found, part):
             # What the module imports is not what it offers.
+            package = module.__name__.partition(".")[0]
             public = [
                 n
                 for n, value in vars(module).items()
                 if not n.startswith("_")
                 and not isinstance(value, types.ModuleType)
-                and getattr(value, "__module__", module.__name__) == module.__name__
+                and str(getattr(value, "__module__", package)).partition(".")[0] == package
             ]
             raise unknown(f"{kind} of module {module_name}:", attribute, public)
         found = getattr(found, part)
