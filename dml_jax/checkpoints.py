@@ -53,7 +53,7 @@ class Checkpoints:
         """Opens a folder of checkpoints, and makes it where it is missing.
 
         Args:
-          folder: what `folder_of` returned.
+          folder: what `place` or `folder_of` returned.
           kinds: of the best models.
         """
         best = {kind: _manager(folder, kind, keep=1) for kind in kinds}
@@ -90,22 +90,21 @@ class Checkpoints:
                 self.wait()
             _save(self.best[kind], step, {"model": _storable(model)}, meta)
 
-    def restore_best(self, template: Tree, kind: str = "best") -> tuple[int, Tree] | None:
-        """Returns the step and `{"params", "state"}` of the best model; None where there is none.
+    def restore_best(self, template: Tree) -> tuple[int, Tree] | None:
+        """Returns the step and `{"params", "state"}` of the model of kind "best"; None where there is none.
 
         Args:
           template: its variables, or their shapes with shardings.
-          kind: one of those that it was opened with.
 
         Raises:
           UserError: it cannot be read.
         """
         self.wait()
-        step = self.best[kind].latest_step()
+        step = self.best["best"].latest_step()
         if step is None:
             return None
         try:
-            return step, _restore(self.best[kind], step, {"model": template})[0]["model"]
+            return step, _restore(self.best["best"], step, {"model": template})[0]["model"]
         except _Damaged as error:
             raise UserError(str(error)) from None
 
@@ -170,6 +169,24 @@ class Checkpoints:
         """Writes what is not written yet, and ends the threads that write."""
         for manager in (self.last, *self.best.values()):
             manager.close()
+
+
+def check_place(workdir: str, folder: str) -> None:
+    """Checks that a run does not begin anew in one folder while its checkpoints are in another.
+
+    Args:
+      workdir: the folder of the run.
+      folder: where its checkpoints are to be.
+
+    Raises:
+      UserError: they are elsewhere.
+    """
+    before = folder_of(workdir)
+    if before != folder and _steps(before, "last"):
+        raise UserError(
+            f"train.checkpoints: the checkpoints of {workdir} are in {before}, not in {folder}; accepted: that "
+            "folder, or this one once they were moved there, or another --workdir"
+        )
 
 
 def find(workdir: str, step: str = "best") -> list[tuple[str, int]]:
@@ -285,19 +302,35 @@ def _asked(v: Any) -> Any:
     return jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=sharding)
 
 
-def folder_of(workdir: str) -> str:
-    """Returns the folder of a run's checkpoints: `train.checkpoints` of its configuration, or WORKDIR/checkpoints.
+def place(workdir: str, given: str) -> str:
+    """Returns the folder of a run's checkpoints.
 
     Args:
       workdir: the folder of the run.
+      given: `train.checkpoints`: a URL, a path (of the work folder, where it is relative), or "" for `checkpoints`.
+
+    >>> place("/runs/a", ""), place("/runs/a", "/scratch/a"), place("/runs/a", "gs://bucket/a")
+    ('/runs/a/checkpoints', '/scratch/a', 'gs://bucket/a')
     """
-    path = pathlib.Path(workdir).expanduser().resolve()
+    if "://" in given:
+        return given
+    inside = pathlib.Path(given or "checkpoints").expanduser()
+    return str(pathlib.Path(workdir).expanduser().resolve() / inside)
+
+
+def folder_of(workdir: str) -> str:
+    """Returns the folder of a run's checkpoints, as its stored configuration says.
+
+    Args:
+      workdir: the folder of the run; without a configuration it is WORKDIR/checkpoints.
+    """
+    stored = pathlib.Path(workdir).expanduser() / "config.json"
     try:
-        stored = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        given = stored["train"].get("checkpoints")
+        given = json.loads(stored.read_text(encoding="utf-8"))["train"].get("checkpoints", "")
+    # Whoever reads the configuration itself says what is wrong with it.
     except (OSError, ValueError, KeyError):
-        given = None
-    return given or str(path / "checkpoints")
+        given = ""
+    return place(workdir, given)
 
 
 def _steps(folder: str, kind: str) -> list[int]:

@@ -44,7 +44,8 @@ class TrainOptions:
       eval_steps: and steps between two of them; 0: no more.
       checkpoint_steps: a checkpoint is written at the end of every epoch, and every so many steps; 0: no more.
       checkpoint_minutes: and when so many minutes have passed since the last one; 0: no more.
-      checkpoints: the folder of the checkpoints, which may be on gs:// or s3://; "": `checkpoints/` of the run.
+      checkpoints: the folder of the checkpoints, which may be on gs:// or s3://; a relative one is in the folder of the
+        run. "": `checkpoints`.
       log_steps: steps between two rows of metrics, and the most after which a loss that is not finite stops the run.
       log_seconds: seconds between two lines of progress, where the output is no terminal.
       clip: the largest global norm of the gradient, of all groups together; a longer one is scaled to it. None: any.

@@ -32,7 +32,7 @@ MAY_CHANGE = (
     r"data\.(path|threads|workers|prefetch|on_error)",
     r"model\.weights",
     r"train\.(epochs|devices|fsdp|replicas|shard_above|shard_axes|log_steps|log_seconds)",
-    r"train\.(checkpoint_steps|checkpoint_minutes|patience|profile|wandb|eval_epochs|eval_steps)",
+    r"train\.(checkpoints|checkpoint_steps|checkpoint_minutes|patience|profile|wandb|eval_epochs|eval_steps)",
     r"evaluation\.(after|at_end|batch_size|backend|block|kmeans|map)",
 )
 

@@ -352,7 +352,7 @@ def decoded(
         image = image.convert(mode)
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BOX)
-    array = np.asarray(image, np.uint8)
+    array = np.array(image, np.uint8)
     return array[..., None] if channels == 1 else array
 
 

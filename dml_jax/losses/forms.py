@@ -349,7 +349,17 @@ def against_classes(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassLoss(Loss):
+class LearnsClasses(Loss):
+    """A loss with learned vectors of the classes, which reads the number of each sample's class."""
+
+    takes_references: bool = False
+    reads_classes: bool = True
+    label_values: str = "numbers of classes"
+    needs_positives: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLoss(LearnsClasses):
     """A loss of samples against learned vectors of the classes.
 
     The vectors are `params["weights"]` `[num_classes, dim]`, or `[num_classes, centers, dim]`. A miner weighs the
@@ -376,10 +386,6 @@ class ClassLoss(Loss):
     regularizers: tuple[Regularizer, ...] = ()
     weigh_partners: bool = True
     pairwise: bool = False
-    takes_references: bool = False
-    reads_classes: bool = True
-    label_values: str = "numbers of classes"
-    needs_positives: bool = False
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {"weights": [num_classes, dim] or [num_classes, centers, dim]}}, float32."""
@@ -452,7 +458,7 @@ def mined_weights(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProxyLoss(Loss):
+class ProxyLoss(LearnsClasses):
     """A loss against learned vectors of the classes whose sums run over the batch.
 
     The proxies are the anchors of the pairwise driver, the batch its references.
@@ -472,10 +478,6 @@ class ProxyLoss(Loss):
     reducer: Reducer
     miner: Miner | None = None
     regularizers: tuple[Regularizer, ...] = ()
-    takes_references: bool = False
-    reads_classes: bool = True
-    label_values: str = "numbers of classes"
-    needs_positives: bool = False
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {"weights": [num_classes, dim]}}, float32."""

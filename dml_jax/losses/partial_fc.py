@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dml_jax import classwise, mesh
 from dml_jax.errors import UserError
@@ -19,15 +19,15 @@ from dml_jax.losses.base import (
     add_regularizers,
     with_classes,
 )
-from dml_jax.losses.forms import ClassLoss
-from dml_jax.losses.wrappers import inner_loss
+from dml_jax.losses.forms import ClassLoss, LearnsClasses
+from dml_jax.losses.wrappers import build, mined
 from dml_jax.mean import Mean
 from dml_jax.pairwise import Samples
 from dml_jax.parameters import PositiveInt, checked
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartialFC(Loss):
+class PartialFC(LearnsClasses):
     """A loss against the weights of the batch's classes and a sample of the others; see `partial_fc`.
 
     Attributes:
@@ -38,10 +38,6 @@ class PartialFC(Loss):
     loss: ClassLoss
     one_of: int
     pairwise: bool = False
-    takes_references: bool = False
-    reads_classes: bool = True
-    label_values: str = "numbers of classes"
-    needs_positives: bool = False
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes the variables of the loss inside: the weights of all classes."""
@@ -59,24 +55,25 @@ class PartialFC(Loss):
         if self.one_of == 1:
             return self.loss.step(variables, anchors, refs, key, block)
         if key is None:
-            raise UserError("loss 'partial_fc' draws classes: apply needs a key")
+            raise UserError(
+                "loss 'partial_fc' draws classes, and apply has no key; accepted: key=jax.random.key(step)"
+            )
         _, anchors, _ = with_classes(self.relation, anchors, refs)
         embeddings, labels, valid = anchors
         weights = variables["params"]["weights"]
         classes = weights.shape[0]
         ids, drawn = draw(jax.random.fold_in(key, 0), weights, self.one_of)
         own = weights[jnp.clip(labels, 0, classes - 1)]
-        same = (labels[:, None] == labels[None, :]) & valid[None, :]
-        first = jnp.argmax(same, axis=1).astype(labels.dtype)
         known = (labels >= 0) & (labels < classes)
-        rows = jnp.where(known, first, -1)
-        places = jnp.arange(len(labels))
+        there = jnp.where(valid & known, labels, classes)
+        first = first_places(there)
         some = classwise.Sampled(
             drawn.astype(embeddings.dtype),
-            ~in_batch(ids, jnp.where(valid, labels, -1), classes),
+            ~in_batch(ids, there),
             own.astype(embeddings.dtype),
-            valid & known & (first == places),
+            (there < classes) & (first == jnp.arange(len(labels))),
         )
+        rows = jnp.where(known, first, -1)
         mean = self.loss.against(some, rows, anchors, jax.random.fold_in(key, 1), block)
         of_drawn = {"params": {"weights": drawn}}
         regularizers = self.loss.regularizers
@@ -88,7 +85,8 @@ def draw(
 ) -> tuple[Int[Array, " n"], Float[Array, "n *k d"]]:
     """Draws one of every `one_of` classes in a row, n = ceil(c / one_of); returns their numbers and weights.
 
-    Which ones, depends on the key alone. Weights that are sharded by class stay where they are.
+    Which ones, depends on the key alone. Each device draws from its own share of the weights where devices times one_of
+    divides the classes; otherwise the drawn rows are gathered from all devices.
 
     Args:
       key: of the draw.
@@ -113,23 +111,35 @@ def draw(
         runs = weights.reshape(-1, one_of, *weights.shape[1:])
         return runs[jnp.arange(len(offsets)), offsets]
 
-    # Each device draws of its own classes. Left alone the compiler would gather the rows of all of them.
+    # Left alone the compiler would gather the rows of all devices on each of them.
     rows = jax.shard_map(own, in_specs=P(axes), out_specs=P(axes), check_vma=False)
     return ids, rows(weights, offsets)
 
 
-def in_batch(ids: Int[Array, " n"], labels: Int[Array, " b"], classes: int) -> Array:
+def first_places(labels: Int[Array, " b"]) -> Int[Array, " b"]:
+    """Returns for each label the place at which it comes first.
+
+    Args:
+      labels: of the batch.
+
+    >>> first_places(jnp.array([3, 5, 3, 5, 0])).tolist()
+    [0, 1, 0, 1, 4]
+    """
+    order = jnp.argsort(labels, stable=True)
+    return order[jnp.searchsorted(labels[order], labels)].astype(jnp.int32)
+
+
+def in_batch(ids: Int[Array, " n"], labels: Int[Array, " b"]) -> Bool[Array, " n"]:
     """Returns which classes of a sample are classes of the batch.
 
     Args:
       ids: the classes of the sample.
       labels: of the batch.
-      classes: how many there are; labels beyond are none.
 
-    >>> in_batch(jnp.array([0, 3, 4]), jnp.array([3, -1, 3]), 5).tolist()
+    >>> in_batch(jnp.array([0, 3, 4]), jnp.array([3, 9, 3])).tolist()
     [False, True, False]
     """
-    ordered = jnp.sort(jnp.where((labels >= 0) & (labels < classes), labels, classes))
+    ordered = jnp.sort(labels)
     found = jnp.minimum(jnp.searchsorted(ordered, ids), len(labels) - 1)
     return ordered[found] == ids
 
@@ -140,6 +150,10 @@ def partial_fc(loss: Any, one_of: PositiveInt = 10, *, miner: MinerSpec = None) 
 
         the loss over the classes  {y_i} + S,  S: one class, drawn anew in each step, of every `one_of` in a row
 
+    It learns `params["weights"]`, [num_classes, dim] or [num_classes, centers, dim], as the loss inside does. S has
+    ceil(num_classes / one_of) classes; those of the batch are not counted twice. A batch in which all classes occur has
+    the loss inside as it is, a label that is no class makes the loss NaN inside of `jit` and is an error outside.
+
     The classes of the batch are always in, each once. All of `S` are weighed as they are: the sum over the other
     classes is not scaled up, as in the paper. With one_of=1 it is the loss itself. The sample depends on `apply`'s key
     alone, so that value and gradient are the same on any number of devices. Only rows that take part have a gradient:
@@ -149,7 +163,8 @@ def partial_fc(loss: Any, one_of: PositiveInt = 10, *, miner: MinerSpec = None) 
     first, so that the sample depends on the number of devices.
 
     Args:
-      loss: a loss against class weights: a name, a dict with a name, or the object.
+      loss: a loss against class weights, such as `cos_face` or `normalized_softmax`: a name, a dict with a name, or the
+        object.
       one_of: classes of which one is drawn; 10 is the paper's rate of 0.1.
       miner: that of the loss inside, where it has none.
 
@@ -164,7 +179,7 @@ def partial_fc(loss: Any, one_of: PositiveInt = 10, *, miner: MinerSpec = None) 
       >>> bool(mean.compute() < 3.0)  # log of 20 classes
       True
     """
-    made = inner_loss("partial_fc", loss, miner)
+    made = mined("partial_fc", build("partial_fc", loss), miner)
     if not isinstance(made, ClassLoss):
         raise UserError(
             f"loss 'partial_fc' has loss={made.name!r}; accepted: a loss against class weights, such as 'cos_face', "

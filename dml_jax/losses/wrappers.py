@@ -218,29 +218,24 @@ def check_wrapped(name: str, loss: Loss, accepted: tuple[str, ...]) -> None:
         )
 
 
-def inner_loss(name: str, spec: Any, miner: MinerSpec) -> Loss:
-    """Makes the loss inside another one, with a miner where one is given.
+def mined(name: str, loss: Loss, spec: MinerSpec) -> Loss:
+    """Returns the loss inside another one with a miner, where one is given.
 
     Args:
       name: of the loss around it.
-      spec: the loss: a name, a dict with a name, or the object.
-      miner: of the loss inside; None: what it has.
+      loss: the loss.
+      spec: the miner; None: what the loss has.
 
     Raises:
-      UserError: no loss, or two miners.
+      UserError: the loss has a miner already.
     """
-    return _with_miner(name, build(name, spec), miner)
-
-
-def _with_miner(name: str, loss: Loss, spec: Any) -> Loss:
-    """Returns the loss with this miner."""
     miner = names.build("miner", miners.get, miners.Miner, spec)
     if miner is None:
         return loss
-    mined = with_miner(loss, miner)
-    if mined is None:
+    found = with_miner(loss, miner)
+    if found is None:
         raise UserError(f"loss {name!r} takes the miner in the loss inside it, not twice")
-    return mined
+    return found
 
 
 @checked("loss")
@@ -340,7 +335,7 @@ def self_supervised(
             f"loss 'self_supervised' of loss {inner.name!r}, which compares the first view with the second, has "
             f"symmetric={symmetric} and views={views}; accepted: symmetric=False, views=2"
         )
-    inner = _with_miner("self_supervised", inner, miner)
+    inner = mined("self_supervised", inner, miner)
     return SelfSupervised(
         name="self_supervised",
         relation=inner.relation,
@@ -401,7 +396,7 @@ def cross_batch_memory(
             f"loss 'cross_batch_memory' is of loss {inner.name!r}, which compares two views row by row; accepted: "
             "a loss on pairs"
         )
-    inner = _with_miner("cross_batch_memory", inner, miner)
+    inner = mined("cross_batch_memory", inner, miner)
     return CrossBatchMemory(
         name="cross_batch_memory",
         relation=inner.relation,

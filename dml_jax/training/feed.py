@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dml_jax.config_options import DataOptions
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.loading import Batch
@@ -17,6 +18,7 @@ from dml_jax.training.planning import Plans
 from dml_jax.training.position import Position
 from dml_jax.training.reporting import log
 from dml_jax.training.state import State
+from dml_jax.training.step import Metrics
 
 # Batches on the devices whose step was not started yet: the next one is copied while one is computed.
 AHEAD = 2
@@ -81,7 +83,7 @@ class Feed:
         self._at = None if ends else (epoch + last, 0 if last else step + 1)
         return self._ahead.popleft()
 
-    def started(self, metrics: states.State) -> None:
+    def started(self, metrics: Metrics) -> None:
         """Loads one more batch while the step computes; after the first steps it says what the limit is.
 
         Args:
@@ -105,7 +107,7 @@ class Feed:
         epochs = 1 if by_epoch else self._experiment.options.epochs - epoch
         self._batches = self._experiment.loader.train_batches(
             self._experiment.source,
-            plans.plan(epoch, step, state) if by_epoch else plans.of_epoch,
+            plans.plan(epoch, step, state),
             self._experiment.labels,
             epoch=epoch,
             epochs=epochs,
@@ -130,7 +132,7 @@ class Feed:
             ids = batch["id"] if self._plans.updates_storage else batch.pop("id")
             self._ahead.append(Fed(states.shard(batch, self._mesh), ids))
 
-    def _measure(self, metrics: states.State, input_rate: float) -> None:
+    def _measure(self, metrics: Metrics, input_rate: float) -> None:
         """Takes the time of steps whose batches lie on the devices; the first one is compiled."""
         if self._taken not in (1, MEASURED):
             return
@@ -147,7 +149,7 @@ class Feed:
             self._load()
 
 
-def limit(input_rate: float, step_rate: float, options: object) -> list[str]:
+def limit(input_rate: float, step_rate: float, options: DataOptions) -> list[str]:
     """Returns what is said of the speed of input and step, and what helps against the slower one.
 
     Args:
@@ -155,17 +157,15 @@ def limit(input_rate: float, step_rate: float, options: object) -> list[str]:
       step_rate: images per second that are trained while none has to be loaded.
       options: the section `data`.
 
-    >>> from dml_jax.config_options import DataOptions
     >>> limit(900.0, 300.0, DataOptions())
     ['input alone 900 images/s, step alone 300 images/s: the step is the limit']
     """
     line = f"input alone {input_rate:.0f} images/s, step alone {step_rate:.0f} images/s"
     if input_rate >= step_rate:
         return [f"{line}: the step is the limit"]
-    threads, workers = (getattr(options, name) for name in ("threads", "workers"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [
         f"{line}: the input is the limit",
-        f"note: {cores} cores, data.threads={threads}, data.workers={workers}: more of them help as long as cores are "
-        "idle; so do images that are stored no larger than they are needed",
+        f"note: {cores} cores, data.threads={options.threads}, data.workers={options.workers}: more of them help "
+        "as long as cores are idle; so do images that are stored no larger than they are needed",
     ]

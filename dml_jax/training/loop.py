@@ -23,7 +23,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       workdir: the folder of the run.
 
     Returns:
-      The numbers of the last evaluation, as `split/metric`.
+      The numbers of the last evaluation and of the one at the end (`evaluation.at_end`), as `split/metric`.
 
     Raises:
       UserError: settings that do not go together, data that cannot be read, a folder that holds another run, a loss
@@ -31,17 +31,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
     """
     experiment = Experiment.from_config(config)
     with open_session(experiment, workdir) as (session, state, position):
-        state, position, results = _train(session, state, position)
-        if experiment.at_end:
-            results = {**results, **_at_end(session, state, position)}
+        results = _train(session, state, position)
         session.reporter.finish()
     return results
 
 
-def _train(
-    session: Session, state: State, position: Position
-) -> tuple[State, Position, dict[str, float]]:
-    """Trains from a position to the end of the run, and returns where it ended and the last evaluation."""
+def _train(session: Session, state: State, position: Position) -> dict[str, float]:
+    """Trains from a position to the end of the run, and returns the numbers of its last evaluations."""
     experiment, options = session.experiment, session.experiment.options
     saver, reporter, validator = session.saver, session.reporter, session.validator
     results: dict[str, float] = {}
@@ -65,6 +61,8 @@ def _train(
             if position.epoch >= options.epochs:
                 break
             state, position = _train_on(session, state, position)
+        if experiment.at_end:
+            results = {**results, **_at_end(session, state, position)}
     except Terminated:
         if saver.latest() is None:
             reporter.flush_metrics()
@@ -72,7 +70,7 @@ def _train(
         saver.wait()
         log(f"stopped: {saver.latest()} is written; the same command goes on from there")
         raise SystemExit(session.preemption.status) from None
-    return state, position, results
+    return results
 
 
 def _at_end(session: Session, state: State, position: Position) -> dict[str, float]:

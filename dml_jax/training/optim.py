@@ -422,12 +422,12 @@ def by_rows(optimizer: optax.GradientTransformation) -> optax.GradientTransforma
       [[1.5], [0.0]]
     """
 
-    def update(updates: Any, state: Any, params: Any = None, **more: Any) -> tuple[Any, Any]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def with_gradient(g: jax.Array) -> jax.Array:
             return jnp.any(g != 0, axis=tuple(range(1, g.ndim)), keepdims=True) | (g.ndim == 0)
 
         rows = jax.tree.map(with_gradient, updates)
-        moved, new = optimizer.update(updates, state, params, **more)
+        moved, new = optimizer.update(updates, state, params)
         moved = jax.tree.map(lambda u, r: jnp.where(r, u, 0), moved, rows)
         # Of the state what belongs to a parameter; the rest, such as a count, is taken as it is.
         moments = optax.tree.map_params(

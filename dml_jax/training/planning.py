@@ -36,7 +36,6 @@ class Plans:
       steps: the steps of an epoch.
       storage_rows: the rows of the storage; 0 where the sampler needs none.
       updates_storage: True where the embeddings of a step go into the storage.
-      of_epoch: the plan of any epoch, of a sampler that needs no embeddings.
 
     Raises:
       UserError: the sampler cannot make batches of this source.
@@ -56,7 +55,7 @@ class Plans:
         self.steps = sampler.steps(source.labels, batch_size)
         self.storage_rows = len(source) if self._storage_sampler else 0
         self.updates_storage = self._storage_sampler is not None and self._storage_sampler.updates
-        self.of_epoch = EpochPlans(sampler, source.labels, source.parent_labels, batch_size, seed)
+        self._of_epoch = EpochPlans(sampler, source.labels, source.parent_labels, batch_size, seed)
         self._plan: np.ndarray | AsyncPlan = np.zeros((self.steps, batch_size), np.int32)
 
     @classmethod
@@ -93,8 +92,10 @@ class Plans:
         storage[ids] = embeddings
         return storage
 
-    def plan(self, epoch: int, step: int, state: states.State) -> "np.ndarray | AsyncPlan":
-        """Returns the plan of an epoch.
+    def plan(
+        self, epoch: int, step: int, state: states.State
+    ) -> "np.ndarray | AsyncPlan | EpochPlans":
+        """Returns the plan of an epoch; of a sampler that needs no embeddings, the plans of all of them.
 
         Args:
           epoch: its number.
@@ -103,7 +104,7 @@ class Plans:
         """
         labels, sampler = self._source.labels, self._storage_sampler
         if sampler is None:
-            return self.of_epoch(epoch)
+            return self._of_epoch
         if step:
             return self._plan
         embeddings = states.to_host(state["storage"])

@@ -9,8 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from dml_jax import run_folder
-from dml_jax.checkpoints import Checkpoints
+from dml_jax import checkpoints, run_folder
 from dml_jax.training import optim, sharding
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
@@ -25,13 +24,17 @@ class Saver:
       experiment: what is trained.
       workdir: the folder of the run.
       plans: of its epochs; what they need to go on is saved with the state.
+
+    Raises:
+      UserError: the checkpoints of the run are elsewhere.
     """
 
     def __init__(self, experiment: Experiment, workdir: Path, plans: Plans) -> None:
         self._experiment, self._workdir, self._plans = experiment, workdir, plans
-        folder = experiment.options.checkpoints or str(workdir.resolve() / "checkpoints")
-        kinds = tuple(map(self._kind, experiment.monitors))
-        self._checkpoints = Checkpoints.open(folder, kinds)
+        folder = checkpoints.place(str(workdir), experiment.options.checkpoints)
+        checkpoints.check_place(str(workdir), folder)
+        kinds = tuple(map(self._kind, experiment.monitors)) or ("best",)
+        self._checkpoints = checkpoints.Checkpoints.open(folder, kinds)
         self._last_save = time.monotonic()
 
     def begin(self, tx: Any, mesh: Mesh) -> tuple[states.State, Position]:

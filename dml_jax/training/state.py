@@ -50,7 +50,7 @@ def init(
       {"model"}}`. `key` is the data of a key from which every step derives its own.
     """
     model_key, loss_key, steps_key = jax.random.split(jax.random.key(seed), 3)
-    model_variables = model.init(model_key) if backbone is None else model.init(model_key, backbone)
+    model_variables = model.init(model_key, backbone)
     loss_variables = loss.init(loss_key, num_weight_classes, model.dim)
     variables = {
         part: {"model": model_variables.get(part, {}), "loss": loss_variables.get(part, {})}

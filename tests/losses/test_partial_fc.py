@@ -134,7 +134,7 @@ def test_refused():
     ):
         losses.get("partial_fc", loss="contrastive")
     loss, variables = made("cos_face", 4)
-    with pytest.raises(UserError, match="draws classes: apply needs a key"):
+    with pytest.raises(UserError, match="draws classes, and apply has no key; accepted: key="):
         loss.apply(variables, *data())
 
 

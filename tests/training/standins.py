@@ -9,7 +9,7 @@ from dml_jax.mean import Mean
 
 
 def model(dim=3, width=16, pixels=4, dropout=0.0, depth=1):
-    def init(key):
+    def init(key, backbone=None):
         keys = jax.random.split(key, depth + 2)
         body = {
             f"layer{i}": jax.random.normal(keys[i], (width, width)) / width**0.5

@@ -89,6 +89,7 @@ def main(options):
     processes.connect = lambda options: None  # once is enough
     storage = config_files.load(given["storage_config"])
     storage.data.path = given["data"]
+    storage.train.update(fsdp=4, shard_above=16)  # one share of the storage in each device of both processes
     step("storage", train, given["storage"], options, storage)
     if process == "1":
         sys.addaudithook(refuse_to_write)

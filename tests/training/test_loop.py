@@ -15,6 +15,7 @@ from dml_jax import losses as losses_of
 from dml_jax.training import build, feed, loop, saving
 from dml_jax.training.loading import Loader
 from dml_jax.training.position import Best, Position
+from dml_jax.training.preemption import Terminated
 from dml_jax.training.reporting import IN_FLIGHT, Reporter
 from dml_jax.training.validation import Validator
 from tests.training.commands import CONFIG, losses, pictures, rows
@@ -379,3 +380,56 @@ def test_what_is_the_limit(data, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "the input is the limit" in out and "data.threads=1" in out
     assert losses(tmp_path / "slow") == losses(tmp_path / "fast")
+
+
+def test_checkpoints_elsewhere(data, tmp_path):
+    """A run goes on from them, commands find them, and another folder does not begin anew unnoticed."""
+    config = config_of(data, "steps=2,epochs=1")
+    run, there = tmp_path / "run", tmp_path / "scratch"
+    config.train.checkpoints = str(there)
+    loop.train(config, str(run))
+    assert not (run / "checkpoints").exists() and (there / "last" / "2").is_dir()
+    assert checkpoints.find(str(run))[0] == ("best", 2)
+    assert evaluate.restored(str(run), "best", build.model(config.model))[:2] == ("best", 2)
+    for other in ("", "beside"):
+        config.train.checkpoints = other
+        with pytest.raises(UserError, match=r"the checkpoints of .*run are in .*scratch, not in"):
+            loop.train(config, str(run))
+    there.rename(run / "beside")
+    config.train.epochs = 2
+    loop.train(config, str(run))
+    assert sorted(losses(run)) == [1, 2, 3, 4]
+    assert checkpoints.find(str(run), "last")[0] == ("last", 4)
+
+
+def test_precision(data, tmp_path):
+    """The backbone of the step computes in bfloat16; evaluation and what is stored are float32."""
+    config = config_of(data, "steps=2,epochs=1")
+    config.evaluation.before_training = True
+    found = {}
+    for precision in ("", "bfloat16"):
+        config.train.precision = precision
+        loop.train(config, str(tmp_path / f"run{precision}"))
+        found[precision] = rows(tmp_path / f"run{precision}")
+    before, first = (lambda r: r["val/map_at_r"]), (lambda r: float(r["loss"]))
+    assert before(found[""][0]) == before(found["bfloat16"][0]) != ""
+    assert first(found[""][1]) != first(found["bfloat16"][1])
+    assert first(found[""][1]) == pytest.approx(first(found["bfloat16"][1]), rel=0.02)
+    model = build.model(config.model)
+    _, _, variables = evaluate.restored(str(tmp_path / "runbfloat16"), "last", model)
+    assert {x.dtype for x in jax.tree.leaves(variables["params"])} == {np.dtype(np.float32)}
+
+
+def test_a_signal_in_the_evaluation_at_the_end(data, tmp_path, monkeypatch, capsys):
+    config = config_of(data, "steps=2,epochs=1")
+    config.evaluation.at_end = ("test",)
+
+    def ends(self, variables):
+        raise Terminated
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Validator, "at_end", ends)
+        with pytest.raises(SystemExit):
+            loop.train(config, str(tmp_path))
+    assert "last/2 is written; the same command goes on from there" in capsys.readouterr().out
+    assert "test/map_at_r" in loop.train(config, str(tmp_path))

@@ -13,6 +13,7 @@ from tests import draws
 from tests.training.commands import LIMIT, environment, logged, losses, pictures, train_command
 
 ARGUMENTS = "steps=60,epochs=2"
+SHARES = ("--config.train.fsdp=2", "--config.train.shard_above=16")
 # Seconds after which the one that is left must have ended.
 SOON = 60
 
@@ -22,7 +23,7 @@ def start(data, workdir, folder, port):
     command = [
         sys.executable,
         "-m",
-        *train_command(data, workdir, "--config.train.fsdp=2", arguments=ARGUMENTS),
+        *train_command(data, workdir, *SHARES, arguments=ARGUMENTS),
     ]
     found = []
     for i in range(2):

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from dml_jax import UserError, losses, models
 from dml_jax.checkpoints import Checkpoints
 from dml_jax.mesh import make_mesh
-from dml_jax.training import sharding, state
+from dml_jax.training import optim, sharding, state
 from dml_jax.training.step import make_train_step
 
 CLASSES, B = 16, 16
@@ -84,6 +84,36 @@ def test_the_curve_of_one_device(one, name, micro_batch):
     # Adam divides by the root of tiny moments: rounding of gradients near 0 shows.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), s, one[0])
     assert jax.tree.map(lambda x: x.sharding, s) == at
+
+
+@pytest.mark.parametrize(("name", "micro_batch"), [("8", None), ("2x4", None), ("4x2", 8)])
+def test_a_sample_of_the_classes(name, micro_batch):
+    """partial_fc and sparse moments, weights sharded by class: the curve and the state of one device."""
+    loss = losses.get("partial_fc", loss={"name": "cos_face", "scale": 16.0}, one_of=2)
+    group = {"match": ".*", "name": "adam", "lr": 1e-2}
+    groups = {
+        "all": {**group, "match": "model/.*"},
+        "loss": {**group, "match": "loss/.*", "sparse": True},
+    }
+    tx = optim.partition(optim.groups_of(groups), optim.RunLength(9, 9))
+
+    def curve(name, micro_batch):
+        mesh, values = mesh_of(name), []
+        init = lambda backbone: state.init(MODEL, loss, tx, 0, CLASSES, 0, backbone)
+        with jax.set_mesh(mesh):
+            at = sharding.of_state(jax.eval_shape(init, None), mesh, RULE)
+            s = state.make(init, MODEL, at)
+            step = make_train_step(MODEL, loss, tx, shardings=at, micro_batch=micro_batch)
+            for batch in batches(3):
+                del batch["id"]
+                s, metrics = step(s, state.shard(batch, mesh))
+                values.append(float(metrics["loss"]))
+        return values, s
+
+    (want, of_one), (got, s) = curve("1", None), curve(name, micro_batch)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), s, of_one)
+    assert share(s["params"]["loss"]["weights"]) == 1 / 8
 
 
 def share(x):
