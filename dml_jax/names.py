@@ -79,18 +79,19 @@ def imported(kind: str, name: str) -> Any:
     found: Any = module
     for part in attribute.split("."):
         if not part or not hasattr(found, part):
-            # What the module imports is not what it offers.
-            package = module.__name__.partition(".")[0]
-            public = [
-                n
-                for n, value in vars(module).items()
-                if not n.startswith("_")
-                and not isinstance(value, types.ModuleType)
-                and str(getattr(value, "__module__", package)).partition(".")[0] == package
-            ]
+            public = [n for n, value in vars(module).items() if _offers(module, n, value)]
             raise unknown(f"{kind} of module {module_name}:", attribute, public)
         found = getattr(found, part)
     return found
+
+
+def _offers(module: types.ModuleType, name: str, value: Any) -> bool:
+    """Returns True for what a module defines, and not for what it imports from another package."""
+    if name.startswith("_") or inspect.ismodule(value):
+        return False
+    package = module.__name__.partition(".")[0]
+    imported = inspect.isroutine(value) or inspect.isclass(value)
+    return not imported or str(value.__module__).partition(".")[0] == package
 
 
 def keywords(fn: Callable[..., Any], *, without: Iterable[str] = ()) -> dict[str, Any]:

@@ -61,10 +61,10 @@ class Position:
           better: which values are better, "high" or "low" ones; the first metric is the one that is waited for.
 
         >>> position = Position(total=5).judged({"val/eer": 0.25}, {"val/eer": "low"})
-        >>> position.judged({"val/eer": 0.5}, {"val/eer": "low"}).waited
+        >>> position.after_step().judged({"val/eer": 0.5}, {"val/eer": "low"}).waited
         1
-        >>> position.judged({"val/eer": 0.125}, {"val/eer": "low"}).best
-        {'val/eer': Best(value=0.125, step=5)}
+        >>> position.after_step().judged({"val/eer": 0.125}, {"val/eer": "low"}).best
+        {'val/eer': Best(value=0.125, step=6)}
         """
         best = dict(self.best)
         for name, direction in better.items():

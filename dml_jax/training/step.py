@@ -148,8 +148,8 @@ def averaged(average: Any, new: Any, step: jax.Array, decay: float) -> Any:
       step: t, the steps before it.
       decay: the largest decay.
 
-    >>> float(averaged(jnp.float32(1), jnp.float32(2), jnp.int32(0), 0.999).round(3))
-    1.9
+    >>> float(averaged(jnp.float32(1), jnp.float32(3), jnp.int32(2), 0.25))  # d = min(0.25, 3 / 12)
+    2.5
     """
     d = jnp.minimum(decay, (1 + step) / (10 + step)).astype(jnp.float32)
 

@@ -125,4 +125,4 @@ LABELLED = {"happier/hierarchy": paths, "multi_similarity/overlap": label_sets}
 # With the hyper-parameters that tests/losses/conformance.py measures them with.
 APART = {"self_supervised": {"loss": "nt_xent"}}
 # Losses whose laws are in a file of their own: partial_fc draws classes, test_partial_fc.py.
-ELSEWHERE = ("partial_fc",)
+ELSEWHERE = {"partial_fc": {"loss": "cos_face"}}

@@ -63,7 +63,8 @@ def batch(dtype=np.float32, seed=0):
 
 
 def make(name, miner=None):
-    hyper = table.APART[name] if name in table.APART else table.LOSSES[name][0]
+    apart = table.APART | table.ELSEWHERE
+    hyper = apart[name] if name in apart else table.LOSSES[name][0]
     return losses.get(name.partition("/")[0], miner=miner, **hyper)
 
 
