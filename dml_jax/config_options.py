@@ -36,6 +36,8 @@ class TrainOptions:
         of them that is split, or None for whole ones; where none matches, the largest that the devices divide.
       precision: what the backbone computes in while it is trained: float32, bfloat16, or "" for what `model.dtype`
         says. Parameters, loss and evaluation are not touched.
+      deterministic: whether GPUs add in a fixed order, which is slower, so that a run that was killed ends with the bits
+        of one that was not. CPUs and TPUs always do.
       ema: decay of an average of the model's parameters, which is evaluated and saved in their place; None: none.
       monitor: the metric that chooses the best checkpoint and stops training early, as in `val/map_at_r`; "": none.
         Of several ones each has its best checkpoint, and the first one stops training.
@@ -64,6 +66,7 @@ class TrainOptions:
     shard_above: NonNegativeInt = 2**16
     shard_axes: tuple[tuple[str, int | None], ...] = ()
     precision: Literal["", "float32", "bfloat16"] = ""
+    deterministic: bool = False
     ema: Annotated[float, Interval(0, 1)] | None = None
     monitor: str | tuple[str, ...] = "val/map_at_r"
     patience: NonNegativeInt | None = 3

@@ -12,6 +12,8 @@ from dml_jax.errors import UserError
 
 # Seconds without a sign of life after which a process is lost, and the others end.
 HEARTBEAT = 30
+# What has XLA's programs for GPUs add in a fixed order; read once, before the first device is looked for.
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +54,21 @@ def connect(options: argparse.Namespace) -> None:
         jax.distributed.initialize(coordinator, count, process, heartbeat_timeout_seconds=HEARTBEAT)
     elif options.cluster:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
+
+
+def add_in_fixed_order() -> None:
+    """Has GPUs add in a fixed order in all programs of this process; to be called before anything looks for devices."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    os.environ["XLA_FLAGS"] = " ".join([*flags, DETERMINISTIC])
+
+
+def check_fixed_order() -> None:
+    """Raises UserError where GPUs add in any order: bits of a run would not be those of another."""
+    if jax.default_backend() == "gpu" and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+        raise UserError(
+            f"train.deterministic=True needs XLA_FLAGS={DETERMINISTIC} in the environment before JAX starts; "
+            "the command dml train sets it"
+        )
 
 
 def _number(option: int | None, variable: str) -> int:

@@ -29,6 +29,8 @@ def main(options: argparse.Namespace) -> None:
     Args:
       options: those of the command line.
     """
+    if options.config.train.deterministic:
+        processes.add_in_fixed_order()
     processes.connect(options)
     # Imported after the connection, because what it imports looks for devices.
     from dml_jax.training.loop import train

@@ -12,7 +12,7 @@ from dml_jax import data, own_code, run_folder
 from dml_jax.data.datasets import folder
 from dml_jax.errors import UserError
 from dml_jax.mesh import make_mesh
-from dml_jax.processes import is_primary
+from dml_jax.processes import check_fixed_order, is_primary
 from dml_jax.training import optim, same_data, tasks
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
@@ -71,6 +71,8 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
       UserError: too few devices, a sampler that cannot make batches of the data, a folder that holds another run.
     """
     options = experiment.options
+    if options.deterministic:
+        check_fixed_order()
     mesh = make_mesh(options.devices, fsdp=options.fsdp, replicas=options.replicas)
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         plans = stack.enter_context(contextlib.closing(Plans.of(experiment)))
