@@ -66,6 +66,9 @@ lock:
 	for v in 3.11 3.12 3.13; do uv pip compile --quiet --upgrade --python-version $$v --generate-hashes \
 	  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --extra test pyproject.toml \
 	  -o requirements/py$$(echo $$v | tr -d .).txt; done
+	@# uv drops the marker of pyproject.toml: this package has no wheel for Linux on ARM.
+	sed -i.bak "s/^cykooz-resizer==[^ ;]*/& ; sys_platform != 'linux' or platform_machine != 'aarch64'/" requirements/py*.txt
+	rm requirements/py*.txt.bak
 	$(PYTHON) -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); \
 	  print(*p['project']['optional-dependencies']['docs'], sep='\n')" \
 	  | uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \

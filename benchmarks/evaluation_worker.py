@@ -16,6 +16,8 @@ from loss_worker import rest_memory, status_mib
 METRICS = ("precision_at_1", "r_precision", "map_at_r")
 # With every R@k that the papers of the data set report; PML has none.
 RECALLS = ("recall_at_1", "recall_at_10", "recall_at_100")
+# Over whole rankings.
+RANKS = ("mean_average_precision", "mean_reciprocal_rank", "ndcg", "minp")
 # Rates, thresholds, area and consistency over all pairs.
 PAIRS = ("tar@far=0.001", "fnmr@fmr=0.01", "eer", "auc", "opis", "opis@epsilon=0.1")
 PML = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
@@ -30,6 +32,8 @@ def run_ours(case: str, embeddings: np.ndarray, labels: np.ndarray) -> dict[str,
         given |= {"ids": some, "gallery_ids": np.arange(len(labels))}
         return evaluate_embeddings(embeddings[some], labels[some], metrics=("map_at_r",), **given)
     metrics = METRICS + RECALLS if case.endswith("+") else METRICS
+    if case == "sop128-ranks":
+        metrics = RANKS
     if case == "sop-verification":
         metrics = PAIRS
     return evaluate_embeddings(embeddings, labels, metrics=metrics)

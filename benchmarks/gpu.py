@@ -104,12 +104,13 @@ def train_step(size: str, image_size: int, batch: int, micro_batch: int | None):
 
     from dml_jax import losses, models
     from dml_jax.training import optim, state
+    from dml_jax.training.schedules import RunLength
     from dml_jax.training.step import make_train_step
 
     model = models.get("vit", size=size, image_size=image_size, embedding_dim=128, dtype="bfloat16")
     loss = losses.get("multi_similarity", miner="multi_similarity")
     group = {"match": ".*", "name": "adamw", "lr": 1e-5, "weight_decay": 1e-2}
-    tx = optim.partition(optim.groups_of({"all": group}), optim.RunLength(100, 1))
+    tx = optim.partition(optim.groups_of({"all": group}), RunLength(100, 1))
     made = jax.jit(lambda: state.init(model, loss, tx, 0, 0))()
     step = make_train_step(model, loss, tx, micro_batch=micro_batch)
     shape = (batch, image_size, image_size, 3)
@@ -185,7 +186,7 @@ def loss(quick: bool) -> Iterator[Row]:
     if not quick:
         cases = (
             *((2**16, block) for block in (64, 256, 1024, 4096)),
-            *((2**20, block) for block in (64, 256, 1024)),
+            *((2**20, block) for block in (32, 64, 256, 1024)),
         )
     for anchors, block in cases:
         x = jax.random.normal(jax.random.key(0), (anchors, 128))

@@ -4,7 +4,8 @@
 
 Programs are compiled for the CPU and for virtual devices of it, and not run: the columns are XLA's memory analysis of
 the compiled program, for one device. "arguments" are arrays that lie on it before, "temporary" what the program needs
-beside them. Three tables: the loss of a batch (value and gradient, 128 dimensions) by its size and the block; a step
+beside them. The loss of a batch (value and gradient, 128 dimensions) by its size and the block; the same with 512
+dimensions on several devices, where the references are replicated or sharded; a step
 of normalized_softmax inside `partial_fc` with Adam (512 dimensions, a batch of 4,096) by classes on 64 devices; the
 state of a ViT-B/14 with Adam by `train.fsdp` on 8 devices.
 """
@@ -21,23 +22,28 @@ TITLE = "Memory of a device, by compiled programs"
 DIM = 512
 
 
-def loss_case(batch: int, block: int) -> tuple[float, float]:
+def loss_case(
+    batch: int, block: int, dim: int = 128, layout: str = "replicated"
+) -> tuple[float, float]:
     """Arguments and temporaries of the value and gradient of multi_similarity, in MiB."""
     import jax
     import jax.numpy as jnp
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
 
     from dml_jax import losses
+    from dml_jax.mesh import make_mesh
 
-    loss = losses.get("multi_similarity", miner="multi_similarity")
+    loss, mesh = losses.get("multi_similarity", miner="multi_similarity"), make_mesh()
 
     def value(x, labels):
-        return loss.apply({}, x, labels, block=block)[0].compute()
+        return loss.apply({}, x, labels, block=block, references=layout)[0].compute()
 
-    x, labels = (
-        jax.ShapeDtypeStruct((batch, 128), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.int32),
-    )
-    return analysed(jax.jit(jax.value_and_grad(value)).lower(x, labels))
+    rows = NamedSharding(mesh, P("data"))
+    x = jax.ShapeDtypeStruct((batch, dim), jnp.float32, sharding=rows)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=rows)
+    with jax.set_mesh(mesh):
+        return analysed(jax.jit(jax.value_and_grad(value)).lower(x, labels))
 
 
 def classes_case(classes: int, one_of: int, sparse: bool) -> tuple[float, float]:
@@ -50,12 +56,13 @@ def classes_case(classes: int, one_of: int, sparse: bool) -> tuple[float, float]
     from dml_jax import losses
     from dml_jax.mesh import make_mesh
     from dml_jax.training import optim, sharding
+    from dml_jax.training.schedules import RunLength
 
     mesh, batch = make_mesh(), 4096
     inner = {"name": "normalized_softmax"}
     loss = losses.get("partial_fc", loss=inner, one_of=one_of)
     group = {"match": ".*", "name": "adam", "lr": 0.1, "sparse": sparse}
-    tx = optim.partition(optim.groups_of({"loss": group}), optim.RunLength(10, 10))
+    tx = optim.partition(optim.groups_of({"loss": group}), RunLength(10, 10))
     params = {"loss": {"weights": jax.ShapeDtypeStruct((classes, DIM), jnp.float32)}}
     state = {"params": params, "opt": jax.eval_shape(tx.init, params)}
     at = sharding.of_state(state, mesh, sharding.Rule())
@@ -89,10 +96,11 @@ def state_case(fsdp: int) -> tuple[float, float]:
     from dml_jax.mesh import make_mesh
     from dml_jax.training import optim, sharding
     from dml_jax.training import state as states
+    from dml_jax.training.schedules import RunLength
 
     model = models.get("vit", size="b")
     group = {"match": ".*", "name": "adam", "lr": 0.1}
-    tx = optim.partition(optim.groups_of({"all": group}), optim.RunLength(10, 10))
+    tx = optim.partition(optim.groups_of({"all": group}), RunLength(10, 10))
     mesh = make_mesh(fsdp=fsdp)
 
     def init():
@@ -112,7 +120,21 @@ def analysed(lowered) -> tuple[float, float]:
 CASES = {
     **{
         f"loss of {batch:,} anchors, block {block}": (1, f"loss_case({batch}, {block})")
-        for batch, block in ((4096, 4096), (4096, 256), (65536, 256), (2**20, 256), (2**20, 64))
+        for batch, block in (
+            (4096, 4096),
+            (4096, 256),
+            (65536, 256),
+            (2**20, 256),
+            (2**20, 64),
+        )
+    },
+    **{
+        f"loss of {batch:,} anchors x 512, block 64, {layout}": (
+            devices,
+            f"loss_case({batch}, 64, 512, {layout!r})",
+        )
+        for batch, devices in ((65536, 8), (2**18, 16))
+        for layout in ("replicated", "sharded")
     },
     **{
         f"{classes:,} classes, one of {one_of}, sparse={sparse}": (

@@ -12,7 +12,7 @@ from dml_jax import samplers as sampler_names
 from dml_jax.data import augment, sources
 from dml_jax.docstrings import entries
 from dml_jax.evaluation.metrics.table import METRICS
-from dml_jax.training import optim
+from dml_jax.training import optimizers, schedules
 
 Factory = Callable[..., Any]
 
@@ -59,8 +59,8 @@ KINDS: dict[str, Kind] = {
         Kind("reducer", "reducers", reducers.REDUCERS),
         Kind("regularizer", "regularizers", regularizers.REGULARIZERS),
         Kind("relation", "relations", relations.RELATIONS),
-        Kind("optimizer", "optimizers", optim.OPTIMIZERS),
-        Kind("schedule", "schedules", optim.SCHEDULES),
+        Kind("optimizer", "optimizers", optimizers.OPTIMIZERS),
+        Kind("schedule", "schedules", schedules.SCHEDULES),
         Kind("metric", "metrics", METRICS),
     )
 }

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from dml_jax import mesh
-from dml_jax.pairwise import check_block, pad_rows
+from dml_jax import mesh, sharded
+from dml_jax.blocks import check_block, pad_rows
 
 # values(samples, weights [c, d] or [c, k, d], target [b, c]) -> [b, c]; the samples are the embeddings
 # `[b, d]`, or any tree of arrays `[b, ...]`.
@@ -173,6 +173,9 @@ def _over_classes(
     only fill it up; `join` takes parts along a new first axis, and what it returns is a part again.
     """
     check_block(block)
+    sharded.refuse(
+        "a loss against class weights needs the whole batch on every device, which none has"
+    )
     if isinstance(weights, Sampled):
         parts = [
             _over_classes(values, part, join, samples, chosen, of_labels, block, real)

@@ -135,6 +135,9 @@ class Parser(argparse.ArgumentParser):
             name = argument.partition("=")[0]
             if name.startswith("--") and name != "--" and name not in accepted:
                 raise names.unknown("option", name, accepted)
+        if "--print_config" in rest:  # nothing else is done
+            for action in self._actions:
+                action.required = False
         options, unknown = self.parse_known_args(rest)
         if unknown:
             raise UserError(f"{unknown[0]!r} is not an option; --name=value is accepted")
@@ -163,6 +166,10 @@ def _config(options: argparse.Namespace, needs_run: bool) -> ConfigDict:
     if getattr(options, "embeddings", None) is not None:
         return configs.new()  # of which evaluation is used
     if options.workdir is None:
+        if options.print_config:
+            raise UserError(
+                "there is no configuration to print: neither --config nor --workdir, the folder of a run, is given"
+            )
         raise UserError("--workdir is missing: the folder of the run")
     if not needs_run and not (pathlib.Path(options.workdir) / "config.json").is_file():
         raise UserError(

@@ -20,6 +20,7 @@ returns what it made of it:
 
 import dataclasses
 import json
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -99,31 +100,39 @@ def data(name: str, **options: Any) -> ConfigDict:
     return ConfigDict({"name": name, **dataclasses.asdict(DataOptions()), **options})
 
 
-def optim(**groups: Mapping[str, Any]) -> ConfigDict:
-    """Returns the section `optim` with the groups `backbone`, `head` and `loss`.
+def optim(**groups: Mapping[str, Any] | None) -> ConfigDict:
+    """Returns the section `optim` with the groups `backbone`, `head` and `loss`, or others.
 
     Args:
-      **groups: for each of the groups, the fields that differ from Adam at a constant rate of 1e-3.
+      **groups: for each of the groups, the fields that differ from Adam at a constant rate of 1e-3; None leaves the
+        group out. A group of another name needs `match`, the pattern of its parameters' paths.
 
     Raises:
-      UserError: another group.
+      UserError: a group of another name without a pattern.
 
     >>> optim(loss={"lr": 0.5}).loss.lr
     0.5
     """
     patterns = {
         "backbone": "model/backbone/.*",
-        "head": "model/head/.*",
+        "head": "model/(head|pooling|lora)/.*",
         "loss": "loss/.*",
     }
-    unknown = [g for g in groups if g not in patterns]
-    if unknown:
-        raise names.unknown("group of optim:", unknown[0], patterns)
+    for name, given in groups.items():
+        if name not in patterns and not (given or {}).get("match"):
+            raise UserError(
+                f"group of optim: {name!r} has no match, the pattern of its parameters' paths; without one "
+                f"{', '.join(patterns)} are accepted"
+            )
+    left = {name: pattern for name, pattern in patterns.items() if groups.get(name, {}) is not None}
+    others = {
+        name: given["match"] for name, given in groups.items() if given and name not in patterns
+    }
     # Made anew for each group: a field of one that is set does not change the others.
     return ConfigDict(
         {
-            group: {**dataclasses.asdict(GroupOptions(match=pattern)), **groups.get(group, {})}
-            for group, pattern in patterns.items()
+            group: {**dataclasses.asdict(GroupOptions(match=pattern)), **(groups.get(group) or {})}
+            for group, pattern in {**left, **others}.items()
         }
     )
 
@@ -198,6 +207,28 @@ def plain(section: Any) -> Any:
       {'a': {'b': 1}}
     """
     return section.to_dict() if isinstance(section, ConfigDict) else section
+
+
+def located(config: ConfigDict) -> ConfigDict:
+    """Returns the configuration with `data.path` as a path from the root, which means the same in every folder.
+
+    What is no path of a file or folder that exists stays as it is: a URL, or what a function of one's own makes of it.
+
+    Args:
+      config: the configuration, which is not changed.
+
+    >>> import os
+    >>> config = new()
+    >>> config.data = data(name="folder", path=".")
+    >>> located(config).data.path == os.getcwd()
+    True
+    """
+    path = plain(config.data).get("path")
+    if not isinstance(path, str | os.PathLike) or not os.path.exists(os.path.expanduser(path)):
+        return config
+    config = config.copy_and_resolve_references()
+    config.data.path = os.path.abspath(os.path.expanduser(path))
+    return config
 
 
 def to_dict(config: ConfigDict) -> dict[str, Any]:

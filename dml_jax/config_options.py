@@ -28,6 +28,8 @@ class TrainOptions:
       views: how often each image of a batch comes, augmented anew; for self_supervised, with as many views.
       micro_batch: images that go through the backbone at a time; None: all at once. The gradient is the same.
       block: anchors (or classes) that the loss looks at at a time; None: all at once. The value is the same.
+      references: how what the loss compares images with lies on the devices: "replicated", each has all embeddings, or
+        "sharded", each has its share, and they exchange similarities for each block. The value is the same.
       devices: how many devices of each process are used; None: all.
       fsdp: devices that share one copy of the state, parameters and moments; 1: each has a whole one.
       replicas: groups of devices that are joined by a slow network, hosts or slices; `fsdp` devices are within one.
@@ -36,8 +38,8 @@ class TrainOptions:
         of them that is split, or None for whole ones; where none matches, the largest that the devices divide.
       precision: what the backbone computes in while it is trained: float32, bfloat16, or "" for what `model.dtype`
         says. Parameters, loss and evaluation are not touched.
-      deterministic: whether GPUs add in a fixed order, which is slower, so that a run that was killed ends with the bits
-        of one that was not. CPUs and TPUs always do.
+      deterministic: whether GPUs add in a fixed order, which is slower, so that a run that was killed ends with the
+        bits of one that was not. CPUs and TPUs always do.
       ema: decay of an average of the model's parameters, which is evaluated and saved in their place; None: none.
       monitor: the metric that chooses the best checkpoint and stops training early, as in `val/map_at_r`; "": none.
         Of several ones each has its best checkpoint, and the first one stops training.
@@ -60,6 +62,7 @@ class TrainOptions:
     views: PositiveInt = 1
     micro_batch: PositiveInt | None = None
     block: PositiveInt | None = None
+    references: Literal["replicated", "sharded"] = "replicated"
     devices: PositiveInt | None = None
     fsdp: PositiveInt = 1
     replicas: PositiveInt = 1
@@ -170,7 +173,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupOptions:
-    """The fields of a group of the section `optim`: `backbone`, `head`, `loss`.
+    """The fields of a group of the section `optim`: `backbone`, `head`, `loss`, and whatever a file calls others.
 
     Attributes:
       match: a regular expression that matches the paths of the group's parameters, such as 'model/head/.*'.
@@ -179,6 +182,10 @@ class GroupOptions:
       weight_decay: the optimizer's; 0 is accepted for each of them.
       schedule: the factor of the rate as training goes on: a dict with the name of a schedule and its hyper-parameters.
       warmup_steps: steps over which the rate rises to that of the schedule.
+      start_step: the steps before which the group's parameters stay as they are, and its optimizer's moments.
+      last_blocks: how many of the model's last blocks are trained, with what follows them; the others cost no backward
+        pass. None: all.
+      layer_decay: the factor of the rate from each layer of the model to the one before it; 1: all have the same.
       freeze: True leaves the group's parameters as they are.
       sparse: True leaves rows without a gradient as they are, with their moments: for the weights of `partial_fc`.
     """
@@ -189,5 +196,8 @@ class GroupOptions:
     weight_decay: NonNegativeFloat = 0.0
     schedule: Named = dataclasses.field(default_factory=lambda: {"name": "constant"})
     warmup_steps: NonNegativeInt = 0
+    start_step: NonNegativeInt = 0
+    last_blocks: NonNegativeInt | None = None
+    layer_decay: Annotated[float, Interval(0, 1, closed_high=True)] = 1.0
     freeze: bool = False
     sparse: bool = False

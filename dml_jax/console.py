@@ -1,9 +1,10 @@
 """What a command prints on the terminal: lines, and the progress of whatever takes more than seconds."""
 
 import collections
+import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO, TypeVar
 
 import jax
@@ -71,6 +72,21 @@ def watched(
                 last = now
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as text, its columns under each other.
+
+    Args:
+      rows: of the same length, the first one is the header.
+
+    >>> print(aligned([["group", "rate"], ["a", "0.1"]]))
+    group  rate
+    a      0.1
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
 def _clock(seconds: float) -> str:
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
@@ -118,17 +134,25 @@ class Progress:
           images: how many it trained.
           epoch: counted from 1.
           step: of the run.
-          loss: its loss.
+          loss: the newest that is known; NaN before the first one.
         """
+        known = [] if math.isnan(loss) else [f"loss {loss:.4f}"]
         self._done += images
         now = time.monotonic()
         self._recent.append((now, self._done))
-        self._bar.set_postfix_str(f"epoch {epoch}, loss {loss:.4f}", refresh=False)
+        self._bar.set_postfix_str(", ".join([f"epoch {epoch}", *known]), refresh=False)
         self._bar.update(images)
         rate = self.rate()
         if self._prints_lines and rate and now - self._last_line >= self._seconds:
             left = _clock((self._total - self._done) / rate)
-            log(f"epoch {epoch}  step {step}  loss {loss:.4f}  {rate:.0f} images/s  {left} left")
+            parts = [
+                f"epoch {epoch}",
+                f"step {step}",
+                *known,
+                f"{rate:.0f} images/s",
+                f"{left} left",
+            ]
+            log("  ".join(parts))
             self._last_line = now
 
     def rate(self) -> float:

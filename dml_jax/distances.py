@@ -188,6 +188,24 @@ class Distance:
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return normalize(x) if self.normalized else x
 
+    @property
+    def unit_norm(self) -> float | None:
+        """The p of the norm by which the distance normalises all vectors first; None where it does not.
+
+        Who compares blocks of anchors with the same references normalises these once (`of_units`).
+        """
+        if isinstance(self.matrix, Bound) and self.matrix.keywords.get("normalize_embeddings"):
+            p: float = self.matrix.keywords.get("p", 2.0)
+            return p
+        return None
+
+    def of_units(self, a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]:
+        """Returns the matrix of vectors that were normalised already, each by the norm `unit_norm`."""
+        assert isinstance(self.matrix, Bound)
+        given = {**self.matrix.keywords, "normalize_embeddings": False}
+        found: Array = self.matrix.function(a, r, **given)
+        return found
+
     def __call__(self, a: Float[Array, "a d"], r: Float[Array, "n d"]) -> Float[Array, "a n"]:
         """Returns the matrix [anchors, references], in float32 or wider."""
         dtype = jnp.promote_types(jnp.promote_types(a.dtype, r.dtype), jnp.float32)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from dml_jax import command_line, data, evaluation, inference, processes, run_folder
 from dml_jax.console import log
+from dml_jax.errors import UserError
 from dml_jax.evaluate import add_checkpoint_options, restored
 from dml_jax.mesh import make_mesh
 from dml_jax.models import Model
@@ -88,7 +89,12 @@ def main(options: argparse.Namespace) -> None:
 
     Args:
       options: those of the command line.
+
+    Raises:
+      UserError: `--classes` without `--images`.
     """
+    if options.classes and options.images is None:
+        raise UserError("--classes goes with --images=FOLDER; a split has classes of its own")
     processes.connect(options)
     workdir = pathlib.Path(options.workdir).resolve()
     config = options.config

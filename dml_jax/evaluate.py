@@ -188,6 +188,8 @@ def evaluate(
     report.check_map(config.evaluation.map)
     evaluation.check_steps(config.evaluation.after)
     spec = tasks.eval_spec(config, split, model)
+    if processes.is_primary():
+        run_folder.create(folder, "--out")
     run = run_folder.read_config(workdir)
     note = same_data.trained_on(workdir, configs.to_dict(config), split, spec.sources["queries"])
     if note and processes.is_primary():
@@ -312,14 +314,15 @@ def of_files(options: argparse.Namespace) -> None:
     if options.gallery is not None:
         gallery = stored_embeddings.read(options.gallery, options.gallery_labels)
     name = pathlib.Path(options.embeddings).stem
-    folder = run_folder.create(options.out or f"{name}_evaluation", "--out")
-    section = options.config.evaluation
-    rows, files = evaluate_stored.evaluate_stored(queries, gallery, section, folder, name)
     names = ("embeddings", "labels", "gallery", "gallery_labels")
     settings = {
         **{key: getattr(options, key) for key in names},
         "evaluation": configs.to_dict(options.config)["evaluation"],
     }
+    place = options.out or free_folder(pathlib.Path(f"{name}_evaluation"), settings)
+    folder = run_folder.create(place, "--out")
+    section = options.config.evaluation
+    rows, files = evaluate_stored.evaluate_stored(queries, gallery, section, folder, name)
     files = [*write(rows, folder, settings=settings), *files]
     log(report.format_table(rows, evaluation.metric_names(section.metrics)))
     log(written(files))
@@ -345,7 +348,7 @@ def main(options: argparse.Namespace) -> None:
         if getattr(options, name) is not None:
             raise UserError(f"--{name} goes with --embeddings; a run has labels of its own")
     processes.connect(options)
-    config = options.config
+    config = configs.located(options.config)
     model = build.model(run_folder.read_config(options.workdir).model)
     # A data set of the user's own has a colon in its name, which not every file system takes.
     data_name = config.data.name.replace(":", ".")

@@ -1,13 +1,18 @@
 """Looks at data before they are trained on: `dml inspect --path=FOLDER_OR_CSV`, or `dml inspect --config=NAME`.
 
 Says for each split how many images and classes there are, how large classes and images are, and what is wrong with the
-files: missing, empty, no images, copies within a class, across classes and across splits. `--json` writes it to a file.
+files: missing, empty, no images or cut off, copies within a class, across classes and across splits. Every image is
+decoded; `--headers` reads their headers alone, which is faster and does not see images that are cut off. `--json`
+writes what was found to a file, with the paths of all files of which a line names the first.
 """
 
 import argparse
+import dataclasses
 import json
+import os
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +20,7 @@ from PIL import Image
 
 from dml_jax import command_line, config_files, data, run_folder
 from dml_jax import config as configs
-from dml_jax.console import log
+from dml_jax.console import log, watched
 from dml_jax.data.base import SPLITS
 from dml_jax.data.datasets import folder
 from dml_jax.errors import UserError
@@ -38,6 +43,11 @@ def add_options(parser: command_line.Parser) -> None:
     )
     parser.add_config("own_images")
     parser.add_argument(
+        "--headers",
+        action="store_true",
+        help="reads the headers of images and does not decode them",
+    )
+    parser.add_argument(
         "--json", type=command_line.path, metavar="FILE", help="where the numbers are written, too"
     )
 
@@ -53,22 +63,33 @@ def main(options: argparse.Namespace) -> None:
     """
     config = options.config
     if options.path is not None:
+        if not os.path.exists(options.path):
+            raise UserError(
+                f"--path: there is no {options.path}; a folder with a sub-folder for each class, or a CSV file, is "
+                "accepted"
+            )
         config = config_files.load("own_images") if config.data.name != "folder" else config
         config.data.path = options.path
-    found = inspected(config)
+    if config.data.name == "folder" and config.data.path is None:
+        raise UserError(
+            "--path is missing: a folder with a sub-folder for each class, or a CSV file; or --config with data of "
+            "another name"
+        )
+    place = run_folder.writable(options.json, "--json") if options.json else None
+    found = inspected(config, decode=not options.headers)
     log("\n".join(lines(found)))
-    if options.json:
-        place = run_folder.writable(options.json, "--json")
+    if place is not None:
         place.write_text(
             json.dumps(found, indent=2) + "\n", encoding="utf-8", errors="surrogateescape"
         )
 
 
-def inspected(config: Any) -> dict[str, Any]:
+def inspected(config: Any, *, decode: bool = True) -> dict[str, Any]:
     """Returns what is known of the splits of a configuration's data.
 
     Args:
       config: `data` and `seed` are used.
+      decode: True decodes every image.
 
     Raises:
       UserError: no split can be loaded.
@@ -90,12 +111,23 @@ def inspected(config: Any) -> dict[str, Any]:
         if names[a] & names[b]
     }
     path = configs.plain(config.data).get("path")
+    findings = data.scan(
+        list(splits.values()), decode=decode, threads=os.cpu_count() or 1, watch=_watched
+    )
     return {
         "splits": {split: _numbers(source) for split, source in splits.items()},
         "shared_classes": shared,
-        "findings": data.scan(list(splits.values())).lines(),
+        "findings": findings.lines(),
+        "files": dataclasses.asdict(findings),
+        "scanned": len({path for source in splits.values() for path, _ in data.paths_of(source)}),
+        "decoded": decode,
         "other_files": folder.other_files(path) if config.data.name == "folder" else {},
     }
+
+
+def _watched(count: int, paths: Iterable[str]) -> Iterator[str]:
+    for batch in watched(({"image": [path]} for path in paths), count, "opening images"):
+        yield from batch["image"]
 
 
 def _numbers(source: data.Source) -> dict[str, Any]:
@@ -135,15 +167,17 @@ def lines(found: dict[str, Any]) -> list[str]:
     text = []
     for split, numbers in found["splits"].items():
         plural = "class" if numbers["classes"] == 1 else "classes"
-        text.append(f"{split}: {numbers['images']} images of {numbers['classes']} {plural}")
+        images = "1 image" if numbers["images"] == 1 else f"{numbers['images']} images"
+        text.append(f"{split}: {images} of {numbers['classes']} {plural}")
         if "images_per_class" in numbers:
             of = numbers["images_per_class"]
             alone = numbers["classes_of_one_image"]
             if numbers["classes"] == 1:
                 text.append("  its one class is found whatever a model does: its metrics are all 1")
+            single = "1 class" if alone == 1 else f"{alone} classes"
             text.append(
-                f"  images per class: {of['least']} to {of['most']}, median {of['median']:g}; "
-                f"{alone} classes of a single image, of which nothing can be retrieved"
+                f"  images per class: {of['least']} to {of['most']}, median {of['median']:g}"
+                + f"; {single} of a single image, of which nothing can be retrieved" * (alone > 0)
             )
         if "width" in numbers:
             text.append(
@@ -153,6 +187,13 @@ def lines(found: dict[str, Any]) -> list[str]:
             text.append(f"  {', '.join(f'{k}: {n}' for k, n in numbers['formats'].items())}")
     for both, names in found["shared_classes"].items():
         text.append(f"note: {len(names)} classes are in {both}, {names[0]!r} among them")
+    files = "1 file was" if found["scanned"] == 1 else f"{found['scanned']} files were"
+    if not found["scanned"]:
+        text.append("the images are in no files of their own, and were not looked at")
+    elif found["decoded"]:
+        text.append(f"{files} looked at and decoded")
+    else:
+        text.append(f"{files} looked at by the header alone: an image that is cut off was not seen")
     text += [f"note: {line}" for line in found["findings"]]
     for what, files in found["other_files"].items():
         text.append(f"note: {what}: {files['count']}, such as {files['first']}")

@@ -65,7 +65,8 @@ class Miner:
           loss_distance: the distance of the loss; where it is the miner's, intervals of the row need no second sort.
         """
         select = partial(self._select, own_order=self.distance == loss_distance)
-        return Mining(select, None if self.prepare is None else self._prepare)
+        prepare = None if self.prepare is None else self._prepare
+        return Mining(select, prepare, distance=self.distance)
 
     def _prepare(self, whole_batch: WholeBatch) -> Any:
         assert self.prepare is not None
@@ -77,7 +78,7 @@ class Miner:
         self, block: Block, keys: Keys | None, miner_state: Any, *, own_order: bool
     ) -> Selection:
         self._check_key(keys)
-        block = replace(block, sims=self.distance(block.anchors, block.refs), keys=keys)
+        block = replace(block, keys=keys)
         chosen = self.select(block) if self.prepare is None else self.select(block, miner_state)
         if isinstance(chosen.triplets, Within):
             chosen = replace(chosen, triplets=replace(chosen.triplets, own_order=own_order))

@@ -9,7 +9,7 @@ import inspect
 import re
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -44,6 +44,19 @@ class Override:
     def field(self) -> str:
         """What errors call it."""
         return f"--config.{'.'.join(self.keys)}"
+
+
+@dataclass
+class Notes:
+    """What a command line dropped or left.
+
+    Attributes:
+      given: where all fields are that it sets.
+      lines: the notes.
+    """
+
+    given: frozenset[tuple[str, ...]]
+    lines: list[str] = field(default_factory=list)
 
 
 def split(argv: Sequence[str]) -> tuple[list[Override], list[str]]:
@@ -89,7 +102,7 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> list[str]:
     >>> config.loss.to_dict()
     {'name': 'contrastive', 'neg_margin': 0.5}
     """
-    notes: list[str] = []
+    notes = Notes(frozenset(override.keys for override in overrides))
     loss = plain(config.loss).get("name")
     ordered = sorted(overrides, key=lambda o: (not _changes_name(o.keys), len(o.keys)))
     for override in ordered:
@@ -99,10 +112,10 @@ def apply(config: ConfigDict, overrides: Sequence[Override]) -> list[str]:
         _write(config, section, _section(config, override, notes))
     renamed = {o.keys[0] for o in ordered if _changes_name(o.keys)}
     if plain(config.loss)["name"] != loss and config.miner is not None and "miner" not in renamed:
-        notes.append(
+        notes.lines.append(
             f"the miner {config.miner.name!r} stays; --config.miner=None trains without one"
         )
-    return notes
+    return notes.lines
 
 
 def _write(config: ConfigDict, section: str, value: Any) -> None:
@@ -116,7 +129,7 @@ def _write(config: ConfigDict, section: str, value: Any) -> None:
             config[section] = value
 
 
-def _section(config: ConfigDict, override: Override, notes: list[str]) -> Any:
+def _section(config: ConfigDict, override: Override, notes: Notes) -> Any:
     section = override.keys[0]
     value = plain(config[section])
     if section == "seed":
@@ -155,7 +168,7 @@ def _fields(options: type) -> dict[str, Any]:
     return typing.get_type_hints(options, include_extras=True)
 
 
-def _in(value: Any, annotation: Any, override: Override, depth: int, notes: list[str]) -> Any:
+def _in(value: Any, annotation: Any, override: Override, depth: int, notes: Notes) -> Any:
     """Returns a value in which what lies `depth` keys deep in the configuration is set."""
     kind = _kind(override.keys[:depth])
     if kind is not None:
@@ -171,7 +184,7 @@ def _in(value: Any, annotation: Any, override: Override, depth: int, notes: list
 
 
 def _in_sequence(
-    value: Sequence[Any], override: Override, depth: int, notes: list[str]
+    value: Sequence[Any], override: Override, depth: int, notes: Notes
 ) -> tuple[Any, ...]:
     key = override.keys[depth]
     places = [str(i) for i in range(len(value))]
@@ -187,7 +200,7 @@ def _in_fields(
     annotations: Mapping[str, Any],
     override: Override,
     depth: int,
-    notes: list[str],
+    notes: Notes,
 ) -> dict[str, Any]:
     """Returns a mapping of fixed fields in which one is set."""
     if depth == len(override.keys):
@@ -210,7 +223,7 @@ def _in_fields(
     return {**value, key: _in(value[key], annotation, override, depth + 1, notes)}
 
 
-def _in_named(value: Any, kind: Kind, override: Override, depth: int, notes: list[str]) -> Any:
+def _in_named(value: Any, kind: Kind, override: Override, depth: int, notes: Notes) -> Any:
     """Returns what a name and hyper-parameters describe, with another name or with a hyper-parameter set."""
     if isinstance(value, str):
         value = {"name": value}
@@ -242,7 +255,7 @@ def _fields_beside(kind: Kind) -> dict[str, Any]:
     return _fields(_BESIDE[kind.name]) if kind.name in _BESIDE else {}
 
 
-def _renamed(value: Any, kind: Kind, override: Override, notes: list[str]) -> Any:
+def _renamed(value: Any, kind: Kind, override: Override, notes: Notes) -> Any:
     given = _literal(override.text)
     if given is None:
         if kind.name not in ("miner", "distance", "reducer", "regularizer", "relation", "schedule"):
@@ -264,9 +277,11 @@ def _renamed(value: Any, kind: Kind, override: Override, notes: list[str]) -> An
         return {**before, **given}
     stay = {*_fields_beside(kind), *(hyper if kind.name in _KEEP else ())}
     kept = {k: v for k, v in before.items() if k in stay and k != "name"}
-    dropped = [k for k in before if k not in kept and k not in given]
+    where = override.keys[:-1] if override.keys[-1] == "name" else override.keys
+    replaced = {*kept, *given, *(k for k in before if (*where, k) in notes.given)}
+    dropped = [k for k in before if k not in replaced]
     if dropped:
-        notes.append(
+        notes.lines.append(
             f"{override.field}={given['name']}: {', '.join(dropped)} of {before['name']!r} "
             f"{'is' if len(dropped) == 1 else 'are'} dropped"
         )

@@ -5,18 +5,18 @@ evaluates it densely, in blocks of anchors, and over the mesh in context. Only s
 leave a block or a device, so all of these give the value and the gradient of the dense loss.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from dml_jax import mesh
-from dml_jax.distances import Distance
-from dml_jax.errors import UserError
+from dml_jax import sharded
+from dml_jax.blocks import map_anchors
+from dml_jax.distances import Distance, normalize
 from dml_jax.mean import Mean
 from dml_jax.names import unknown
 from dml_jax.reducers import Reducer, Sums
@@ -49,7 +49,7 @@ class Block:
 
     Attributes:
       anchors: vectors of the anchors, `[a, d]`.
-      refs: vectors of the references, `[n, d]`.
+      refs: vectors of the references, `[n, d]`; or `sharded.Sharded`, which no one can read.
       anchor_ids: positions of the anchors in the whole batch, `[a]`.
       anchor_labels: labels of the anchors, as the relation takes them.
       ref_labels: labels of the references, as the relation takes them.
@@ -65,6 +65,7 @@ class Block:
       keys: the anchors' own random keys `[a]` for what the loss draws (a miner gets others); None where `apply`
         got no key.
       refs_include_batch: True where reference i is the batch's sample i, which then is no partner of itself.
+      units: anchors and references as distances normalise them, by the p of the norm.
     """
 
     anchors: Float[Array, "a d"]
@@ -82,6 +83,7 @@ class Block:
     ref_values: Any = None
     keys: Array | None = None
     refs_include_batch: bool = False
+    units: Mapping[float | None, tuple[Any, Any]] = field(default_factory=dict)
 
 
 # kernel(block) -> {term: (values, weights) or (values, weights, divisor)}
@@ -115,106 +117,53 @@ class Mining:
     """How a miner chooses: once for the whole batch, then block by block.
 
     Attributes:
-      select: `select(block, keys, miner_state) -> Selection`. The block has no `sims`; `keys` are the anchors' own
-        random keys `[a]`, or None.
+      distance: what `block.sims` are for `select`; None: it gets none.
+      select: `select(block, keys, miner_state) -> Selection`; `keys` are the anchors' own random keys `[a]`, or None.
       prepare: `prepare(whole_batch) -> miner_state`, a tree of arrays that every block gets whole.
       miner_state: what `prepare` gave.
     """
 
     select: Callable[[Block, Array | None, Any], Selection]
     prepare: Callable[[WholeBatch], Any] | None = None
+    distance: Distance | None = None
     miner_state: Any = ()
 
 
-def pad_rows(tree: Any, rows: int) -> Any:
-    """Adds `rows` rows of zeros to the end of every array of the tree."""
-    if rows == 0:
-        return tree
-    return jax.tree.map(lambda x: jnp.pad(x, [(0, rows)] + [(0, 0)] * (x.ndim - 1)), tree)
-
-
-def check_block(block: int | None) -> None:
-    """Raises `UserError` unless `block` is None or a positive int."""
-    if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
-        raise UserError(
-            f"block is {block!r}; accepted: a positive integer, or None for all at once"
-        )
-
-
-def map_anchors(
-    fn: Callable[[Array, Array, Any, Any, Any], tuple[Any, Any]],
-    anchors: Any,
-    refs: Any,
-    *,
-    broadcast_args: Any = None,
-    block: int | None = None,
-) -> tuple[Any, Any]:
-    """Evaluates `fn` on blocks of anchors against all references.
-
-    Each device of the mesh in context owns a share of the anchors and gathers the references once; a block is
-    recomputed in the backward pass, so memory is O(block x M).
+def similarities(distance: Distance, block: Block) -> Float[Array, "a n"]:
+    """Returns what a distance gives for a block's anchors and references, wherever these lie.
 
     Args:
-      fn: `fn(ids [a], valid [a], anchors [a, ...], refs [M, ...], broadcast_args) -> (sums, rows)`: the tree `sums`
-        is added up over blocks and devices, the tree `rows` (leading axis a) is put together again. `ids` are the
-        positions of the anchors in the whole batch, `valid` is False where rows were added to fill a block.
-      anchors: a tree of arrays `[B, ...]`.
-      refs: a tree of arrays `[M, ...]`.
-      broadcast_args: what every block gets whole.
-      block: anchors at a time; None: a device's whole share at once.
-
-    Returns:
-      (the summed results, the results by row).
+      distance: the distance.
+      block: which has the vectors.
     """
-    check_block(block)
-    total = jax.tree.leaves(anchors)[0].shape[0]
-    ref_total = jax.tree.leaves(refs)[0].shape[0]
-    devices, axes = mesh.data_devices(), mesh.batch_axes()
-    share = -(-total // devices)
-    block_size = share if block is None else min(block, share)
-    share = -(-share // block_size) * block_size
-    anchors = pad_rows(anchors, share * devices - total)
-    ids = jnp.arange(share * devices)
+    if distance.unit_norm in block.units:
+        return sharded.matrix(distance.of_units, *block.units[distance.unit_norm])
+    return sharded.matrix(distance, block.anchors, block.refs)
 
-    def one_device(ids: Array, anchors: Any, refs: Any, broadcast_args: Any) -> tuple[Any, Any]:
-        def one_block(ids: Array, anchors: Any) -> tuple[Any, Any]:
-            return fn(ids, ids < total, anchors, refs, broadcast_args)
 
-        if block_size == share:
-            return one_block(ids, anchors)
-        blocks = jax.tree.map(lambda x: x.reshape(-1, block_size, *x.shape[1:]), (ids, anchors))
-        # Inside a scan the recomputation cannot be merged with the forward pass anyway.
-        again = jax.checkpoint(one_block, prevent_cse=False)
-        first = jax.tree.map(lambda x: x[0], blocks)
-        shapes = jax.eval_shape(one_block, *first)[0]
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+def units_of(
+    distances: Sequence[Distance | None], anchors: Array, refs: Array
+) -> dict[float | None, tuple[Array, Array]]:
+    """Returns anchors and references normalised as distances do it, by the norm; once, and not in every block.
 
-        def step(sums: Any, x: Any) -> tuple[Any, Any]:
-            more, rows = again(*x)
-            return jax.tree.map(jnp.add, sums, more), rows
+    Args:
+      distances: of a loss and its miner.
+      anchors: vectors.
+      refs: vectors; where they are the very array of the anchors, so are the normalised ones.
+    """
+    units: dict[float | None, tuple[Array, Array]] = {}
+    for p in {distance.unit_norm for distance in distances if distance is not None}:
+        if p is None:
+            continue
+        # Computed again in the backward pass: nothing of the size of the vectors is kept for it.
+        of = jax.checkpoint(partial(_normalize, p=p))
+        unit = of(anchors)
+        units[p] = unit, unit if refs is anchors else of(refs)
+    return units
 
-        sums, rows = jax.lax.scan(step, zeros, blocks)
-        return sums, jax.tree.map(lambda x: x.reshape(share, *x.shape[2:]), rows)
 
-    if devices == 1:
-        sums, rows = one_device(ids, anchors, refs, broadcast_args)
-    else:
-
-        def one_share(ids: Array, anchors: Any, refs: Any, broadcast_args: Any) -> tuple[Any, Any]:
-            # The transpose of this gather is a reduce-scatter: each device gets the gradient of its rows.
-            gather = lambda x: jax.lax.all_gather(x, axes, tiled=True)[:ref_total]
-            sums, rows = one_device(ids, anchors, jax.tree.map(gather, refs), broadcast_args)
-            return jax.lax.psum(sums, axes), rows
-
-        # Gradients are taken outside of this shard_map, where they are exact with or without check_vma
-        # (which custom_vjp in a loop does not support). Inside they would not be.
-        sums, rows = jax.shard_map(
-            one_share,
-            in_specs=(P(axes), P(axes), P(axes), P()),
-            out_specs=(P(), P(axes)),
-            check_vma=False,
-        )(ids, anchors, pad_rows(refs, -ref_total % devices), broadcast_args)
-    return sums, jax.tree.map(lambda x: x[:total], rows)
+def _normalize(x: Array, p: float) -> Array:
+    return normalize(x.astype(jnp.promote_types(x.dtype, jnp.float32)), p)
 
 
 def run_prepare(
@@ -286,13 +235,16 @@ def map_blocks(
     def one_block(
         ids: Array, valid: Array, anchors: Any, refs: Any, broadcast_args: Any
     ) -> tuple[Any, Any]:
-        ((a, labels, real), args), ((r, r_labels, r_weight), ref_values) = anchors, refs
-        sums, miner_state = broadcast_args
+        ((a, labels, real), args, a_units), ((r, r_labels, r_weight), ref_values, r_units) = (
+            anchors,
+            refs,
+        )
+        sums, miner_state, key = broadcast_args
         real = valid & real
         pos, neg = relation(labels, r_labels)
         there = real[:, None] & (r_weight > 0)[None, :]
         if exclude_self:
-            there &= ids[:, None] != jnp.arange(r.shape[0])[None, :]
+            there &= ids[:, None] != jnp.arange(r_weight.shape[0])[None, :]
         pos, neg = pos & there, neg & there
         if r_weight.dtype != bool:
             pos, neg = pos * r_weight[None, :], neg * r_weight[None, :]
@@ -318,23 +270,39 @@ def map_blocks(
             ref_values=ref_values,
             keys=loss_keys,
             refs_include_batch=exclude_self,
+            units={p: (a_units[p], r_units[p]) for p in a_units},
         )
+        sims = None if distance is None else similarities(distance, shown)
         if mine is not None:
-            fixed = replace(shown, anchors=jax.lax.stop_gradient(a), refs=jax.lax.stop_gradient(r))
+            vectors, units = jax.lax.stop_gradient(((a, r), shown.units))
+            fixed = replace(shown, anchors=vectors[0], refs=vectors[1], units=units)
+            # Of one distance once: XLA would not merge two exchanges between devices.
+            if mine.distance == distance:
+                fixed = replace(fixed, sims=jax.lax.stop_gradient(sims))
+            elif mine.distance is not None:
+                fixed = replace(fixed, sims=similarities(mine.distance, fixed))
             chosen = jax.lax.stop_gradient(mine.select(fixed, keys, miner_state))
             shown = replace(shown, selection=chosen)
         if distance is not None:
             self_sims = None
             if exclude_self:
-                self_sims = jax.vmap(lambda x: distance(x[None], x[None])[0, 0])(a)
-            shown = replace(shown, sims=distance(a, r), self_sims=self_sims)
+                p = distance.unit_norm
+                alone, mine_alone = (distance, a) if p is None else (distance.of_units, a_units[p])
+                self_sims = jax.vmap(lambda x: alone(x[None], x[None])[0, 0])(mine_alone)
+            shown = replace(shown, sims=sims, self_sims=self_sims)
         return fn(shown)
 
+    vectors, *of_refs = refs
+    units = units_of((distance, None if mine is None else mine.distance), anchors[0], vectors)
     return map_anchors(
         one_block,
-        (tuple(anchors), anchor_args or {}),
-        (tuple(refs), ref_values),
-        broadcast_args=(prepass_sums, () if mine is None else mine.miner_state),
+        (tuple(anchors), anchor_args or {}, {p: a for p, (a, _) in units.items()}),
+        (
+            (sharded.kept(vectors), *of_refs),
+            ref_values,
+            {p: sharded.kept(r) for p, (_, r) in units.items()},
+        ),
+        broadcast_args=(prepass_sums, () if mine is None else mine.miner_state, key),
         block=block,
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from dml_jax import command_line, data, evaluation, report
+from dml_jax import command_line, data, evaluation, report, run_folder
 from dml_jax.command_line import shell
 from dml_jax.console import log
 from dml_jax.evaluate import evaluate, settings_of, write
@@ -35,6 +35,7 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, dict[str,
       The table: the metrics of the raw pixels, of the untrained network and of the trained one.
     """
     start = time.monotonic()
+    run_folder.create(workdir)
     model = build.model(config.model)
     # What cannot be evaluated is refused before the training.
     spec = tasks.eval_spec(config, "test", model)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dml_jax import distances, names, pairwise, parameters
+from dml_jax import distances, names, parameters, sharded
+from dml_jax.blocks import map_anchors
 from dml_jax.bound import Bound
 from dml_jax.parameters import PositiveFloat, checked
 
@@ -60,13 +61,13 @@ def regular_face_penalty(x: Rows, valid: Valid, *, block: int | None = None) -> 
         ids: Array, real: Array, rows: Any, others: Any, broadcast_args: Any
     ) -> tuple[Array, tuple[()]]:
         (x, valid), (y, there) = rows, others
-        sims = distances.cosine_matrix(x, y)
-        other = there[None, :] & (ids[:, None] != jnp.arange(y.shape[0])[None, :])
+        sims = sharded.matrix(distances.cosine_matrix, x, y)
+        other = there[None, :] & (ids[:, None] != jnp.arange(there.shape[0])[None, :])
         some = real & valid & jnp.any(other, axis=-1)
         top = jnp.max(jnp.where(other, sims, -jnp.inf), axis=-1)
         return jnp.sum(jnp.where(some, top, 0)), ()
 
-    total, _ = pairwise.map_anchors(closest, (x, valid), (x, valid), block=block or BLOCK)
+    total, _ = map_anchors(closest, (x, valid), (sharded.kept(x), valid), block=block or BLOCK)
     return total / jnp.maximum(jnp.sum(valid), 1).astype(total.dtype)
 
 

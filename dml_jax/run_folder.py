@@ -31,23 +31,36 @@ from dml_jax.errors import UserError
 MAY_CHANGE = (
     r"data\.(path|threads|workers|prefetch|on_error)",
     r"model\.weights",
-    r"train\.(epochs|devices|fsdp|replicas|shard_above|shard_axes|log_steps|log_seconds)",
+    r"train\.(epochs|devices|fsdp|replicas|shard_above|shard_axes|references|log_steps|log_seconds)",
     r"train\.(checkpoints|checkpoint_steps|checkpoint_minutes|patience|profile|wandb|eval_epochs|eval_steps)",
     r"evaluation\.(after|at_end|batch_size|backend|block|kmeans|map)",
 )
 
 
 def create(folder: str | os.PathLike[str], option: str = "--workdir") -> pathlib.Path:
-    """Makes a folder where it is missing, and returns its path.
+    """Makes a folder where it is missing, and returns its path, once it is certain that files can be written in it.
 
     Args:
       folder: the folder, of a run or of what another option names.
       option: the option, for errors.
 
     Raises:
-      UserError: it cannot be made.
+      UserError: it cannot be made, or nothing can be written in it.
     """
+    path = _made(folder, option)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{option}: nothing can be written in {folder}; a folder that can be written is accepted"
+        )
+    return path
+
+
+def _made(folder: str | os.PathLike[str], option: str) -> pathlib.Path:
     path = pathlib.Path(folder).expanduser()
+    if path.exists() and not path.is_dir():
+        raise UserError(
+            f"{option}: {folder} is a file; a folder is accepted, or a path where none is yet"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,7 +81,7 @@ def writable(file: str | os.PathLike[str], option: str) -> pathlib.Path:
       UserError: its folder cannot be made, or the file cannot be opened.
     """
     path = pathlib.Path(file).expanduser()
-    create(path.parent, option)
+    _made(path.parent, option)
     was_there = path.exists()
     try:
         path.open("ab").close()
@@ -89,9 +102,17 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
       folder: the folder.
 
     Raises:
-      UserError: another process trains in it.
+      UserError: another process trains in it, or its lock cannot be written.
     """
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    lock = folder / ".lock"
+    try:
+        opened = lock.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"--workdir: nothing can be written in {folder} ({lock.name}: {error.strerror}); a folder that can be "
+            "written is accepted"
+        ) from None
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -108,6 +129,30 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} of {socket.gethostname()}, since {time.ctime()},")
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes the folder of a run and holds it (`locked`), before anything is loaded.
+
+    Where nothing was written in it, nothing is left at the end: neither its lock nor the folder, if that was made here.
+
+    Args:
+      folder: the folder.
+
+    Raises:
+      UserError: it cannot be made or written, or another process trains in it.
+    """
+    was_there = pathlib.Path(folder).expanduser().exists()
+    path = create(folder)
+    with locked(path):
+        try:
+            yield
+        finally:
+            if [file.name for file in path.iterdir()] == [".lock"]:
+                (path / ".lock").unlink()
+                if not was_there:
+                    path.rmdir()
 
 
 def write_config(workdir: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
@@ -144,6 +189,23 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
         return configs.from_dict(stored)
     except UserError as error:
         raise UserError(f"config {path}: {error}") from None
+
+
+def evaluations(workdir: str | os.PathLike[str]) -> dict[str, float]:
+    """Returns the numbers of the evaluations that lie in the folder of a run, by evaluation, embedding and metric.
+
+    Args:
+      workdir: the folder of the run.
+    """
+    found: dict[str, float] = {}
+    for file in sorted(pathlib.Path(workdir, "evaluation").glob("*/metrics.json")):
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8"))["metrics"]
+        except (ValueError, KeyError, OSError):  # cut off, or of an older version
+            continue
+        for embedding, metrics in rows.items():
+            found |= {f"{file.parent.name}, {embedding}, {name}": v for name, v in metrics.items()}
+    return found
 
 
 def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], workdir: str) -> None:

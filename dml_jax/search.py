@@ -117,12 +117,39 @@ def write_results(
     )
 
 
+def readable(paths: Sequence[str], channels: int) -> list[str]:
+    """Returns the paths of the images that can be decoded, and says which of the others cannot, and why.
+
+    Args:
+      paths: of the images.
+      channels: that the model takes.
+
+    Raises:
+      UserError: none can be decoded.
+    """
+    bad: dict[str, str] = {}
+    for path in paths:
+        try:
+            _ = data.files([path], channels=channels)[0]
+        except data.DecodeError as error:
+            bad[path] = f"{path} ({error.__cause__})"
+        except UserError:
+            bad[path] = f"{path} (it is not a file)"
+    named = f"{len(bad)} of {len(paths)} images could not be decoded: {', '.join(bad.values())}"
+    if len(bad) == len(paths):
+        raise UserError(f"{named}; the paths of image files are accepted")
+    if bad:
+        log(named)
+    return [path for path in paths if path not in bad]
+
+
 def search(options: argparse.Namespace, paths: Sequence[str]) -> None:
     """Answers the queries of the command line."""
     index = Index.load(options.index)
     if options.html:
         run_folder.writable(options.html, "--html")
     model = model_of(index, options.index, options.workdir)
+    paths = readable(paths, model.channels)
     queries = model.encode(list(paths), progress=True)
     found = index.search(queries, options.k, backend=options.backend)
     log(answers(found, paths))

@@ -76,7 +76,7 @@ def _vectors(path: str) -> Float[np.ndarray, "n d"]:
 def _labels(path: str) -> tuple[list[str], tuple[str, ...] | None]:
     suffix = _suffix(path, (".csv", ".npy", ".npz", ".parquet"))
     if suffix == ".csv":
-        rows, columns = read_list(path, ("label",))
+        rows, columns = read_list(path, ("label",), ("path",))
         where = os.path.dirname(path)
         paths = (
             tuple(os.path.join(where, row["path"]) for row in rows) if "path" in columns else None
@@ -104,7 +104,7 @@ def _suffix(path: str, accepted: tuple[str, ...]) -> str:
     suffix = pathlib.Path(path).suffix.lower()
     if suffix not in accepted:
         raise UserError(
-            f"{path} ends in {suffix or 'nothing'!r}; {', '.join(accepted)} are accepted"
+            f"{path} {f'ends in {suffix!r}' if suffix else 'has no ending'}; {', '.join(accepted)} are accepted"
         )
     if not os.path.isfile(path):
         raise UserError(f"there is no file {path}")

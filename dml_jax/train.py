@@ -8,7 +8,7 @@ and JAX_PROCESS_ID); see launch/.
 import argparse
 import sys
 
-from dml_jax import command_line, processes
+from dml_jax import checkpoints, command_line, processes
 from dml_jax.console import log
 
 
@@ -37,9 +37,11 @@ def main(options: argparse.Namespace) -> None:
 
     train(options.config, options.workdir)
     if processes.is_primary():
+        own, place = checkpoints.place(options.workdir, ""), checkpoints.folder_of(options.workdir)
+        where = ", checkpoints/." if place == own else f"; in {place} its checkpoints."
         log(
-            f"done. In {options.workdir}: config.json, metrics.csv, curves.png, tensorboard/, checkpoints/. "
-            f"Next: {command_line.shell('evaluate', f'--workdir={options.workdir}')}"
+            f"done. In {options.workdir}: config.json, metrics.csv, curves.png, tensorboard/{where} Next: "
+            f"{command_line.shell('evaluate', f'--workdir={options.workdir}')}"
         )
 
 

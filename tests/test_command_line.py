@@ -9,7 +9,16 @@ import types
 
 import pytest
 
-from dml_jax import UserError, __main__, command_line, config_fields, list_names, processes
+from dml_jax import (
+    UserError,
+    __main__,
+    command_line,
+    config_fields,
+    list_names,
+    processes,
+    run_folder,
+    train,
+)
 from dml_jax import config as configs
 from dml_jax.catalogue import KINDS, hyper_parameters
 
@@ -127,6 +136,12 @@ def test_print_config(command, capsys):
     assert json.loads(capsys.readouterr().out)["train"]["epochs"] == 2
 
 
+def test_print_config_needs_nothing_else(command, capsys):
+    assert command(NEVER, "--print_config", add_options=with_config) == 0
+    assert json.loads(capsys.readouterr().out)["data"]["name"] == "glyphs"
+    assert command(NEVER, add_options=with_config) == 2
+
+
 def test_notes_are_printed(command, capsys):
     options = ["--workdir=x", "--config.loss=triplet_margin"]
     assert command(lambda options: None, *options, add_options=with_config) == 0
@@ -213,3 +228,17 @@ def test_an_environment_that_is_no_number(monkeypatch, text):
     with pytest.raises(UserError, match=r"JAX_NUM_PROCESSES='.*'; a whole number is accepted"):
         processes._number(None, "JAX_NUM_PROCESSES")
     assert processes._number(3, "JAX_NUM_PROCESSES") == 3
+
+
+@pytest.mark.parametrize("given", ["", "there"])
+def test_where_training_says_that_its_checkpoints_are(given, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dml_jax.training.loop.train", lambda config, workdir: None)
+    config = configs.new()
+    config.train.checkpoints = given
+    run_folder.write_config(tmp_path, configs.to_dict(config))
+    parser = command_line.Parser("dml train")
+    train.add_options(parser)
+    train.main(parser.parse([f"--workdir={tmp_path}"]))
+    printed = capsys.readouterr().out
+    assert (f"; in {tmp_path}/there its checkpoints. Next: " in printed) == bool(given)
+    assert ("tensorboard/, checkpoints/. Next: " in printed) == (not given)

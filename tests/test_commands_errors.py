@@ -174,6 +174,14 @@ COMMANDS = {
         "--gallery=gallery.npy",
         "--gallery_labels=labels.npy",
     ],
+    "stored embeddings, evaluated otherwise": [
+        EVALUATE,
+        "--embeddings=stored.npz",
+        "--labels=labels.npy",
+        "--gallery=gallery.npy",
+        "--gallery_labels=labels.npy",
+        "--config.evaluation.metrics=recall_at_2",
+    ],
     "no labels": [EVALUATE, "--embeddings=stored.npz"],
     "labels of a run": [EVALUATE, "--workdir=run", "--labels=labels.csv"],
     "labels that do not fit": [EVALUATE, "--embeddings=stored.npz", "--labels=fewer.npy"],
@@ -194,6 +202,8 @@ COMMANDS = {
         "--classes",
         "--out=of_classes",
     ],
+    "classes of a split": [EMBED, "--workdir=run", "--classes"],
+    "no folder for an evaluation": [EVALUATE, "--workdir=run", "--out=good/class01/0.png"],
     "no folder for embeddings": [EMBED, "--workdir=run", "--out=good/class01/0.png/of"],
     "both": [EMBED, "--workdir=run", "--images=large", "--split=val"],
     "embeddings of no folder": [EMBED, "--workdir=run", "--images=lagre"],
@@ -201,7 +211,17 @@ COMMANDS = {
     "embeddings of broken images": [EMBED, "--workdir=run", "--images=truncated", "--out=broken"],
     "embeddings of no run": [EMBED, "--workdir=empty"],
     "stray argument of embed": [EMBED, "--workdir=run", "large"],
-    "search": [SEARCH, "--index=of_folder", "--k=3", "--html=results.html", IMAGE, "large/a.png"],
+    "search": [
+        SEARCH,
+        "--index=of_folder",
+        "--k=3",
+        "--html=results.html",
+        IMAGE,
+        "text.png",
+        "nowhere.png",
+        "large/a.png",
+    ],
+    "search by nothing": [SEARCH, "--index=of_folder", "text.png"],
     "search by features": [SEARCH, "--index=of_features", "--k=1", "large/a.png"],
     "search in a split": [SEARCH, "--index=of_split", "--k=2", "--backend=faiss", IMAGE],
     "no index": [SEARCH, IMAGE],
@@ -285,8 +305,11 @@ ERRORS = {
     "k of another kind": ["k=0", "'max_bin_count'"],
     "no file for the page": ["--html: the file /proc/a.html cannot be written"],
     "no file for the model": ["--out: the file /proc/a.dml cannot be written"],
+    "classes of a split": ["--classes goes with --images"],
+    "no folder for an evaluation": ["--out: good/class01/0.png is a file"],
+    "search by nothing": ["1 of 1 images could not be decoded", "text.png", "are accepted"],
     "no folder for embeddings": ["--out: the folder good/class01/0.png/of cannot be made"],
-    "no folder for the page": ["--html: the folder good/class01/0.png cannot be made: File exists"],
+    "no folder for the page": ["--html: good/class01/0.png is a file; a folder is accepted"],
     "both": ["--split", "not allowed with argument --images"],
     "embeddings of no folder": ["'lagre'", "does not exist"],
     "embeddings of no images": ["no images under empty", ".jpg"],
@@ -297,8 +320,8 @@ ERRORS = {
     "damaged index": ["damaged is damaged", "embed again"],
     "index that does not fit": ["5 embeddings and 4 lines", "embed again"],
     "no query": ["no image to search for", "accepted"],
-    "no such query": ["'large/z.png' is not a file", "accepted"],
-    "query that is no image": ["cannot decode run/config.json"],
+    "no such query": ["large/z.png (it is not a file)", "accepted"],
+    "query that is no image": ["run/config.json (it is not an image"],
     "too many results": ["k=99", "1 to 5"],
     "results that are no number": ["--k", "'ten'"],
     "unknown backend": ["'fais'", "'faiss'"],
@@ -336,6 +359,7 @@ def outcomes(tmp_path_factory, server):
     ]
     (folder / "parts" / "list.csv").write_text("\n".join(["path,label,parent", *rows]) + "\n")
     (folder / "empty").mkdir()
+    (folder / "text.png").write_text("no picture")
     # Images without classes, larger than the model takes and not square.
     (folder / "large" / "below").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -407,7 +431,7 @@ def test_what_a_good_run_says(outcomes):
     assert "1 of 14 classes have fewer than m=2 images" in outcomes["good run"][1]
     assert "going on from" in outcomes["same again"][1]
     assert "epoch 2" in outcomes["longer"][1]
-    assert "could not be read" in outcomes["truncated, skipped"][1]
+    assert "of the run cannot be read; left out, " in outcomes["truncated, skipped"][1]
     assert "last, step 4" in outcomes["evaluation of other data"][1]
     assert "val/my_parts:mean_precision" in outcomes["parts of one's own"][1]
     assert list(losses(outcomes["folder"] / "own")) == [1, 2]
@@ -466,6 +490,9 @@ def test_stored_embeddings(outcomes):
     assert other["stored"]["precision_at_1"] == 0.0
     # Without pictures there are no galleries.
     assert not (folder / "stored_evaluation" / "best.png").exists()
+    # Other settings are beside it.
+    other = json.loads((folder / "stored_evaluation-2" / "metrics.json").read_text())["metrics"]
+    assert list(other["stored"]) == ["recall_at_2"]
     assert "data:image/" not in (folder / "stored_evaluation" / "report.html").read_text()
 
 
@@ -516,8 +543,11 @@ def test_what_search_finds(outcomes):
     assert values == sorted(values, reverse=True) and printed[start + 5] == ""
     found = outcomes["search by features"][1].splitlines()[2].split()
     assert found[1] == "1.0000" and found[3].endswith("large/a.png")
+    # What is no image is left out, and named.
+    assert printed[0].startswith("2 of 4 images could not be decoded: text.png (")
+    assert "nowhere.png (it is not a file)" in printed[0]
     # Two queries, and each result once.
-    results = {line.split()[-1] for line in printed if ".png" in line and line[0].isdigit()}
+    results = {line.split()[-1] for line in printed[1:] if ".png" in line and line[0].isdigit()}
     page = (folder / "results.html").read_text()
     assert page.count("data:image/") == 2 + len(results) and "Queries" in page
     lines = outcomes["search in a split"][1].splitlines()

@@ -162,7 +162,10 @@ def test_sections_have_the_fields_of_their_options():
         ("c.train.epoch = 3", "unknown field 'epoch'; did you mean 'epochs'"),
         ("c.train = {'epoch': 3}", "unknown field of train: 'epoch'; did you mean 'epochs'"),
         ("c.loss = 3", "line 4: .*"),
-        ("c.optim = configs.optim(classifier={})", "unknown group of optim.*accepted: backbone"),
+        (
+            "c.optim = configs.optim(classifier={})",
+            "group of optim: 'classifier' has no match.* backbone, head, loss are accepted",
+        ),
         ("c.train.epochs = 'many'", "line 4: "),
         ("c.loss['alpha'] = {}['beta']", "line 4: KeyError: 'beta'"),
         ("c.train.epochs = = 3", "line 4: invalid syntax"),
@@ -240,6 +243,8 @@ def test_folders(tmp_path):
         UserError, match=r"--workdir: the folder .*/file/run cannot be made: Not a directory"
     ):
         run_folder.create(str(tmp_path / "file" / "run"))
+    with pytest.raises(UserError, match=r"--out: .*/file is a file; a folder is accepted"):
+        run_folder.create(tmp_path / "file", "--out")
     (tmp_path / "config.json").write_text('{"seed":')
     with pytest.raises(UserError, match=r"config\.json is damaged: Expecting value"):
         run_folder.read_config(tmp_path)

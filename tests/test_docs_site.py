@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -86,6 +87,19 @@ def test_formula():
 def test_not_a_formula(text):
     with pytest.raises(formulas.NotAFormulaError):
         formulas.mathml(text)
+
+
+def test_links_to_results_lead_to_the_file_in_the_repository_and_to_a_page_on_the_site():
+    text = "".join(path.read_text() for path in sorted(DOCS.glob("*.md")))
+    # On GitHub the page that includes a result shows nothing.
+    assert "(benchmarks_" not in text and len(hooks.RESULT.findall(text)) > 4
+    for name in hooks.RESULT.findall(text):
+        assert (ROOT / "benchmarks" / "results" / f"{name}.md").is_file()
+        page = DOCS / f"benchmarks_{name}.md"
+        assert page.read_text().strip() == f'--8<-- "benchmarks/results/{name}.md"'
+    page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri="benchmarks.md"))
+    shown = hooks.on_page_markdown("[table](../benchmarks/results/step.md)", page)
+    assert shown == "[table](benchmarks_step.md)"
 
 
 def test_each_loss_has_a_picture_or_a_reason():

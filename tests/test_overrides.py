@@ -102,6 +102,21 @@ def test_another_name_drops_what_was_the_others_and_says_so():
     assert config.miner is None and len(notes) == 1
 
 
+def test_what_the_same_command_sets_is_not_dropped():
+    config = config_files.load("quickstart")
+    arguments = ["--config.loss=circle", "--config.miner=None", "--config.loss.gamma=5.0"]
+    config.loss.gamma = 3.0
+    _, notes = changed(*arguments, config=config)
+    assert notes == ["--config.loss=circle: alpha, base, beta of 'multi_similarity' are dropped"]
+    config = config_files.load("quickstart")
+    config.model.embedding_dim = 7
+    own = [
+        "--config.model.name=tests.training.my_parts:perceptron",
+        "--config.model.embedding_dim=4",
+    ]
+    assert "embedding_dim" not in "".join(changed(*own, config=config)[1])
+
+
 def test_a_name_that_stays_keeps_its_hyper_parameters():
     config, notes = changed(
         "--config.loss=multi_similarity", config=config_files.load("quickstart")

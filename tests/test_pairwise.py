@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from dml_jax import UserError, distances, pairwise, reducers, relations
+from dml_jax import UserError, blocks, distances, pairwise, reducers, relations
 from dml_jax.pairwise import Mining, Samples
 from dml_jax.selection import Selection
 
@@ -136,7 +136,7 @@ def test_weights_of_references_multiply():
 @pytest.mark.parametrize("block", [0, -1, 2.0, True])
 def test_bad_blocks(block):
     with pytest.raises(UserError, match="accepted: a positive integer, or None"):
-        pairwise.map_anchors(lambda *_: ((), ()), X, X, block=block)
+        blocks.map_anchors(lambda *_: ((), ()), X, X, block=block)
 
 
 def test_several_terms_are_divided_apart():

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from dml_jax import UserError
+from dml_jax import UserError, evaluate
+from dml_jax import config as configs
 from dml_jax.stored_embeddings import read
 
 
@@ -65,6 +66,7 @@ def test_files_that_are_refused(folder, monkeypatch):
     for embeddings, labels, message in (
         ("none.npy", "l.npy", "there is no file none.npy"),
         ("e.txt", "l.npy", "e.txt ends in '.txt'; .npy, .npz, .parquet are accepted"),
+        ("e", "l.npy", "e has no ending; .npy, .npz, .parquet are accepted"),
         ("two.npz", "l.npy", "two.npz has the arrays a, b; one called embeddings"),
         ("cut.npy", "l.npy", "cut.npy is no file of NumPy arrays"),
         ("e.parquet", "l.npy", "needs the package pyarrow"),
@@ -74,3 +76,12 @@ def test_files_that_are_refused(folder, monkeypatch):
         with pytest.raises(UserError, match=message) as error:
             read(embeddings, labels)
         assert "\n" not in str(error.value)
+
+
+def test_the_same_evaluation_again_takes_the_same_folder(tmp_path):
+    place = tmp_path / "e_evaluation"
+    settings = {"embeddings": "e.npy", "evaluation": configs.to_dict(configs.new())["evaluation"]}
+    evaluate.write({"e": {"map_at_r": 0.5}}, place, settings=settings)
+    assert evaluate.free_folder(place, settings) == place
+    other = {**settings, "embeddings": "f.npy"}
+    assert evaluate.free_folder(place, other) == tmp_path / "e_evaluation-2"

@@ -9,7 +9,6 @@ from dml_jax.data.base import (
     Images,
     Source,
     Subset,
-    decode,
     hierarchy,
     hold_out,
     integer_labels,
@@ -20,6 +19,7 @@ from dml_jax.data.datasets.folder import files, files_below, folder
 from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
 from dml_jax.data.datasets.omniglot import omniglot
+from dml_jax.data.decoding import decode
 from dml_jax.data.identity import ClassImages, differences, fingerprint, relative_name
 from dml_jax.data.pipeline import Plan, Plans, eval_batches, train_batches
 from dml_jax.data.scan import BackgroundScan, Findings, paths_of, scan, sizes

@@ -24,7 +24,8 @@ of a class at module level are. Values of a config are checked against the annot
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -33,6 +34,7 @@ from PIL import Image, ImageOps
 from dml_jax import names, parameters
 from dml_jax.bound import Bound
 from dml_jax.data.base import Augmentation
+from dml_jax.data.decoding import to_picture
 from dml_jax.data.randaugment import rand_augment
 from dml_jax.errors import UserError
 from dml_jax.parameters import Fraction, PositiveFloat, PositiveInt, checked
@@ -58,6 +60,7 @@ def random_resized_crop(
     size: Size,
     scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0),
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3),
+    resampling: Literal["pillow", "simd"] = "pillow",
 ) -> Augmentation:
     """Cuts out a random part of the image and scales it to `size`.
 
@@ -69,9 +72,12 @@ def random_resized_crop(
       size: a side in pixels, or (height, width).
       scale: the least and the largest share of the image's area, ascending and above 0; torchvision's default.
       ratio: the least and the largest width / height, ascending and above 0; torchvision's default.
+      resampling: what scales. "pillow" gives torchvision's pixels; "simd" (cykooz.resizer, `pip install dml_jax[simd]`)
+        the same filter in a third of the time, with coefficients of 16 bits: a fifth of the pixels differ, by one or
+        two levels of 256.
 
     Raises:
-      UserError: a value out of range, or bounds that do not ascend.
+      UserError: a value out of range, bounds that do not ascend, or "simd" without its package.
 
     Example:
       >>> rng = np.random.Generator(np.random.Philox(key=0))
@@ -83,7 +89,12 @@ def random_resized_crop(
             raise UserError(
                 f"{name} of augmentation 'random_resized_crop' is {bounds}; accepted: two ascending numbers above 0"
             )
-    return Bound(_random_resized_crop, size=size, scale=scale, ratio=ratio)
+    if resampling == "simd" and find_spec("cykooz_resizer") is None:
+        raise UserError(
+            "resampling='simd' of augmentation 'random_resized_crop' needs the package cykooz.resizer "
+            "(pip install dml_jax[simd]); 'pillow' needs none"
+        )
+    return Bound(_random_resized_crop, size=size, scale=scale, ratio=ratio, resampling=resampling)
 
 
 @checked("augmentation")
@@ -194,12 +205,14 @@ class Chain:
           image: uint8 `[height, width, channels]`; it is not written to.
           rng: the source of all draws.
         """
-        grey = image.shape[-1] == 1
-        picture = Image.fromarray(image[..., 0] if grey else image)
+        first = self.steps[0] if self.steps else None
+        # Cut out of the array: Pillow then copies the part, not the whole image, which takes a tenth of decoding it.
+        cut = isinstance(first, Bound) and first.function is _random_resized_crop
+        picture: Any = image if cut else to_picture(image)
         for step in self.steps:
             picture = step(picture, rng)
         array = np.asarray(picture, np.uint8)
-        return array[..., None] if grey else array
+        return array[..., None] if image.shape[-1] == 1 else array
 
 
 def build(config: Sequence[str | Mapping[str, Any] | Augmentation]) -> Chain:
@@ -226,18 +239,35 @@ def build(config: Sequence[str | Mapping[str, Any] | Augmentation]) -> Chain:
 
 
 def _random_resized_crop(
-    image: Image.Image,
+    image: Image.Image | np.ndarray,
     rng: np.random.Generator,
     *,
     size: int | tuple[int, int],
     scale: tuple[float, float],
     ratio: tuple[float, float],
+    resampling: Literal["pillow", "simd"],
 ) -> Image.Image:
     height, width = _height_and_width(size)
-    left, top, w, h = _draw_crop(image.width, image.height, rng, scale, ratio)
     # Cropping first: with resize(box=) the filter would reach beyond the part's border.
-    part = image.crop((left, top, left + w, top + h))
+    if isinstance(image, Image.Image):
+        left, top, w, h = _draw_crop(image.width, image.height, rng, scale, ratio)
+        part = image.crop((left, top, left + w, top + h))
+    else:
+        left, top, w, h = _draw_crop(image.shape[1], image.shape[0], rng, scale, ratio)
+        part = to_picture(image[top : top + h, left : left + w])
+    if resampling == "simd":
+        return _resize_simd(part, width, height)
     return part.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _resize_simd(image: Image.Image, width: int, height: int) -> Image.Image:
+    import cykooz_resizer as simd  # an optional dependency
+
+    filtering = simd.ResizeAlg.convolution(simd.FilterType.bilinear)
+    scaled = Image.new(image.mode, (width, height))
+    # A resizer of its own for each image: one must not be used by two threads at once.
+    simd.Resizer().resize_pil(image, scaled, simd.ResizeOptions(filtering))
+    return scaled
 
 
 def _resize(

@@ -1,6 +1,5 @@
-"""What a source of images is, and the pieces that sources are made of: readers, decoding, subsets, held-out classes."""
+"""What a source of images is, and the pieces that sources are made of: readers, subsets, held-out classes."""
 
-import io
 import os
 import tarfile
 import threading
@@ -10,9 +9,10 @@ from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from dml_jax import streams
+from dml_jax.data.decoding import decode
 from dml_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -291,71 +291,6 @@ def label_sets(source: Source) -> Bool[np.ndarray, "n t"]:
     return source.label_sets
 
 
-def decode(encoded: bytes, *, channels: int, size: int | None = None) -> UInt8[np.ndarray, "h w c"]:
-    """Decodes an image to uint8 `[H, W, channels]`, upright by its EXIF orientation.
-
-    Pillow raises OSError and other exceptions on damaged data, truncated files included.
-
-    Args:
-      encoded: the bytes of a file in any format that Pillow reads. 16-bit grey is scaled to 8 bits, transparent
-        pixels are white, and of several frames the first is taken.
-      channels: 1 (grey) or 3 (RGB).
-      size: the side to which the image is resized by area averages, without keeping the aspect ratio.
-
-    Example:
-      >>> file = io.BytesIO()
-      >>> Image.new("RGB", (4, 3), "white").save(file, "PNG")
-      >>> decode(file.getvalue(), channels=1).shape
-      (3, 4, 1)
-    """
-    if not encoded:
-        raise UserError("the file is empty")
-    try:
-        opened = Image.open(io.BytesIO(encoded))
-    except UnidentifiedImageError:
-        raise UserError("it is not an image that Pillow reads") from None
-    with opened:
-        opened.load()
-        return decoded(opened, channels=channels, size=size)
-
-
-def decoded(
-    image: Image.Image, *, channels: int, size: int | None = None
-) -> UInt8[np.ndarray, "h w c"]:
-    """Returns a Pillow image as `decode` returns that of a file.
-
-    Args:
-      image: an image in any mode.
-      channels: 1 (grey) or 3 (RGB).
-      size: as in `decode`.
-
-    Example:
-      >>> decoded(Image.new("L", (4, 3)), channels=3).shape
-      (3, 4, 3)
-    """
-    # Pillow copies an image that is upright, too, and one that is converted to the mode that it has.
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow's own conversion clips at 255 instead of scaling.
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        raise UserError(
-            "its pixels are floating-point numbers, whose black and white are not known; 8 or 16 bits are accepted"
-        )
-    if image.has_transparency_data:
-        # What lies under transparent pixels is arbitrary, often black.
-        opaque = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque)
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
-    if size is not None:
-        image = image.resize((size, size), Image.Resampling.BOX)
-    array = np.array(image, np.uint8)
-    return array[..., None] if channels == 1 else array
-
-
 @dataclass(frozen=True, eq=False)
 class FileReader:
     """Reads images that are files.
@@ -364,16 +299,19 @@ class FileReader:
       paths: of the files.
       channels: 1 (grey) or 3 (RGB).
       size: the side to which images are resized, or None.
+      min_side: the side down to which JPEG files are decoded at a fraction of their size, as in `decode`; None decodes
+        them whole.
     """
 
     paths: Sequence[str]
     channels: int
     size: int | None = None
+    min_side: int | None = None
 
     def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         with open(self.paths[index], "rb") as file:
             encoded = file.read()
-        return decode(encoded, channels=self.channels, size=self.size)
+        return decode(encoded, channels=self.channels, size=self.size, min_side=self.min_side)
 
 
 @dataclass(frozen=True, eq=False)
@@ -487,12 +425,15 @@ class TarReader:
         return decode(self.tar.read(self.members[index]), channels=self.channels)
 
 
-def existing_path(path: str | os.PathLike[str], owner: str) -> str:
+def existing_path(
+    path: str | os.PathLike[str], owner: str, option: str = "--config.data.path"
+) -> str:
     """Returns the path with ~ expanded.
 
     Args:
       path: of a file or a folder.
       owner: whose path it is, as errors name it.
+      option: what sets it.
 
     Raises:
       UserError: a path where nothing is.
@@ -501,7 +442,7 @@ def existing_path(path: str | os.PathLike[str], owner: str) -> str:
     if not os.path.exists(expanded):
         here = "" if os.path.isabs(expanded) else f" below the current folder, {os.getcwd()}"
         raise UserError(
-            f"{owner}: path={expanded!r} does not exist{here}; --config.data.path=PATH names another"
+            f"{owner}: path={expanded!r} does not exist{here}; {option}=PATH names another"
         )
     return expanded
 

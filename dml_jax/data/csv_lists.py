@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Sequence
 
 from dml_jax.errors import UserError
@@ -22,7 +23,9 @@ _MAGIC = {
 }
 
 
-def read_list(path: str | os.PathLike[str], required: Sequence[str]) -> tuple[list[Row], list[str]]:
+def read_list(
+    path: str | os.PathLike[str], required: Sequence[str], optional: Sequence[str] = ()
+) -> tuple[list[Row], list[str]]:
     """Reads the rows of a CSV file whose first line names the columns; returns (rows, columns in lower case).
 
     The delimiter is a comma, a semicolon or a tab. Spaces around values are left out.
@@ -30,6 +33,7 @@ def read_list(path: str | os.PathLike[str], required: Sequence[str]) -> tuple[li
     Args:
       path: of the file.
       required: columns that there must be, with a value in each row.
+      optional: columns that there may be, for errors.
 
     Raises:
       UserError: a file of another kind or encoding, a column that is missing or comes twice, no row, a row with a value
@@ -54,10 +58,16 @@ def read_list(path: str | os.PathLike[str], required: Sequence[str]) -> tuple[li
     columns = [cell.strip().lower() for cell in lines[0][1]] if lines else []
     missing = [column for column in required if column not in columns]
     if missing:
-        raise UserError(
-            f"{name} has the columns {', '.join(columns) or '(none)'}; a CSV file whose first line names the "
-            f"columns {' and '.join(required)} is accepted"
-        )
+        plural = "s" * (len(required) > 1)
+        others = f"; it may name {', '.join(optional)}, too" if optional else ""
+        accepted = f"a CSV file whose first line names the column{plural} {' and '.join(required)} is accepted{others}"
+        cells = [row for _, row in lines]
+        if len(missing) == len(required) and _begins_with_values(cells):
+            raise UserError(
+                f"{name} seems to lack the line with the names of its columns: it begins with "
+                f"{delimiter.join(cells[0])!r}; {accepted}"
+            )
+        raise UserError(f"{name} has the columns {', '.join(columns) or '(none)'}; {accepted}")
     twice = next((c for i, c in enumerate(columns) if c and c in columns[:i]), None)
     if twice is not None:
         raise UserError(f"{name} has two columns {twice!r}; one is accepted")
@@ -65,6 +75,20 @@ def read_list(path: str | os.PathLike[str], required: Sequence[str]) -> tuple[li
     if not rows:
         raise UserError(f"{name} has no row below the names of its columns")
     return rows, columns
+
+
+def _begins_with_values(lines: Sequence[Sequence[str]]) -> bool:
+    """Returns True where the first line holds values as the lines below it do, and no names of columns."""
+    if not lines:
+        return False
+    first, *others = lines
+    for i, cell in enumerate(cell.strip() for cell in first):
+        # A path or a number; or a text that comes again, as the name of a class does.
+        if re.search(r"[/\\]|\.(jpe?g|png|webp|bmp|gif|tiff?)$|^[\d.]+$", cell, re.I):
+            return True
+        if cell and any(i < len(row) and row[i].strip() == cell for row in others):
+            return True
+    return False
 
 
 def _text(name: str) -> str:

@@ -4,7 +4,8 @@ import hashlib
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from PIL import Image, UnidentifiedImageError
@@ -13,6 +14,8 @@ from dml_jax.data.base import FileReader, Images, Source, Subset
 
 # In a line.
 _SHOWN = 3
+# Files that wait for a thread.
+_AT_A_TIME = 1024
 
 
 @dataclass
@@ -22,7 +25,7 @@ class Findings:
     Attributes:
       missing: paths where no file is.
       empty: files of no bytes.
-      unreadable: files that are no images, and why.
+      unreadable: files that cannot be decoded, and why.
       doubled: groups of paths of one class of a split that hold the same bytes.
       across: groups of paths that hold the same bytes and are of two or more classes, or splits.
     """
@@ -34,9 +37,9 @@ class Findings:
     across: list[list[str]] = field(default_factory=list)
 
     @property
-    def broken(self) -> int:
-        """How many files cannot be decoded."""
-        return len(self.missing) + len(self.empty) + len(self.unreadable)
+    def broken(self) -> list[str]:
+        """The paths of all files that cannot be decoded."""
+        return [*self.missing, *self.empty, *(path for path, _ in self.unreadable)]
 
     def lines(self) -> list[str]:
         """Returns a line for each kind of finding."""
@@ -47,7 +50,9 @@ class Findings:
             found.append(f"{_files(len(self.empty))} empty: {_some(self.empty)}")
         if self.unreadable:
             named = [f"{path} ({why})" for path, why in self.unreadable]
-            found.append(f"{_files(len(self.unreadable))} no image: {_some(named)}")
+            count = len(self.unreadable)
+            what = "1 file cannot" if count == 1 else f"{count} files cannot"
+            found.append(f"{what} be decoded: {_some(named)}")
         if self.doubled:
             copies = sum(len(group) - 1 for group in self.doubled)
             pairs = [" = ".join(group[:2]) for group in self.doubled]
@@ -120,12 +125,22 @@ def sizes(paths: Iterable[str], findings: Findings) -> dict[int, list[str]]:
     return dict(by_size)
 
 
-def scan(sources: Sequence[Source], ends: Callable[[], bool] = lambda: False) -> Findings:
-    """Scans the files of splits: headers of all, and the bytes of those of equal size.
+def scan(
+    sources: Sequence[Source],
+    ends: Callable[[], bool] = lambda: False,
+    *,
+    decode: bool = False,
+    threads: int = 1,
+    watch: Callable[[int, Iterable[str]], Iterable[str]] = lambda count, paths: paths,
+) -> Findings:
+    """Scans the files of splits: headers of all, or their pixels, and the bytes of those of equal size.
 
     Args:
       sources: the splits; one that is not made of files has no findings.
       ends: asked between two files; True ends the scan early.
+      decode: True decodes the images as training does, which finds those that are cut off and takes much longer.
+      threads: that open files.
+      watch: (how many files there are, their paths) -> the paths, as they are opened; for whoever shows how far it is.
 
     Example:
       >>> import numpy as np, tempfile
@@ -143,16 +158,20 @@ def scan(sources: Sequence[Source], ends: Callable[[], bool] = lambda: False) ->
         for path, kind in paths_of(source):
             owners.setdefault(path, (split, kind))
     by_size = sizes(owners, findings)
-    for path in (path for paths in by_size.values() for path in paths):
-        if ends():
-            return findings
-        try:
-            with Image.open(path):
-                pass
-        # As in decoding, Pillow raises errors of many kinds.
-        except Exception as error:
-            why = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-            findings.unreadable.append((path, why))
+    there = [path for paths in by_size.values() for path in paths]
+    with ThreadPoolExecutor(threads) as pool:
+
+        def problems() -> Iterator[str | None]:
+            # An executor takes all that it is given at once: of millions of files too much.
+            for start in range(0, len(there), _AT_A_TIME):
+                some = there[start : start + _AT_A_TIME]
+                yield from pool.map(lambda path: None if ends() else _problem(path, decode), some)
+
+        for path, problem in zip(watch(len(there), there), problems(), strict=True):
+            if problem is not None:
+                findings.unreadable.append((path, problem))
+    if ends():
+        return findings
     no_images = {path for path, _ in findings.unreadable}
     for paths in by_size.values():
         by_hash: defaultdict[str, list[str]] = defaultdict(list)
@@ -171,22 +190,39 @@ def scan(sources: Sequence[Source], ends: Callable[[], bool] = lambda: False) ->
     return findings
 
 
+def _problem(path: str, decode: bool) -> str | None:
+    """Returns why a file is no image; None where it is one."""
+    try:
+        if decode:
+            FileReader([path], channels=3)(0)
+        else:
+            with Image.open(path):
+                pass
+    # As in decoding, Pillow raises errors of many kinds.
+    except Exception as error:
+        unidentified = isinstance(error, UnidentifiedImageError)
+        return "it is not an image that Pillow reads" if unidentified else str(error)
+    return None
+
+
 class BackgroundScan:
     """A scan in a thread, for one that may take longer than somebody who wants to train would wait.
 
     Args:
-      sources: the images.
+      sources: returns the splits; it is called in the thread, since to list the files of a folder may take long, too.
       report: is called with the findings when the scan is complete.
     """
 
-    def __init__(self, sources: Sequence[Source], report: Callable[[Findings], None]) -> None:
+    def __init__(
+        self, sources: Callable[[], Sequence[Source]], report: Callable[[Findings], None]
+    ) -> None:
         self._sources, self._report = sources, report
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        findings = scan(self._sources, self._stop.is_set)
+        findings = scan(self._sources(), self._stop.is_set)
         if not self._stop.is_set():
             self._report(findings)
 

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from dml_jax.data.base import Images, decode, decoded
+from dml_jax.data.base import Images
+from dml_jax.data.decoding import decode, decoded
 from dml_jax.errors import UserError
 
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dml_jax import distances, miners, names, reducers, regularizers, relations
+from dml_jax import distances, miners, names, reducers, regularizers, relations, sharded
 from dml_jax import pairwise as driver
+from dml_jax.blocks import check_block
 from dml_jax.distances import Distance
 from dml_jax.errors import UserError
 from dml_jax.mean import Mean
@@ -155,6 +156,7 @@ class Loss(ABC):
         valid: Bool[Array, " b"] | None = None,
         key: Array | None = None,
         block: int | None = None,
+        references: sharded.Layout = "replicated",
     ) -> tuple[Mean, State]:
         """Computes the loss of a batch, over the devices of the mesh in context.
 
@@ -175,13 +177,17 @@ class Loss(ABC):
           key: for losses and miners that draw.
           block: anchors (for a loss against class weights: classes) at a time; None: all at once. The
             value and the gradient are the same.
+          references: how what anchors are compared with lies on the devices of a mesh: "replicated", where each holds
+            all of it, or "sharded", where each holds its share, and the devices exchange anchors and similarities for
+            each block. The value and the gradient are the same. For losses on pairs that read similarities alone.
 
         Returns:
           (a `Mean`, whose `compute()` is the loss; the new state).
 
         Raises:
           UserError: shapes that do not belong together, references where the loss takes none, variables that are not
-            those of this loss, labels that are no classes.
+            those of this loss, labels that are no classes; on several devices "sharded" for a loss against class
+            weights, or where the loss or its miner reads the vectors of all references.
         """
         embeddings = _vectors("embeddings", embeddings)
         refs = None if ref_embeddings is None else _vectors("ref_embeddings", ref_embeddings)
@@ -194,7 +200,7 @@ class Loss(ABC):
         check_batch(self, embeddings, labels, refs, ref_labels, valid)
         if not self.reads_labels:
             labels = ref_labels = None
-        driver.check_block(block)
+        check_block(block)
         if block is not None and not self.takes_block:
             raise UserError(f"loss {self.name!r} has no form in blocks; accepted: block=None")
         classes = check_variables(self, variables, embeddings.shape[1])
@@ -203,10 +209,10 @@ class Loss(ABC):
         if valid is None:
             valid = jnp.ones(embeddings.shape[0], bool)
         given = None if refs is None else (refs, ref_labels)
-        return self._apply(variables, embeddings, labels, given, valid, key, block)
+        return self._apply(variables, embeddings, labels, given, valid, key, block, references)
 
     # Compiled once per loss, shapes and mesh: eager calls cost what a jitted one costs.
-    @partial(jax.jit, static_argnums=(0, 7))
+    @partial(jax.jit, static_argnums=(0, 7, 8))
     def _apply(
         self,
         variables: Variables,
@@ -216,6 +222,7 @@ class Loss(ABC):
         valid: Array,
         key: Array | None,
         block: int | None,
+        references: sharded.Layout,
     ) -> tuple[Mean, State]:
         dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
         # What padding holds is replaced before anything is computed of it: 0 * NaN would be in the gradient.
@@ -229,7 +236,8 @@ class Loss(ABC):
                 vectors, ref_valid = jnp.where(valid[:, None], vectors, 0), valid
             refs = References(vectors, refs[1], ref_valid)
         anchors = driver.Samples(embeddings, labels, valid)
-        mean, state = self.step(variables, anchors, refs, key, block)
+        with sharded.references(references):
+            mean, state = self.step(variables, anchors, refs, key, block)
         # A miner or a bound may leave out just the pairs that are NaN, and the rest would look sound.
         nothing = jnp.sum(0 * jax.lax.stop_gradient(embeddings))
         if refs is not None:

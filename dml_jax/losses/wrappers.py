@@ -14,7 +14,7 @@ from dml_jax.losses.base import Loss, MinerSpec, References, State, Variables
 from dml_jax.losses.forms import ViewsLoss, with_miner
 from dml_jax.mean import Mean
 from dml_jax.pairwise import Samples
-from dml_jax.parameters import Interval, PositiveInt, checked
+from dml_jax.parameters import Interval, PositiveInt, check, checked
 from dml_jax.relations import SAME_LABEL
 
 LossSpec = Loss | str | Mapping[str, Any]
@@ -27,23 +27,33 @@ class Multiple(Loss):
     Attributes:
       losses: the losses, with their names.
       weights: one for each.
+      columns: the first column of the embeddings that each of them sees and the one after the last; None: all.
     """
 
     losses: tuple[tuple[str, Loss], ...]
     weights: tuple[float, ...]
+    columns: tuple[tuple[int, int] | None, ...]
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {name: ...}, "state": {name: ...}}, of the losses that have any."""
         keys = jax.random.split(key, len(self.losses))
         made = {
-            name: loss.init(k, num_classes, dim)
-            for (name, loss), k in zip(self.losses, keys, strict=True)
+            name: loss.init(k, num_classes, dim if seen is None else self._width(name, seen, dim))
+            for (name, loss), k, seen in zip(self.losses, keys, self.columns, strict=True)
         }
         parts = {
             part: {name: variables[part] for name, variables in made.items() if part in variables}
             for part in ("params", "state")
         }
         return {part: tree for part, tree in parts.items() if tree}
+
+    def _width(self, name: str, seen: tuple[int, int], dim: int) -> int:
+        if not 0 <= seen[0] < seen[1] <= dim:
+            raise UserError(
+                f"columns of loss 'multiple' are {seen} for {name!r}; the embeddings have {dim}: "
+                f"(first, after the last) within 0 to {dim} is accepted"
+            )
+        return seen[1] - seen[0]
 
     def step(
         self,
@@ -60,12 +70,24 @@ class Multiple(Loss):
         for i, (name, loss) in enumerate(self.losses):
             own = {part: tree[name] for part, tree in variables.items() if name in tree}
             own_key = None if key is None else jax.random.fold_in(key, i)
-            mean, new = loss.step(own, anchors, refs, own_key, block)
+            mean, new = loss.step(own, *self._seen(i, anchors, refs), own_key, block)
             total += self.weights[i] * mean.compute()
             stats |= {f"{name}/{stat}": value for stat, value in mean.stats.items()}
             if new:
                 state[name] = new
         return Mean(total, jnp.ones_like(total), stats), state
+
+    def _seen(
+        self, i: int, anchors: Samples, refs: References | None
+    ) -> tuple[Samples, References | None]:
+        """Returns the columns of anchors and references that loss i sees."""
+        seen = self.columns[i]
+        if seen is None:
+            return anchors, refs
+        self._width(self.losses[i][0], seen, anchors.vectors.shape[1])
+        part = slice(*seen)
+        mine = anchors._replace(vectors=anchors.vectors[:, part])
+        return mine, refs and refs._replace(vectors=refs.vectors[:, part])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +261,7 @@ def mined(name: str, loss: Loss, spec: MinerSpec) -> Loss:
 
 
 @checked("loss")
-def multiple(losses: Any, weights: Any = None) -> Loss:
+def multiple(losses: Any, weights: Any = None, columns: Any = None) -> Loss:
     """Makes a weighted sum of losses: sum_i weight_i * loss_i. Every loss has its own miner and draws from its own key.
 
     `params` and `state` hold those of the losses, by name. Differs from PML (MultipleLosses): references are taken
@@ -249,9 +271,12 @@ def multiple(losses: Any, weights: Any = None) -> Loss:
       losses: a dict, or a list of losses, which are then called "0", "1", ...; each as an object, a name, or a dict
         with a name.
       weights: one number a loss, as a dict or a list; None: 1 for each.
+      columns: by the name of a loss the first column of the embeddings that it sees and the one after the last, as in
+        `{"shape": (0, 64)}`, for a model with several heads; a loss that is not named sees all.
 
     Raises:
-      UserError: no loss, another number of weights than of losses, losses of several relations.
+      UserError: no loss, another number of weights than of losses, losses of several relations, columns that are no
+        such pair or of no loss.
 
     Example:
       >>> x = jnp.asarray([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]])
@@ -279,6 +304,12 @@ def multiple(losses: Any, weights: Any = None) -> Loss:
     numbers = all(isinstance(w, (int, float)) and not isinstance(w, bool) for w in weights)
     if not numbers:
         raise UserError(f"loss 'multiple' has weights={weights!r}; accepted: a number for each")
+    seen = {
+        name: check(f"columns of loss 'multiple' for {name!r}", tuple[int, int], pair)
+        for name, pair in dict(columns or {}).items()
+    }
+    for name in seen:
+        names.resolve("loss of columns:", dict(parts), name)
     reading = [loss for _, loss in parts if loss.reads_labels]
     relations = {loss.relation.name for loss in reading}
     if len(relations) > 1:
@@ -291,6 +322,7 @@ def multiple(losses: Any, weights: Any = None) -> Loss:
         relation=reading[0].relation if reading else SAME_LABEL,
         losses=parts,
         weights=tuple(float(w) for w in weights),
+        columns=tuple(seen.get(name) for name, _ in parts),
         pairwise=any(loss.pairwise for _, loss in parts),
         takes_references=all(loss.takes_references for _, loss in parts),
         reads_labels=bool(reading),

@@ -29,17 +29,47 @@ from collections.abc import Callable
 from typing import Any
 
 from dml_jax import parameters
+from dml_jax.models.backbones.bn_inception import bn_inception
+from dml_jax.models.backbones.clip import clip
 from dml_jax.models.backbones.convnet import convnet
+from dml_jax.models.backbones.convnext import convnext
+from dml_jax.models.backbones.dinov3 import dinov3
+from dml_jax.models.backbones.googlenet import googlenet
 from dml_jax.models.backbones.mobilenet_v2 import mobilenet_v2
+from dml_jax.models.backbones.plain_vit import plain_vit
+from dml_jax.models.backbones.resnet import resnet
+from dml_jax.models.backbones.siglip import siglip
 from dml_jax.models.backbones.vit import vit
 from dml_jax.models.base import Model
-from dml_jax.models.convert import import_dinov2
 
-__all__ = ["Model", "available", "convnet", "get", "import_dinov2", "mobilenet_v2", "vit"]
+__all__ = [
+    "Model",
+    "available",
+    "bn_inception",
+    "clip",
+    "convnet",
+    "convnext",
+    "dinov3",
+    "get",
+    "googlenet",
+    "mobilenet_v2",
+    "plain_vit",
+    "resnet",
+    "siglip",
+    "vit",
+]
 
 TABLE: dict[str, Callable[..., Model]] = {
+    "bn_inception": bn_inception,
+    "clip": clip,
     "convnet": convnet,
+    "convnext": convnext,
+    "dinov3": dinov3,
+    "googlenet": googlenet,
     "mobilenet_v2": mobilenet_v2,
+    "plain_vit": plain_vit,
+    "resnet": resnet,
+    "siglip": siglip,
     "vit": vit,
 }
 
@@ -48,8 +78,8 @@ def available() -> list[str]:
     """Lists the names that `get` accepts.
 
     Example:
-      >>> available()
-      ['convnet', 'mobilenet_v2', 'vit']
+      >>> available()[:4]
+      ['bn_inception', 'clip', 'convnet', 'convnext']
     """
     return sorted(TABLE)
 

@@ -1,9 +1,7 @@
-"""A backbone, an optional linear head and L2 normalisation, behind two plain functions."""
+"""A model: a backbone, a pooling, heads and L2 normalisation, behind two plain functions."""
 
-import functools
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,87 +11,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from dml_jax import distances
+from dml_jax import trees
 from dml_jax.errors import UserError
-from dml_jax.models import weights as weight_files
+from dml_jax.models import heads as head_specs
+from dml_jax.models import lora as adaptation
+from dml_jax.models.files import open_weights
+from dml_jax.models.network import Network, blueprint, layer_numbers
+from dml_jax.models.pooling import Pooling
+from dml_jax.models.published import Rule, Table, recognised, shorten
 
 Tree = dict[str, Any]
 DType = Literal["float32", "bfloat16"]
 WeightsFile = str | os.PathLike[str]
-
-
-def uniform(bound: float) -> nnx.Initializer:
-    """Makes an initializer that draws uniformly in +-bound.
-
-    Args:
-      bound: torch.nn.Linear and Conv2d start from 1 / sqrt(fan_in).
-    """
-
-    def init(
-        key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32, out_sharding: Any = None
-    ) -> Array:
-        # One axis, because a draw of four compiles twice as long.
-        flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
-        return flat.reshape(shape)
-
-    return init
-
-
-def unchanged(flat: Mapping[str, Any], source: str) -> Mapping[str, Any]:
-    """Returns weights as they are: the file names them as the backbone does.
-
-    Args:
-      flat: arrays by path.
-      source: where they came from, as errors name it.
-    """
-    return flat
-
-
-class _Network(nnx.Module):
-    """The two parts whose parameters the optimizer groups select by path."""
-
-    def __init__(self, model: "Model", key: Array) -> None:
-        backbone_key, head_key = jax.random.split(key)
-        self.backbone = model.build(
-            image_size=model.image_size,
-            dtype=jnp.dtype(model.dtype),
-            rngs=nnx.Rngs(backbone_key),
-        )
-        if model.embedding_dim is not None:
-            initializer = uniform(self.backbone.features**-0.5)
-            self.head = nnx.Linear(
-                self.backbone.features,
-                model.embedding_dim,
-                kernel_init=initializer,
-                bias_init=initializer,
-                rngs=nnx.Rngs(head_key),
-            )
-
-    def split(self) -> tuple[Any, Tree, Tree]:
-        """Returns the structure, the parameters and the state, the last two as plain dicts."""
-        parts: Any = nnx.split(self, nnx.Param, ...)
-        graphdef, params, state = parts
-        return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(state)
-
-
-@dataclass(frozen=True)
-class _Blueprint:
-    """What is known of a model without an array of it."""
-
-    graphdef: Any
-    params: Tree
-    features: int
-    channels: int
-    stochastic: bool
-
-
-@functools.lru_cache(maxsize=64)
-def _blueprint(model: "Model") -> _Blueprint:
-    network = nnx.eval_shape(lambda: _Network(model, jax.random.key(0)))
-    graphdef, params, _ = network.split()
-    backbone = network.backbone
-    stochastic = getattr(backbone, "stochastic", False)
-    return _Blueprint(graphdef, params, backbone.features, backbone.channels, stochastic)
 
 
 @dataclass(frozen=True)
@@ -103,17 +32,25 @@ class Model:
     Attributes:
       name: of the model, as errors call it.
       build: `build(*, image_size, dtype, rngs)` returns the backbone, an NNX module that is called as
-        `backbone(images, *, train, key)` with scaled images `[B, H, W, C]` and returns features `[B, F]`. Its attribute
-        `features` is F, `channels` is C, and `stochastic` is True where it draws at random in training. Parameters are
-        `nnx.Param`; any other variable is state. A class or a `dml_jax.bound.Bound`, so that equal models are equal.
+        `backbone(images, *, train, key)` with scaled images `[B, H, W, C]` and returns features `[B, F]`, or `Parts`
+        for a pooling. Its attribute `features` is F (of parts, their length), `channels` is C, and `stochastic` is True
+        where it draws at random in training; one that returns `Parts` has `pooling`, the name of its own one, and
+        `token_features`, the length of its token or None. Parameters are `nnx.Param`; any other variable is state. A
+        class or a `dml_jax.bound.Bound`, so that equal models are equal.
       image_size: the side of the (square) images in pixels.
-      embedding_dim: the output dimension of the linear head; None leaves the head out.
+      embedding_dim: the output dimension of the head; None leaves the head out.
       normalize: True where every embedding is divided by its Euclidean norm, as `distances.normalize` does it.
-      weights: an .npz file that `init` takes the backbone's parameters from; None draws them.
+      weights: a file that `init` takes the backbone from (see `dml_jax.models.files`); None draws it.
       dtype: what the backbone computes in; parameters, head and embeddings are float32.
       mean: of the images by channel, or one value for all, on the scale from 0 to 1.
       std: likewise the standard deviation.
-      read_weights: (arrays by name, where they came from) -> arrays by the paths of the backbone.
+      bgr: whether the backbone takes blue first; images come with red first, mean and std are in its order.
+      sources: how published files name the backbone's arrays; files by its own paths are always read.
+      pooling: of the backbone's parts, by name (`dml_jax.models.pooling`); None: the backbone's own.
+      head: a name or a dict of name and hyper-parameters (`dml_jax.models.heads`).
+      heads: in place of embedding_dim and head, several embeddings of the same features: by name a dict of `dim`
+        and what `head` takes. The embedding is all of them in a row, each normalised.
+      lora: the low-rank adaptation of the backbone's linear maps, a dict (`dml_jax.models.lora`); None: none.
 
     Example:
       >>> from dml_jax import models
@@ -133,50 +70,99 @@ class Model:
     dtype: DType = "float32"
     mean: tuple[float, ...] = field(default=(0.5,), repr=False)
     std: tuple[float, ...] = field(default=(0.5,), repr=False)
-    read_weights: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = field(
-        default=unchanged, repr=False
-    )
+    bgr: bool = False
+    sources: tuple[Table, ...] = field(default=(), repr=False)
+    pooling: Pooling | None = None
+    head: Any = "linear"
+    heads: Any = ()
+    lora: Any = None
+
+    def __post_init__(self) -> None:
+        """Makes the heads of what names them.
+
+        Raises:
+          UserError: an unknown head; several heads beside the one of embedding_dim.
+        """
+        object.__setattr__(self, "head", head_specs.get(self.head or "linear"))
+        if not isinstance(self.heads, tuple):
+            object.__setattr__(self, "heads", head_specs.get_all(self.heads or {}))
+        object.__setattr__(self, "lora", adaptation.get(self.lora))
+        if self.heads and self.embedding_dim is not None:
+            raise UserError(
+                f"model {self.name!r} has heads and embedding_dim={self.embedding_dim}; one of the two is accepted"
+            )
 
     @property
     def dim(self) -> int:
         """The length of an embedding."""
-        return self.embedding_dim or _blueprint(self).features
+        if self.heads:
+            return sum(dim for _, dim, _ in self.heads)
+        return self.embedding_dim or blueprint(self).features
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of what `embeddings` returns."""
-        return "embedding", "features"
+        return "embedding", *(name for name, _, _ in self.heads), "features"
 
     @property
     def channels(self) -> int:
         """The channels of an image."""
-        return _blueprint(self).channels
+        return blueprint(self).channels
+
+    def layers(self) -> dict[str, int]:
+        """Returns in which layer each parameter is, by its path in the state, "model/backbone/...".
+
+        Layer 0 is before the first block (the backbone's attribute `stem_parts` names what is there), each block is the
+        next one, and the last one is what follows them: the last normalisation, pooling and heads. Empty for a backbone
+        without blocks. A block is a part with a number in its name, or a part of it whose name begins with "block".
+        """
+        known = blueprint(self)
+        return layer_numbers(trees.flatten(known.params), known.stem)
 
     def without_weights(self) -> "Model":
         """Returns the same network with parameters that `init` draws: for shapes, and where a checkpoint has them."""
         return replace(self, weights=None)
 
-    def read_backbone(self) -> Tree | None:
-        """Reads the backbone's parameters from `weights`, as arrays of the host; None where they are drawn.
+    def read_backbone(self, shardings: Tree | None = None) -> Tree | None:
+        """Reads the backbone from `weights`, one array after the other; None where it is drawn.
+
+        Args:
+          shardings: of its arrays, as `{"params", "state"}`, on which each is put when it is read; None: they stay on
+            the host.
+
+        Returns:
+          `{"params": tree, "state": tree}` of the backbone.
 
         Raises:
           UserError: `weights` that cannot be read or do not fit.
         """
         if self.weights is None:
             return None
-        flat = weight_files.read_npz(self.weights)
-        return weight_files.unflatten_like(
-            self.read_weights(flat, str(self.weights)),
-            _blueprint(self).params["backbone"],
-            source=f"{self.weights} for {self.name}",
-        )
+        shapes = {
+            part: trees.flatten(getattr(blueprint(self), part).get("backbone", {}))
+            for part in ("params", "state")
+        }
+        expected = shapes["params"] | shapes["state"]
+        found: dict[str, dict[str, Any]] = {"params": {}, "state": {}}
+        source = f"{self.weights} for {self.name}"
+        ours = Table("dml_jax", tuple(Rule(path, path) for path in expected))
+        with open_weights(self.weights) as file:
+            table = recognised((*self.sources, ours), file)
+            if table is None:
+                known = ", ".join(table.source for table in (*self.sources, ours))
+                raise UserError(f"{source}: no file of {known}: it has {shorten(file)}")
+            for path, array in table.load(file, expected, source):
+                part = "params" if path in shapes["params"] else "state"
+                at = None if shardings is None else trees.flatten(shardings[part])[path]
+                found[part][path] = array if at is None else jax.device_put(array, at)
+        return {part: trees.unflatten(arrays) for part, arrays in found.items()}
 
     def init(self, key: Array, backbone: Tree | None = None) -> Tree:
-        """Draws the parameters, or takes the backbone's from `weights`.
+        """Draws the variables, or takes the backbone's from `weights`.
 
         Args:
           key: of the draw.
-          backbone: its parameters, where they were read already.
+          backbone: what `read_backbone` returned, where it was read already.
 
         Returns:
           `{"params": {"backbone": tree[, "head": tree]}, "state": tree}` of float32 arrays.
@@ -187,15 +173,37 @@ class Model:
         loaded = self.read_backbone() if backbone is None else backbone
 
         def draw(key: Array) -> tuple[Tree, Tree]:
-            _, params, state = _Network(self, key).split()
+            _, params, state = Network(self, key).split()
             if loaded is not None:  # not returned, so never computed either
-                del params["backbone"]
+                params.pop("backbone", None)
+                state.pop("backbone", None)
             return params, state
 
         params, state = jax.jit(draw)(key)
         if loaded is not None:
-            params["backbone"] = jax.tree.map(jnp.asarray, loaded)
+            params["backbone"] = jax.tree.map(jnp.asarray, loaded["params"])
+            if loaded["state"]:
+                state["backbone"] = jax.tree.map(jnp.asarray, loaded["state"])
+        if self.lora is not None:
+            drawn = jax.random.fold_in(key, 1)
+            params["lora"] = self.lora.init(drawn, blueprint(self).params["backbone"])
         return {"params": params, "state": state}
+
+    def adapted(self) -> list[str]:
+        """Returns the paths of the backbone's kernels that `lora` adapts."""
+        return [] if self.lora is None else self.lora.paths(blueprint(self).params["backbone"])
+
+    def merged(self, variables: Tree) -> tuple["Model", Tree]:
+        """Returns the same model without low-rank adaptation, and its variables, with what that has learned in them.
+
+        Args:
+          variables: as from `init`.
+        """
+        params = dict(variables["params"])
+        if self.lora is None:
+            return self, variables
+        params["backbone"] = self.lora.merged(params["backbone"], params.pop("lora"))
+        return replace(self, lora=None), {**variables, "params": params}
 
     def apply(
         self,
@@ -219,27 +227,27 @@ class Model:
         Raises:
           UserError: images of another shape or dtype; no key where one is needed.
         """
-        embeddings, _, state = self._run(variables, images, train, key)
-        return embeddings, state
+        outputs, state = self._run(variables, images, train, key)
+        return outputs["embedding"], state
 
     def embeddings(
         self, variables: Tree, images: UInt8[Array, "b h w c"]
     ) -> dict[str, Float[Array, "b _"]]:
-        """Returns all outputs: `embedding`, what `apply` gives, and `features`, before head and normalisation.
+        """Returns all `outputs`: `embedding`, what `apply` gives, that of each of several heads by its name, and
+        `features`, before heads and normalisation.
 
         Args:
           variables: as from `init`.
           images: uint8 `[B, image_size, image_size, channels]`.
         """
-        embeddings, features, _ = self._run(variables, images, False, None)
-        return {"embedding": embeddings, "features": features}
+        return self._run(variables, images, False, None)[0]
 
     def _run(
         self, variables: Tree, images: UInt8[Array, "b h w c"], train: bool, key: Array | None
-    ) -> tuple[Float[Array, "b d"], Float[Array, "b f"], Tree]:
-        """Returns embeddings, the backbone's features and the new state; arguments are as in `apply`."""
-        blueprint = _blueprint(self)
-        side, channels = self.image_size, blueprint.channels
+    ) -> tuple[dict[str, Float[Array, "b _"]], Tree]:
+        """Returns all outputs by name and the new state; arguments are as in `apply`."""
+        known = blueprint(self)
+        side, channels = self.image_size, known.channels
         fits = images.ndim == 4 and images.shape[1:] == (side, side, channels)
         if not fits or images.dtype != jnp.uint8:
             got = f"{images.dtype} [{', '.join(map(str, images.shape))}]"
@@ -249,25 +257,22 @@ class Model:
             raise UserError(
                 f"{self.name} takes images uint8 [B, {side}, {side}, {channels}], got {got}; {cure}"
             )
-        if train and blueprint.stochastic and key is None:
+        if train and known.stochastic and key is None:
             raise UserError(
                 f"{self.name} draws at random in training ({self.build}): apply needs a key"
             )
+        _, variables = self.merged(variables)
         network = nnx.merge(
-            blueprint.graphdef,
+            known.graphdef,
             nnx.State(variables["params"]),
             nnx.State(variables.get("state", {})),
             copy=True,
         )
+        images = images[..., ::-1] if self.bgr else images
         x = _scale(images, self.mean, self.std, jnp.dtype(self.dtype))
-        features = network.backbone(x, train=train, key=key if train else None).astype(jnp.float32)
-        x = features
-        if self.embedding_dim is not None:
-            x = network.head(x)
-        if self.normalize:
-            x = distances.normalize(x)
+        outputs = network.embed(self, x, train, key)
         _, _, state = network.split()
-        return x, features, state
+        return outputs, state
 
 
 def _scale(

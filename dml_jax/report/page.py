@@ -182,6 +182,11 @@ def _sections(sections: Sequence[tuple[str, str]]) -> str:
     )
 
 
+def figure(chart: str, caption: str) -> str:
+    """Puts a chart above its caption, both HTML."""
+    return f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
     """Makes an HTML table of plain text; the first column names the rows.
 

@@ -105,6 +105,18 @@ def title(metric: str) -> str:
         return metric
 
 
+def is_of_pairs(metric: str) -> bool:
+    """Returns True for a metric of verification.
+
+    >>> is_of_pairs("eer"), is_of_pairs("recall_at_1"), is_of_pairs("loss")
+    (True, False, False)
+    """
+    try:
+        return known.get(metric).kind == "pairs"
+    except UserError:
+        return False
+
+
 def _better(metric: str) -> str:
     try:
         return known.get(metric).better

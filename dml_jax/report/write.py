@@ -15,27 +15,24 @@ from dml_jax import streams
 from dml_jax.csv_files import write_rows
 from dml_jax.errors import UserError
 from dml_jax.evaluation.search.neighbours import neighbours
-from dml_jax.evaluation.spectrum import singular_values
-from dml_jax.evaluation.verification import roc
-from dml_jax.evaluation.verification.pairs import pairs_of
 from dml_jax.report import charts
 from dml_jax.report import page as pages
+from dml_jax.report.distances import distances_section
 from dml_jax.report.galleries import retrieval_gallery
 from dml_jax.report.maps import check_map, embedding_map
 from dml_jax.report.summary import (
     ClassScores,
     class_scores,
-    distance_histograms,
     query_scores,
 )
-from dml_jax.report.tables import cell, title, without_repeats
+from dml_jax.report.tables import cell, is_of_pairs, title, without_repeats
 
 # Of a larger set, so many are drawn: queries that are scored, points of the map, anchors of distances.
 SCORED, POINTS, ANCHORS = 10_000, 2_000, 1_000
 # Neighbours of a query, queries of a gallery, and items whose neighbours a page shows.
 NEIGHBOURS, QUERIES, LISTED = 9, 8, 1_000
-# Classes in a table of the page, points of the ROC, and the false accept rate that its text is about.
-CLASSES, CURVE, RATE = 12, 200, 0.001
+# Classes in a table of the page.
+CLASSES = 12
 # What stands for the class of a distractor.
 NO_CLASS = "(distractor)"
 
@@ -130,7 +127,8 @@ def write_report(
 ) -> list[Path]:
     """Writes `best.png`, `random.png`, `worst.png`, `classes.csv` and `report.html`; returns their paths.
 
-    Without pictures there are no galleries.
+    Without pictures there are no galleries. The ROC is drawn where a metric of verification (`eer`, `auc`, `tar@far=x`,
+    ...) is among the metrics; else no pairs are counted for it.
 
     Args:
       data: the set.
@@ -176,9 +174,19 @@ def write_report(
             )
     files.append(_write_classes(data, retrieved.classes, folder / "classes.csv"))
     before = [("Metrics", _metrics(rows, about))]
+    verified = any(is_of_pairs(metric) for row in rows.values() for metric in row)
     after = [
         ("Map", _map(data, map, points, places, retrieved)),
-        ("Distances, ROC and spectrum", _spread(data, _drawn(rng, data.labelled, ANCHORS))),
+        (
+            "Distances, ROC and spectrum" if verified else "Distances and spectrum",
+            distances_section(
+                data.embeddings[data.labelled],
+                data.labels[data.labelled],
+                np.searchsorted(data.labelled, _drawn(rng, data.labelled, ANCHORS)),
+                data.distance,
+                verified=verified,
+            ),
+        ),
         ("Classes", _classes(data, retrieved.classes)),
     ]
     if steps:
@@ -254,10 +262,6 @@ def _steps(rows: Mapping[str, Mapping[str, float]]) -> str:
     return about + pages.table(["stored per image", *map(title, known)], body)
 
 
-def _figure(chart: str, caption: str) -> str:
-    return f"<figure>{chart}<figcaption>{caption}</figcaption></figure>"
-
-
 COLOURS = """<fieldset class="colours"><legend>Colours</legend>
 <label><input type="radio" name="colours" value="look" checked> of the item looked at</label>
 <label><input type="radio" name="colours" value="class"> by class</label>
@@ -292,92 +296,12 @@ def _map(
         if len(points) == count
         else f"{len(points)} of {count} images, drawn at random, with all queries of the galleries"
     )
-    return COLOURS + _figure(
+    return COLOURS + pages.figure(
         f'{chart}<p class="said" aria-live="polite">No dot is chosen.</p>',
         f"{shown}, by {what}. Of the item looked at, orange is itself, ringed its neighbours, green its class. By "
         "class, each class has a colour, and some share one. Right or wrong says whether the nearest neighbour is of "
         "the image's class: filled where it is, an open ring where it is not, grey where it is not known. A click, a "
         "tap or Enter on a dot leads to its neighbours where they are on the page.",
-    )
-
-
-def _spread(data: ReportData, anchors: np.ndarray) -> str:
-    count = len(data.labelled)
-    vectors, labels = data.embeddings[data.labelled], data.labels[data.labelled]
-    places = np.searchsorted(data.labelled, anchors)
-    edges, intra, inter = distance_histograms(
-        vectors, labels, anchors=places, distance=data.distance
-    )
-    series = [
-        (f"{name} ({total:,})", counts / max(total, 1))
-        for name, counts in (("same class", intra), ("other classes", inter))
-        for total in [int(counts.sum())]
-    ]
-    distances = charts.histogram(
-        edges,
-        series,
-        title=f"Histograms of the {data.distance} distances of pairs within a class and of different classes",
-        across=f"{data.distance} distance",
-        up="share of the pairs",
-    )
-    drawn = "all images" if len(anchors) == count else f"{len(anchors)} images drawn at random"
-    values = singular_values(vectors)
-    share = np.cumsum(values**2) / max(float(np.sum(values**2)), 1e-30)
-    half, most = (int(np.searchsorted(share, part)) + 1 for part in (0.5, 0.9))
-    half, most = min(half, len(values)), min(most, len(values))
-    spectrum = charts.line(
-        values,
-        title=f"Singular values of the embeddings, largest first; {half} directions hold half of the sum of squares",
-        across="direction",
-        up="singular value",
-    )
-    return '<div class="pair">' + "".join(
-        [
-            _figure(
-                distances,
-                f"Distances from {drawn} to all others; the number of pairs in brackets. "
-                "The less the two overlap, the better one threshold tells classes apart.",
-            ),
-            _roc(vectors, labels, places, data.distance, drawn),
-            _figure(
-                spectrum,
-                f"Singular values of the embeddings, {len(values)} directions: {half} of them hold half of the sum "
-                f"of squares and {most} hold 90 %. The more equal they are, the better the space is used.",
-            ),
-            "</div>",
-        ]
-    )
-
-
-def _roc(
-    vectors: np.ndarray, labels: np.ndarray, anchors: np.ndarray, distance: str, drawn: str
-) -> str:
-    pairs = pairs_of(
-        vectors[anchors],
-        labels[anchors],
-        gallery=vectors,
-        gallery_labels=labels,
-        self_index=anchors,
-        distance=distance,
-    )
-    found = roc.verify(pairs, (RATE,), equal=True, area=True)
-    if found.empty:
-        return ""
-    far, tar, _ = found.curve(CURVE)
-    chart = charts.rates(
-        far,
-        tar,
-        title="Receiver operating characteristic: the share of pairs within a class that is accepted, by that of pairs "
-        "of different classes",
-        across="false accept rate",
-        up="true accept rate",
-    )
-    area, _ = found.area()
-    return _figure(
-        chart,
-        f"ROC of one threshold for all pairs of {drawn} with all others: where {RATE:.1%} of the pairs of different "
-        f"classes are accepted, {found.true_accept_rate(RATE):.1%} of those within a class are. The area under the "
-        f"curve is {area:.4f}, the equal error rate {found.equal_error_rate():.4f}.",
     )
 
 
@@ -408,7 +332,7 @@ def _classes(data: ReportData, found: ClassScores) -> str:
         ]
 
     head = ["class", "queries", "recall at 1", "average precision"]
-    figure = _figure(
+    figure = pages.figure(
         chart, f"{len(names)} classes; all of them are in classes.csv beside this page."
     )
     tables = [pages.table(head, lines(order[:CLASSES]), "The weakest classes")]

@@ -75,6 +75,8 @@ class Experiment:
           UserError: a section that its object does not take, sections that do not go together, or data that are not
             there.
         """
+        # Names of images, and what is stored of the run, do not depend on the folder in which it begins.
+        config = configs.located(config)
         options = typed("train", TrainOptions, config.train)
         tasks.check_reported(config)
         better = {monitor: monitor_better(monitor) for monitor in options.monitors}

@@ -1,10 +1,13 @@
 """The training loop: epochs of steps, evaluation, early stopping, checkpoints; it can be killed at any moment."""
 
+import contextlib
 from collections.abc import Mapping
 
 import jax
 from ml_collections import ConfigDict
 
+from dml_jax import run_folder
+from dml_jax.processes import is_primary
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.position import Better, Position
 from dml_jax.training.preemption import Terminated
@@ -29,8 +32,11 @@ def train(config: ConfigDict, workdir: str) -> dict[str, float]:
       UserError: settings that do not go together, data that cannot be read, a folder that holds another run, a loss
         that is not finite.
     """
-    experiment = Experiment.from_config(config)
-    with open_session(experiment, workdir) as (session, state, position):
+    with contextlib.ExitStack() as stack:
+        if is_primary():
+            stack.enter_context(run_folder.held(workdir))
+        experiment = Experiment.from_config(config)
+        session, state, position = stack.enter_context(open_session(experiment, workdir))
         results = _train(session, state, position)
         session.reporter.finish()
     return results

@@ -14,7 +14,7 @@ from dml_jax import data, samplers
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
-from dml_jax.training.optim import RunLength
+from dml_jax.training.schedules import RunLength
 
 
 class Plans:

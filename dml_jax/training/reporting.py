@@ -1,7 +1,7 @@
 """What a run reports: metrics of steps and evaluations, progress, lines on the terminal."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +11,8 @@ import numpy as np
 from dml_jax import console, processes, report
 from dml_jax.errors import UserError
 from dml_jax.training.experiment import Experiment
-from dml_jax.training.optim import RunLength
 from dml_jax.training.position import Position
+from dml_jax.training.schedules import RunLength
 from dml_jax.training.trackers import Trackers
 
 
@@ -45,6 +45,7 @@ class Reporter:
       position: where this start begins.
       length: of the whole run.
       skipped: the images that could not be decoded, by name, as the loaders count them.
+      unreadable: the names of those that the scan of the files found, once it has.
       latest_checkpoint: gives the path of the last whole checkpoint, or None.
     """
 
@@ -55,11 +56,12 @@ class Reporter:
         position: Position,
         length: RunLength,
         skipped: Counter[str],
+        unreadable: Set[str],
         latest_checkpoint: Callable[[], str | None],
     ) -> None:
         self._options = experiment.options
         self._workdir = workdir
-        self._skipped = skipped
+        self._skipped, self._unreadable = skipped, unreadable
         self._counts_skipped = experiment.loader.options.on_error == "skip"
         self._latest_checkpoint = latest_checkpoint
         self._started: deque[_Started] = deque()
@@ -168,12 +170,9 @@ class Reporter:
             log(f"epoch {epoch}  " + "  ".join(f"{k} {results[k]:.4f}" for k in shown))
 
     def finish(self) -> None:
-        """Draws the curves of the run that is over, and says how many images could not be decoded."""
-        if self._skipped:
-            times = self._skipped.total()
-            log(
-                f"{times} time{'s' if times > 1 else ''} an image could not be read: {', '.join(self._skipped)}"
-            )
+        """Draws the curves of the run that is over, and says which images could not be read."""
+        if self._skipped or self._unreadable:
+            log(left_out(self._skipped, self._unreadable))
         if self._trackers is not None:
             report.training_curves(self._trackers.table.path, self._workdir / "curves.png")
 
@@ -186,3 +185,38 @@ class Reporter:
     def _write(self, row: dict[str, Any]) -> None:
         if self._trackers is not None:
             self._trackers.write(row)
+
+
+# In a line at the end of a run.
+_SHOWN = 20
+
+
+def left_out(skipped: Counter[str], unreadable: Set[str]) -> str:
+    """Returns a line about the images that could not be read.
+
+    Args:
+      skipped: those that the run came to, with how often each was left out.
+      unreadable: those that the scan of the files found, whether the run came to them or not.
+
+    >>> left_out(Counter({"a.png": 2, "b.png": 1}), {"a.png", "c.png"})
+    'at least 3 images of the run cannot be read; left out, 3 times in all: a.png, b.png; not come to: c.png'
+    """
+    others = sorted(unreadable - skipped.keys())
+    times = skipped.total()
+    parts = [
+        f"left out, {times} time{'s' * (times != 1)} in all: {_some(list(skipped))}"
+        if skipped
+        else "",
+        f"not come to: {_some(others)}" if others else "",
+    ]
+    known = f"at least {images(len(skipped) + len(others))} of the run cannot be read"
+    return "; ".join([known, *(part for part in parts if part)])
+
+
+def images(count: int) -> str:
+    """Returns "1 image" or "2 images"."""
+    return f"{count} image{'s' * (count != 1)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -15,6 +15,7 @@ from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.planning import Plans
 from dml_jax.training.position import Position
+from dml_jax.training.schedules import RunLength
 
 
 class Saver:
@@ -82,7 +83,7 @@ class Saver:
         experiment, plans = self._experiment, self._plans
         run_folder.check_same(meta["config"], experiment.config, str(self._workdir))
         epochs = meta["config"]["train"]["epochs"]
-        before = optim.RunLength(epochs * plans.steps, plans.steps)
+        before = RunLength(epochs * plans.steps, plans.steps)
         optim.check_length(experiment.groups, before, plans.length(experiment.options.epochs))
 
     def is_due(self, position: Position) -> bool:

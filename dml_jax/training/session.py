@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import Mesh
 
-from dml_jax import data, own_code, run_folder
+from dml_jax import config as configs
+from dml_jax import console, data, own_code, run_folder
+from dml_jax.data.base import SPLITS
 from dml_jax.data.datasets import folder
 from dml_jax.errors import UserError
 from dml_jax.mesh import make_mesh
 from dml_jax.processes import check_fixed_order, is_primary
-from dml_jax.training import optim, same_data, tasks
+from dml_jax.training import build, optim, same_data, tasks
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.feed import Feed
@@ -21,7 +23,7 @@ from dml_jax.training.planning import Plans
 from dml_jax.training.position import Position
 from dml_jax.training.preemption import Preemption
 from dml_jax.training.profiling import Profiler
-from dml_jax.training.reporting import Reporter, log
+from dml_jax.training.reporting import Reporter, images, log
 from dml_jax.training.saving import Saver
 from dml_jax.training.state import State
 from dml_jax.training.step import Step, make_train_step
@@ -77,15 +79,17 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
     with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
         plans = stack.enter_context(contextlib.closing(Plans.of(experiment)))
         log(_summary(experiment, plans, mesh))
-        for note in [*plans.notes(), *tasks.notes(experiment.eval_specs)]:
+        for note in [*plans.notes(), *_adaptation(experiment), *tasks.notes(experiment.eval_specs)]:
             log(f"note: {note}")
 
         length = plans.length(options.epochs)
-        tx = optim.partition(experiment.groups, length, options.clip)
+        layers = experiment.model.layers()
+        tx = optim.partition(experiment.groups, length, options.clip, layers)
         place = run_folder.create(workdir)
+        # What the scan finds among the images of the run: the report at its end counts them, too.
+        unreadable: set[str] = set()
         if is_primary():
-            stack.enter_context(run_folder.locked(place))
-            stack.enter_context(contextlib.closing(_scan(experiment)))
+            stack.enter_context(contextlib.closing(_scan(experiment, unreadable)))
         if is_primary() and not (place / "config.json").exists():
             # Whatever ends a run before its first step, `--workdir` alone starts it again.
             run_folder.write_config(place, experiment.config)
@@ -94,6 +98,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         # Before the checkpoint is read: other classes would be an architecture that differs.
         notes = [] if saver.latest() is None else same_data.check(place, images)
         state, position = saver.begin(tx, mesh)
+        log(console.aligned(optim.summary(state["params"], experiment.groups, layers)))
         if saver.latest() is not None:
             log(f"going on from {saver.latest()}")
             for note in notes:
@@ -105,7 +110,7 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
             own_code.store(place, experiment.config)
 
         skipped = Counter[str]()
-        reporter = Reporter(experiment, place, position, length, skipped, saver.latest)
+        reporter = Reporter(experiment, place, position, length, skipped, unreadable, saver.latest)
         stack.enter_context(contextlib.closing(reporter))
         profiler = Profiler(place / "profile", options.profile)
         stack.enter_context(contextlib.closing(profiler))
@@ -118,7 +123,9 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
             tx,
             micro_batch=options.micro_batch,
             block=options.block,
+            references=options.references,
             ema=options.ema,
+            trained=optim.trained(experiment.groups, layers),
             shardings=jax.tree.map(lambda x: x.sharding, state),
         )
         session = Session(
@@ -140,16 +147,22 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
 SCAN = 2.0
 
 
-def _scan(experiment: Experiment) -> data.BackgroundScan:
+def _scan(experiment: Experiment, unreadable: set[str]) -> data.BackgroundScan:
     """Begins to look for what is wrong with the files of the images, and says it when all are seen.
+
+    Args:
+      experiment: what is trained.
+      unreadable: gets the paths of the files that the run reads and cannot decode.
 
     Raises:
       UserError: files are missing or empty, and an image that cannot be decoded ends the run.
     """
-    sources = [experiment.source, *(s for e in experiment.eval_specs for s in e.sources.values())]
+    specs = (*experiment.eval_specs, *experiment.at_end)
+    sources = [experiment.source, *(s for spec in specs for s in spec.sources.values())]
     stops = experiment.loader.options.on_error == "raise"
     found = data.Findings()
-    data.sizes(dict.fromkeys(path for s in sources for path, _ in data.paths_of(s)), found)
+    read = dict.fromkeys(path for s in sources for path, _ in data.paths_of(s))
+    data.sizes(read, found)
     if found.broken and stops:
         raise UserError(f"{'; '.join(found.lines())}; data.on_error='skip' leaves such images out")
 
@@ -159,11 +172,36 @@ def _scan(experiment: Experiment) -> data.BackgroundScan:
         for what, of in _passed_over(experiment).items():
             log(f"note: {what}: {of['count']}, such as {of['first']}")
         if findings.broken and stops:
-            log("note: the run will end at one of these; data.on_error='skip' leaves them out")
+            log("note: what reads one of these ends there; data.on_error='skip' leaves them out")
+            return
+        unreadable.update(path for path in findings.broken if path in read)
+        if unreadable:
+            log(
+                f"note: at least {images(len(unreadable))} of the run cannot be read, as their headers show; "
+                "these, and others that cannot be decoded, are left out"
+            )
 
-    scan = data.BackgroundScan(sources, report)
+    scan = data.BackgroundScan(lambda: [*sources, *_other_splits(experiment)], report)
     scan.wait(SCAN)
     return scan
+
+
+def _other_splits(experiment: Experiment) -> list[data.Source]:
+    """Returns the splits of images of one's own that the run does not read, but a later evaluation may.
+
+    Of other data sets none: to load one may cost more than a look at its files is worth.
+    """
+    if experiment.config["data"]["name"] != "folder":
+        return []
+    config = configs.from_dict(experiment.config)
+    read = {"train", *(spec.split for spec in (*experiment.eval_specs, *experiment.at_end))}
+    found = []
+    for split in (split for split in SPLITS if split not in read):
+        try:
+            found.append(build.source(config, split))
+        except (UserError, OSError):  # the data have no such split, or one that cannot be listed
+            continue
+    return found
 
 
 def _passed_over(experiment: Experiment) -> dict[str, folder.OtherFiles]:
@@ -173,6 +211,18 @@ def _passed_over(experiment: Experiment) -> dict[str, folder.OtherFiles]:
         return {}
     found = folder.other_files(section["path"])
     return {k: v for k, v in found.items() if k not in ("hidden files", "files of other kinds")}
+
+
+def _adaptation(experiment: Experiment) -> list[str]:
+    """A note where low-rank adapters are trained beside the maps that they adapt."""
+    if experiment.model.lora is None:
+        return []
+    kernel = f"model/backbone/{experiment.model.adapted()[0]}"
+    if not optim.trained(experiment.groups, experiment.model.layers())(kernel):
+        return []
+    return [
+        "model.lora adapts a backbone that is trained, too; --config.optim.backbone.freeze=True trains the adapters"
+    ]
 
 
 def _summary(experiment: Experiment, plans: Plans, mesh: Mesh) -> str:

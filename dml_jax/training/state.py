@@ -41,7 +41,7 @@ def init(
       seed: of the run.
       num_weight_classes: the classes for which a loss against class weights has weights.
       storage_rows: how many embeddings are stored for a sampler; they are still 0.
-      backbone: the model's parameters of the backbone, where they were read from its file already.
+      backbone: the model's backbone, where it was read from its file already.
       ema: True where the average of the model's variables is kept, too.
 
     Returns:
@@ -79,9 +79,8 @@ def make(init: Callable[[Any], State], model: Model, shardings: Any) -> State:
       model: whose file of weights is read.
       shardings: of the state.
     """
-    loaded = model.read_backbone()
-    if loaded is not None:
-        loaded = jax.device_put(loaded, shardings["params"]["model"]["backbone"])
+    at = {part: shardings[part]["model"].get("backbone", {}) for part in ("params", "state")}
+    loaded = model.read_backbone(at)
     return jax.jit(init, out_shardings=shardings)(loaded)
 
 

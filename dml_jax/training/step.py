@@ -10,10 +10,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from dml_jax import trees
 from dml_jax.errors import UserError
 from dml_jax.losses import Loss
 from dml_jax.mesh import constrain, data_devices, rows
 from dml_jax.models import Model
+from dml_jax.sharded import Layout
 from dml_jax.training.state import State
 
 Metrics = dict[str, jax.Array]
@@ -27,7 +29,9 @@ def make_train_step(
     *,
     micro_batch: int | None = None,
     block: int | None = None,
+    references: Layout = "replicated",
     ema: float | None = None,
+    trained: Callable[[str], bool] | None = None,
     shardings: Any = None,
 ) -> Step:
     """Makes the function step(state, batch) -> (state, metrics), which is compiled once and donates the old state.
@@ -47,7 +51,10 @@ def make_train_step(
       tx: the optimizer of `{"model": ..., "loss": ...}`.
       micro_batch: images that go through the backbone at a time; None: all at once.
       block: anchors (or classes) that the loss looks at at a time; None: all at once.
+      references: how what the loss compares with lies on the devices, "replicated" or "sharded" (`Loss.apply`).
       ema: decay of the average of the model's variables in `state["ema"]`; None where the state has none.
+      trained: says of a parameter's path, as in "model/head/kernel", whether it is ever trained. Only such ones have
+        gradients: what lies below the lowest of them costs no backward pass and keeps no activations. None: all.
       shardings: of the arrays of the state, which has them before and after the step; None: all are whole everywhere.
 
     Returns:
@@ -80,20 +87,27 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         model_key, loss_key = jax.random.split(key)
 
-        def objective(params: Any) -> tuple[jax.Array, Any]:
+        def objective(differentiated: Any) -> tuple[jax.Array, Any]:
+            params = joined(differentiated, state["params"])
             embeddings, model_state = embed(
                 params["model"], state["state"]["model"], batch["image"], model_key
             )
             variables = {"params": params["loss"], "state": state["state"]["loss"]}
             mean, loss_state = loss.apply(
-                variables, embeddings, batch["label"], key=loss_key, block=block
+                variables,
+                embeddings,
+                batch["label"],
+                key=loss_key,
+                block=block,
+                references=references,
             )
             new_state = {"model": model_state, "loss": loss_state}
             return mean.compute(), (new_state, mean.stats, embeddings)
 
         (value, (new_state, stats, embeddings)), grads = jax.value_and_grad(
             objective, has_aux=True
-        )(state["params"])
+        )(only(trained, state["params"]))
+        grads = joined(grads, jax.tree.map(jnp.zeros_like, state["params"]))
         if shardings is not None:
             grads = jax.lax.with_sharding_constraint(grads, shardings["params"])
         updates, opt = tx.update(grads, state["opt"], state["params"])
@@ -103,8 +117,8 @@ def make_train_step(
         metrics["finite"] = jnp.isfinite(value) & jnp.isfinite(metrics["update_norm"])
         new = {"params": params, "state": new_state, "opt": opt, "step": state["step"] + 1}
         if ema is not None:
-            trained = {part: {"model": new[part]["model"]} for part in ("params", "state")}
-            new["ema"] = averaged(state["ema"], trained, state["step"], ema)
+            model_now = {part: {"model": new[part]["model"]} for part in ("params", "state")}
+            new["ema"] = averaged(state["ema"], model_now, state["step"], ema)
         if "first_bad" in state:
             new["first_bad"] = first_bad(state["first_bad"], new["step"], metrics)
             metrics["first_bad"] = new["first_bad"]
@@ -113,6 +127,36 @@ def make_train_step(
         return {**state, **new}, metrics
 
     return step
+
+
+def only(chosen: Callable[[str], bool] | None, params: Any) -> Any:
+    """Returns the tree with None in the place of every parameter that is not chosen.
+
+    Args:
+      chosen: says it of a path; None: all are.
+      params: nested dicts.
+
+    >>> only(lambda path: path.startswith("a/"), {"a": {"x": 1}, "b": 2})
+    {'a': {'x': 1}, 'b': None}
+    """
+    if chosen is None:
+        return params
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, x: x if chosen(trees.path_of(keys)) else None, params
+    )
+
+
+def joined(some: Any, others: Any) -> Any:
+    """Returns `some`, with the arrays of `others` where it has None.
+
+    >>> joined({"a": 1, "b": None}, {"a": 3, "b": 4})
+    {'a': 1, 'b': 4}
+    """
+    return jax.tree.map(lambda x, y: y if x is None else x, some, others, is_leaf=_is_none)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 def gathered(x: jax.Array, sharding: NamedSharding) -> jax.Array:

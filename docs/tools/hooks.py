@@ -10,13 +10,15 @@ import formulas
 
 DOCS = pathlib.Path(__file__).resolve().parents[1]
 CELL = re.compile(r"(?<!\\)\|")
+RESULT = re.compile(r"\(\.\./benchmarks/results/(\w+)\.md\)")
 ROW = re.compile(r"^\| `(\w+)` \|")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri == "losses.md":
         return catalogue(markdown)
-    return markdown
+    # In the repository a result is read where its script left it; on the site there is a page of it.
+    return RESULT.sub(r"(benchmarks_\1.md)", markdown)
 
 
 def catalogue(markdown: str) -> str:

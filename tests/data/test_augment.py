@@ -1,7 +1,9 @@
 """Augmentation against torchvision's (golden/make_augment.py), and what draws do."""
 
+import itertools
 import pathlib
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -215,3 +217,49 @@ def test_refused(item, says):
     with pytest.raises(UserError, match=says) as error:
         augment.build([item])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_crop_cut_out_of_the_array_is_that_of_the_picture(kind):
+    """The chain cuts arrays, and gives what the steps give one after the other for a Pillow image."""
+    steps = ({"name": "random_resized_crop", "size": (9, 11)}, {"name": "flip"})
+    chain, picture = augment.build(steps), image(kind)
+    array = GOLDEN[f"image/{kind}"]
+    array = array[..., None] if kind == "grey" else array
+    array.flags.writeable = False
+    for seed in range(20):
+        ours, theirs = picture, rng(seed)
+        for step in chain.steps:
+            ours = step(ours, theirs)
+        made = chain(array, rng(seed))
+        assert made.shape == (9, 11, array.shape[-1])
+        np.testing.assert_array_equal(made.squeeze(), np.asarray(ours))
+        assert (made != chain(array, rng(seed + 100))).any()
+
+
+def test_simd_resampling():
+    """The same part by the same filter, within two levels, from any number of threads."""
+    pytest.importorskip("cykooz_resizer")
+    noise = np.random.default_rng(0).integers(0, 256, (97, 120, 3), dtype=np.uint8)
+    # Both smaller and larger than the part that is cut out.
+    for size, array in itertools.product((24, (130, 150)), (noise, noise[..., :1])):
+        crop = {"name": "random_resized_crop", "size": size}
+        ours = augment.build([crop | {"resampling": "simd"}, "flip"])
+        pillows = augment.build([crop, "flip"])
+        arrays, generators = [array] * 12, [rng(i) for i in range(12)]
+        with ThreadPoolExecutor(4) as pool:
+            made = np.stack(list(pool.map(ours, arrays, generators))).astype(int)
+        wanted = np.stack([pillows(array, rng(i)) for i in range(12)])
+        apart = np.abs(made - wanted)
+        assert apart.max() <= 2 and 0 < (apart > 0).mean() < 0.4
+        assert np.abs(np.roll(made, 1, 0) - wanted).mean() > 5
+    assert pickle.loads(pickle.dumps(ours)) == ours != pillows
+
+
+def test_simd_resampling_without_its_package(monkeypatch):
+    monkeypatch.setattr(augment, "find_spec", lambda name: None)
+    with pytest.raises(
+        UserError, match=r"needs the package cykooz.resizer \(pip install dml_jax\[simd\]\)"
+    ):
+        augment.random_resized_crop(9, resampling="simd")
+    augment.random_resized_crop(9)

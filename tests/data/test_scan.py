@@ -3,19 +3,23 @@
 import io
 import json
 import os
+import pathlib
 import shutil
+import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dml_jax import UserError, config_files, data, inspect_data
-from dml_jax.data.base import decode, decoded
+from dml_jax import UserError, command_line, config_files, data, inspect_data
 from dml_jax.data.datasets.folder import other_files
+from dml_jax.data.decoding import decode, decoded
 from dml_jax.training import session
 from dml_jax.training.experiment import Experiment
 from tests.training.commands import CONFIG, pictures
+
+NO_IMAGE = "it is not an image that Pillow reads"
 
 
 @pytest.fixture
@@ -39,15 +43,15 @@ def test_a_scan(photos):
     found = data.scan([source])
     assert found.missing == [str(photos / "class05" / "2.png")]
     assert found.empty == [str(photos / "class01" / "empty.png")]
-    assert found.unreadable == [(str(photos / "class01" / "text.jpg"), "not an image")]
+    assert found.unreadable == [(str(photos / "class01" / "text.jpg"), NO_IMAGE)]
     assert found.doubled == [[str(photos / "class02" / n) for n in ("0.png", "copy.png")]]
     same = {str(photos / place) for place in ("class03/0.png", "class04/same.png")}
     assert [set(group) for group in found.across] == [same]
-    assert found.broken == 3
+    assert len(found.broken) == 3
     starts = [
         "1 file is missing: ",
         "1 file is empty: ",
-        "1 file is no image: ",
+        "1 file cannot be decoded: ",
         "1 file is copied",
     ]
     assert [line.startswith(s) for line, s in zip(found.lines(), starts, strict=False)] == [
@@ -67,13 +71,13 @@ def test_classes_of_a_subset(photos):
 def test_a_background_scan_reports_once_and_can_be_ended(photos, monkeypatch):
     source = data.load("folder", "all", path=photos)
     reported = []
-    scan = data.BackgroundScan([source, source], reported.append)
+    scan = data.BackgroundScan(lambda: [source, source], reported.append)
     scan.wait(30)
     scan.close()
     assert len(reported) == 1 and len(reported[0].empty) == 1
     slow = Image.open
     monkeypatch.setattr(Image, "open", lambda path: time.sleep(0.05) or slow(path))
-    scan = data.BackgroundScan([source], reported.append)
+    scan = data.BackgroundScan(lambda: [source], reported.append)
     scan.close()
     assert len(reported) == 1
 
@@ -87,9 +91,9 @@ def test_a_run_that_would_end_at_a_file_does_not_begin(photos, capsys):
         (photos / name / "none.png").write_bytes(b"")
     experiment = Experiment.from_config(config)
     with pytest.raises(UserError, match=r"files are empty: .*; data\.on_error='skip' leaves"):
-        session._scan(experiment)
+        session._scan(experiment, set())
     config.data.on_error = "skip"
-    session._scan(Experiment.from_config(config)).close()
+    session._scan(Experiment.from_config(config), set()).close()
     printed = capsys.readouterr().out
     assert "files are empty" in printed
     assert "note: folders of classes without an image: 1" in printed
@@ -180,6 +184,73 @@ def test_inspect(photos, tmp_path):
     config.data.path = str(tmp_path / "nowhere")
     with pytest.raises(UserError, match="does not exist"):
         inspect_data.inspected(config)
+
+
+def test_an_image_that_is_cut_off(photos):
+    """Its header is whole: only decoding finds it, which is what inspect does."""
+    whole = encoded(Image.effect_noise((64, 64), 60), "JPEG")
+    (photos / "class05" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    config = config_files.load("own_images:scratch")
+    config.data.path = str(photos)
+    floats = Image.fromarray(np.ones((2, 2), np.float32))  # refused in training, too
+    floats.save(photos / "class05" / "floats.tiff")
+    found = {d: inspect_data.inspected(config, decode=d) for d in (True, False)}
+    text = {d: "\n".join(inspect_data.lines(of)) for d, of in found.items()}
+    assert "22 files were looked at and decoded" in text[True]
+    assert "22 files were looked at by the header alone" in text[False]
+    assert "cut.jpg (image file is truncated" in text[True] and "cut.jpg" not in text[False]
+    assert "floats.tiff (its pixels are floating-point" in text[True]
+    unreadable = [path for path, _ in found[True]["files"]["unreadable"]]
+    assert unreadable == [
+        str(photos / n) for n in ("class01/text.jpg", "class05/cut.jpg", "class05/floats.tiff")
+    ]
+
+
+def test_files_are_handed_to_the_threads_a_few_at_a_time(photos, monkeypatch):
+    # The package has a function of the module's name.
+    monkeypatch.setattr(sys.modules["dml_jax.data.scan"], "_AT_A_TIME", 2)
+    source = data.load("folder", "all", path=photos)
+    assert data.scan([source], threads=2).broken == data.scan([source]).broken != []
+
+
+def test_what_inspect_refuses_before_it_looks(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(inspect_data, "inspected", lambda *a, **k: pytest.fail("it looked"))
+    for arguments, message in (
+        ([], "--path is missing: a folder"),
+        ([f"--path={tmp_path}/nowhere"], "--path: there is no .*nowhere; a folder with"),
+        ([f"--path={photos}", "--json=/proc/found.json"], "--json: the file /proc/found.json"),
+    ):
+        parser = command_line.Parser("dml inspect")
+        inspect_data.add_options(parser)
+        with pytest.raises(UserError, match=message):
+            inspect_data.main(parser.parse(arguments))
+
+
+def test_images_without_files_are_not_said_to_be_decoded():
+    config = config_files.load("quickstart")
+    config.data.classes, config.data.size = 6, 8
+    text = "\n".join(inspect_data.lines(inspect_data.inspected(config)))
+    assert "in no files of their own, and were not looked at" in text and "decod" not in text
+
+
+def test_a_split_that_only_an_evaluation_reads(photos, capsys, monkeypatch):
+    """Training does not end at it, and says it all the same."""
+    config = config_files.load("own_images:scratch")
+    monkeypatch.chdir(photos.parent)
+    config.data.path = photos.name
+    config.data.on_error = "skip"
+    config.evaluation.splits, config.train.monitor = (), ""
+    experiment = Experiment.from_config(config)
+    read = {path for path, _ in data.paths_of(experiment.source)}
+    others = [str(path) for path in photos.rglob("?.png") if str(path) not in read]
+    pathlib.Path(others[0]).write_text("no image")
+    unreadable = set()
+    session._scan(experiment, unreadable).close()
+    printed = capsys.readouterr().out
+    assert f"{others[0]} ({NO_IMAGE})" in printed
+    # What the run itself reads is counted, and nothing else: the images of one's own have no other path there.
+    assert unreadable == {path for path in read if path.endswith(("empty.png", "text.jpg"))}
+    assert "stand in two" not in printed
 
 
 def test_classes_in_two_splits(tmp_path):

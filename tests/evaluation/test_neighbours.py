@@ -11,6 +11,7 @@ from dml_jax.evaluation import neighbours, search_recall
 from dml_jax.evaluation.search import candidates
 from dml_jax.evaluation.search.candidates import faiss_search, jax_search
 from dml_jax.evaluation.search.index import Index
+from dml_jax.evaluation.search.ranks import Ranker
 
 BACKENDS = ("jax", "faiss")
 
@@ -271,14 +272,14 @@ def test_only_what_is_in_doubt_is_computed_again(monkeypatch):
     items = rng.normal(size=(3000, 16)).astype(np.float32)
     items[50:70] = items[30:50]
     index = Index.build(items)
-    pairs = Index._pairs
+    pairs = Index.pairs
     counts = []
 
     def counted(self, queries, of, rows):
         counts.append(len(rows))
         return pairs(self, queries, of, rows)
 
-    monkeypatch.setattr(Index, "_pairs", counted)
+    monkeypatch.setattr(Index, "pairs", counted)
     own = np.arange(100)
     found = []
     for distances in (True, False):
@@ -311,7 +312,8 @@ def test_ranks_are_places_among_all_neighbours(make, distance):
         of = np.repeat(np.arange(len(rows)), [len(wanted[row]) for row in rows])
         return of, np.concatenate([wanted[row] for row in rows])
 
-    for rows, of, ranks in index.ranks(items[:50], members, self_index=own):
+    counts = np.array([len(places) for places in wanted])
+    for rows, of, ranks in Ranker(index).ranks(items[:50], members, counts, self_index=own):
         _, places = members(rows)
         np.testing.assert_array_equal(order[rows[of], ranks - 1], places)
 
@@ -368,9 +370,10 @@ def test_ranks_of_equal_cosines():
     order = np.zeros((60, 299), int)
     for rows, _, places in index.nearest(items[:60], 299, self_index=own):
         order[rows] = places
-    for rows, of, ranks in index.ranks(
+    for rows, of, ranks in Ranker(index).ranks(
         items[:60],
         lambda rows: (np.repeat(np.arange(len(rows)), 3), np.tile([70, 80, 90], len(rows))),
+        np.full(60, 3),
         self_index=own,
     ):
         assert (order[rows[of], ranks - 1] == np.tile([70, 80, 90], len(rows))).all()

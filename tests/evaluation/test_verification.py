@@ -17,7 +17,7 @@ from dml_jax.evaluation import (
     singular_values,
 )
 from dml_jax.evaluation.metrics.relevance import ByClass
-from dml_jax.evaluation.verification import Pairs, consistency, roc
+from dml_jax.evaluation.verification import Pairs, consistency, histograms, roc, tiles
 from dml_jax.evaluation.verification import pairs as tiled
 from dml_jax.evaluation.verification.pairs import Window
 
@@ -44,7 +44,7 @@ def pairs(embeddings, labels):
 
 @pytest.mark.parametrize("tile", [2048, 32])
 def test_error_rates_equal_a_naive_loop(tile, monkeypatch):
-    monkeypatch.setattr(tiled, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE", tile)
     embeddings, labels = some()
     away, same, _ = pairs(embeddings, labels)
     rates = (0.0, 0.001, 0.0333, 0.5, 1.0)
@@ -88,7 +88,7 @@ def with_ties(seed=0):
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_roc_curve_equals_a_naive_loop(distance, monkeypatch):
-    monkeypatch.setattr(tiled, "TILE", 16)
+    monkeypatch.setattr(tiles, "TILE", 16)
     embeddings, labels = with_ties()
     given = embeddings
     if distance == "cosine":
@@ -186,7 +186,7 @@ def test_roc_points_lie_on_the_curve_and_the_area_within_its_bound():
 
 
 def histogram_of(everything, window):
-    return roc.Histogram.of([window], tiled.histograms(everything, [window]))
+    return roc.Histogram.of([window], histograms.histograms(everything, [window]))
 
 
 def exact_area(away, same):
@@ -251,7 +251,7 @@ def hard_sets(case):
     ],
 )
 def test_the_area_is_exact_whatever_the_scale_and_offset(case, monkeypatch):
-    monkeypatch.setattr(tiled, "TILE", 128)
+    monkeypatch.setattr(tiles, "TILE", 128)
     queries, items, labels, distance = hard_sets(case)
     a, b = (v.astype(np.float64) for v in (queries, items))
     if distance == "cosine":
@@ -305,12 +305,12 @@ def test_many_buckets_are_found_by_bisection():
     edges = window.edges()
     at = np.sort(np.random.default_rng(0).permutation(len(edges) - 1)[: len(edges) // 3])
     windows = [Window.over(int(edges[i]), int(edges[i + 1]), 4) for i in at[:: len(at) // 300]]
-    many = tiled.histograms(everything, windows)
+    many = histograms.histograms(everything, windows)
     some_of_them = slice(40, 45)
-    few = tiled.histograms(everything, windows[some_of_them])
+    few = histograms.histograms(everything, windows[some_of_them])
     for a, b in zip(many[some_of_them], few, strict=True):
         np.testing.assert_array_equal(a, b)
-    whole = tiled.histograms(everything, [window], complete=True)[0]
+    whole = histograms.histograms(everything, [window], complete=True)[0]
     for part, i in zip(many, at[:: len(at) // 300], strict=True):
         np.testing.assert_array_equal(part.sum(axis=1), whole[:, i])
 
@@ -347,7 +347,7 @@ def test_no_curve():
 
 def test_galleries_ids_and_relations(monkeypatch):
     """Half of the pairs, all of them in another order, and relevance that a relation tells, over several tiles."""
-    monkeypatch.setattr(tiled, "TILE", 32)
+    monkeypatch.setattr(tiles, "TILE", 32)
     embeddings, labels = some(6)
     names = ("tar@far=0.01", "auc", "eer", "opis", "opis@epsilon=0.3")
     plain = evaluate_embeddings(embeddings, labels, metrics=names)
@@ -404,7 +404,7 @@ def naive_utilities(embeddings, labels):
 
 @pytest.mark.parametrize("tile", [2048, 32])
 def test_opis_equals_a_naive_loop(tile, monkeypatch):
-    monkeypatch.setattr(tiled, "TILE", tile)
+    monkeypatch.setattr(tiles, "TILE", tile)
     embeddings, labels = some(1)
     names = ("opis", "opis@epsilon=0.1", "opis@epsilon=0.4", "opis@epsilon=1")
     found = evaluate_embeddings(embeddings, labels, metrics=names)

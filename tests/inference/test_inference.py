@@ -1,15 +1,27 @@
 """A trained model in use: what a run, its export and `dml embed` say of an image is one and the same."""
 
 import dataclasses
+import sys
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import dml_jax
-from dml_jax import UserError, checkpoints, config_files, evaluation, inference
-from dml_jax.inference import Index
+from dml_jax import (
+    UserError,
+    checkpoints,
+    command_line,
+    config_files,
+    evaluation,
+    inference,
+    models,
+)
+from dml_jax import export as export_command
+from dml_jax.inference import Index, formats
+from dml_jax.models.files import open_weights
 from dml_jax.training import build, score
 from dml_jax.training.loop import train
 from tests.training.commands import CONFIG, pictures
@@ -204,3 +216,63 @@ def test_what_is_refused_in_one_line(model, do, message):
     with pytest.raises(UserError, match=message) as error:
         do(model, index)
     assert "\n" not in str(error.value) and index.names == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["dml", "stablehlo", "safetensors", "orbax"])
+def test_every_format_is_read_again(name, run, tmp_path, capsys):
+    out = tmp_path / f"model.{name}"
+    command_line.run(export_command, [f"--workdir={run}", f"--format={name}", f"--out={out}"])
+    assert "4 dimensions" in capsys.readouterr().out
+    card = (tmp_path / f"model.{name}.md").read_text()
+    assert (
+        "classes trained on" in card and '"name": "convnet"' in card and "random parameters" in card
+    )
+
+
+def test_what_a_format_holds_is_compared(model, config, tmp_path, monkeypatch):
+    """The negative control: another model than the one that was written."""
+    other = jax.tree.map(lambda x: x + 1, model.variables)
+    wrong = dataclasses.replace(model, apply=lambda _, images: model.apply(other, images))
+    written = formats.export
+    monkeypatch.setattr(formats, "export", lambda _, out: written(wrong, out))
+    with pytest.raises(RuntimeError, match="gives other embeddings"):
+        formats.as_dml(model, build.model(config.model), tmp_path / "m.dml")
+
+
+def test_a_fine_tuned_backbone_goes_back_into_the_published_library(tmp_path):
+    """By the names that it was published under, batch statistics and merged adapters included."""
+    adapted = models.get("vit", image_size=14, embedding_dim=3, lora={"rank": 2, "match": ".*/qkv"})
+    variables = adapted.init(jax.random.key(0))
+    variables["params"]["lora"] = jax.tree.map(lambda x: x + 0.01, variables["params"]["lora"])
+    encoder = inference.Encoder(
+        lambda v, x: adapted.apply(v, x)[0], variables, (), 14, 3, 3, (), {}
+    )
+    formats.as_safetensors(encoder, adapted, tmp_path / "m.safetensors")
+    with open_weights(tmp_path / "m.safetensors") as file:
+        names = list(file)
+        query = file["encoder.layer.3.attention.attention.query.weight"]
+    assert "head.kernel" in "".join(names)
+    merged = adapted.merged(variables)[1]["params"]["backbone"]["block_03"]["qkv"]["kernel"]
+    np.testing.assert_array_equal(query, merged[:, :384].T)
+    # Read as pretrained weights it gives the same features.
+    again = models.get("vit", image_size=14, weights=tmp_path / "only.safetensors")
+    safetensors.numpy.save_file(
+        {
+            n: a
+            for n, a in safetensors.numpy.load_file(tmp_path / "m.safetensors").items()
+            if "head" not in n
+        },
+        tmp_path / "only.safetensors",
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 14, 14, 3), np.uint8)
+    expected = jax.jit(adapted.embeddings)(variables, images)["features"]
+    found = jax.jit(again.embeddings)(again.init(jax.random.key(1)), images)["features"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_the_converter(model, config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(
+        UserError, match="--format=onnx needs the packages jax2onnx and onnxruntime"
+    ):
+        formats.as_onnx(model, build.model(config.model), tmp_path / "m.onnx")

@@ -11,6 +11,7 @@ from dml_jax import UserError, losses
 from dml_jax.losses.partial_fc import draw
 from dml_jax.mesh import make_mesh
 from dml_jax.training import optim
+from dml_jax.training.schedules import RunLength
 
 CLASSES, DIM = 45, 6
 # Unbalanced, with classes of a single image, the last of all, and one twice in a stretch of four.
@@ -142,7 +143,7 @@ def test_moments_of_other_rows_stay():
     """Adam of the rows with a gradient is Adam of these rows alone; the others keep moments and values."""
     group = {"match": ".*", "name": "adam", "lr": 0.1, "weight_decay": 0.5}
     params = {"w": jnp.ones((3, 2)), "b": jnp.ones(())}
-    length = optim.RunLength(5, 5)
+    length = RunLength(5, 5)
     sparse = optim.partition(optim.groups_of({"all": {**group, "sparse": True}}), length)
     dense = optim.partition(optim.groups_of({"all": group}), length)
     gradients = {"w": jnp.array([[0.0, 0.0], [1.0, 2.0], [0.0, -1.0]]), "b": jnp.ones(())}

@@ -1,5 +1,6 @@
 """Losses made of losses: PML's values over several steps, sharding, padding, and bad input."""
 
+import dataclasses
 import functools
 import pathlib
 
@@ -305,3 +306,40 @@ def test_batches_that_do_not_fit():
         loss.apply(variables, X, LABELS)
     with pytest.raises(ValueError, match="takes no ref_embeddings"):
         loss.apply(variables, X, LABELS, ref_embeddings=X, ref_labels=LABELS)
+
+
+def test_losses_of_parts_of_the_embedding():
+    """Of a model with two heads each has a loss of its own, with class weights of its own width."""
+    inside = {"first": "cos_face", "all": "contrastive", "last": {"name": "nt_xent"}}
+    loss = losses.get(
+        "multiple", losses=inside, weights=[1, 0.5, 2], columns={"first": (0, 5), "last": [5, 12]}
+    )
+    variables = loss.init(jax.random.key(0), 8, 12)
+    assert variables["params"]["first"]["weights"].shape == (8, 5)
+    first, all_, last = (losses.get(name) for name in ("cos_face", "contrastive", "nt_xent"))
+    own = {"params": variables["params"]["first"]}
+    expected = (
+        first.apply(own, X[:, :5], LABELS)[0].compute()
+        + 0.5 * all_(X, LABELS)
+        + 2 * last(X[:, 5:], LABELS)
+    )
+    found, wrong = (
+        made.apply(variables, X, LABELS, block=5)[0].compute()
+        for made in (loss, dataclasses.replace(loss, columns=((0, 5), None, (4, 11))))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert abs(wrong - expected) > 1e-3 * abs(expected)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"0": (0, 13)}, r"are \(0, 13\) for '0'; the embeddings have 12"),
+        ({"0": (3, 3)}, r"are \(3, 3\) for '0'"),
+        ({"0": (3,)}, "accepted: a sequence of 2"),
+        ({"1": (0, 3)}, "unknown loss of columns: '1'"),
+    ],
+)
+def test_columns_that_are_not_there(columns, message):
+    with pytest.raises(ValueError, match=message):
+        losses.get("multiple", losses=["cos_face"], columns=columns).init(jax.random.key(0), 8, 12)

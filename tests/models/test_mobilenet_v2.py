@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dml_jax import models
-from dml_jax.models.weights import read_npz
+from dml_jax.models.files import open_weights
 from dml_jax.trees import flatten
 
 DATA = pathlib.Path(
@@ -45,6 +45,6 @@ def test_published_weights_recognise_fruit():
             left, top = (image.width - 224) // 2, (image.height - 224) // 2
             images.append(np.asarray(image.crop((left, top, left + 224, top + 224))))
     features, _ = jax.jit(model.apply)(model.init(jax.random.key(0)), np.stack(images))
-    flat = read_npz(WEIGHTS)
-    kernel = flat["classifier/kernel"].reshape(1280, 1001)
+    with open_weights(WEIGHTS) as file:
+        kernel = file["classifier/kernel"].reshape(1280, 1001)
     assert np.argmax(features @ kernel, 1).tolist() == [955, 952]

@@ -15,7 +15,9 @@ from dml_jax.models import Model
 from dml_jax.models.backbones.convnet import _GroupNorm
 from dml_jax.models.backbones.vit import VisionTransformer
 
-TINY_VIT = Bound(VisionTransformer, width=16, depth=2, heads=2, grid=3, layer_scale=1.0)
+TINY_VIT = Bound(
+    VisionTransformer, width=16, depth=2, heads=2, hidden=64, patch=14, grid=3, layer_scale=1.0
+)
 CASES = {
     "convnet": lambda **kw: models.get("convnet", width=8, depth=2, image_size=16, **kw),
     "mobilenet_v2": lambda **kw: models.get("mobilenet_v2", image_size=32, **kw),
@@ -41,7 +43,7 @@ def is_plain(tree):
 
 
 def test_available_names_are_accepted():
-    assert models.available() == ["convnet", "mobilenet_v2", "vit"]
+    assert {"bn_inception", "convnet", "mobilenet_v2", "resnet", "vit"} <= {*models.available()}
     for name in models.available():
         model = models.get(name)
         assert hash(model) == hash(models.get(name)) and model == models.get(name)
@@ -212,7 +214,7 @@ def test_a_model_of_the_users_own(documented_module):
 
 
 REFUSED = [
-    ({"name": "convnets"}, r"unknown model 'convnets'; did you mean 'convnet'\?"),
+    ({"name": "convnets"}, r"unknown model 'convnets'; did you mean 'convnet' or 'convnext'\?"),
     ({"name": 3}, "unknown model 3"),
     ({"name": "no_such_package:net"}, "there is no module 'no_such_package'"),
     (

@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from dml_jax import models
 from dml_jax.bound import Bound
-from dml_jax.models import Model, base
-from dml_jax.models.backbones import vit
-from dml_jax.models.backbones.vit import VisionTransformer, cubic_matrix
+from dml_jax.models import Model
+from dml_jax.models.backbones.positions import cubic_matrix
+from dml_jax.models.backbones.transformer import drop_path
+from dml_jax.models.backbones.vision_transformer import VisionTransformer
+from dml_jax.models.network import blueprint
+from dml_jax.models.sources import dinov2
 
 # Of the published models without their mask token: transformers' Dinov2Model less its width.
 PARAMETERS = {
@@ -26,7 +28,12 @@ PARAMETERS = {
     ("g", 0): 1_136_480_768 - 1536,
     ("s", 4): 22_058_112 - 384,
 }
-HYPER = {"plain": {}, "swiglu": {"swiglu": True}, "registers": {"registers": 4}}
+TINY = {"width": 16, "depth": 2, "heads": 2, "patch": 14, "layer_scale": 1e-5}
+HYPER = {
+    "plain": {"hidden": 64},
+    "swiglu": {"hidden": 48, "gated": True},
+    "registers": {"hidden": 64, "registers": 4, "antialias": True},
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +51,13 @@ def tiny(name, side, weights=None):
     published = models.vit()
     return Model(
         name,
-        Bound(VisionTransformer, width=16, depth=2, heads=2, grid=4, **HYPER[name]),
+        Bound(VisionTransformer, grid=4, **TINY, **HYPER[name]),
         side,
-        normalize=False,
-        weights=weights,
+        sources=dinov2.tables(2, 4 * (name == "registers"), name == "swiglu"),
         mean=published.mean,
         std=published.std,
-        read_weights=published.read_weights,
+        normalize=False,
+        weights=weights,
     )
 
 
@@ -69,19 +76,24 @@ def test_same_outputs_from_published_weights(name, golden, tmp_path):
     assert np.abs(moved - output).max() > 1e-4
 
 
-def test_weights_that_are_not_dinov2s(golden):
+def test_weights_that_are_not_dinov2s(golden, tmp_path):
     weights = published(golden, "plain")
-    with pytest.raises(ValueError, match=r"names that are not DINOv2's: 'blocks.0.norm1.weight'"):
-        models.import_dinov2({**weights, "blocks.0.norm1.weight": np.zeros(16)})
+
+    def read(weights):
+        np.savez(tmp_path / "w.npz", **weights)
+        return tiny("plain", 56, str(tmp_path / "w.npz")).read_backbone()
+
+    with pytest.raises(ValueError, match=r"transformers: not expected: 'blocks.0.norm1.weight'"):
+        read({**weights, "blocks.0.norm1.weight": np.zeros(16)})
     del weights["encoder.layer.1.attention.attention.key.bias"]
     with pytest.raises(ValueError, match=r"missing: 'encoder.layer.1.attention.attention.key.bias"):
-        models.import_dinov2(weights)
+        read(weights)
 
 
 @pytest.mark.parametrize(("size", "registers"), PARAMETERS)
 def test_number_of_parameters(size, registers):
     model = models.get("vit", size=size, registers=registers)
-    tree = base._blueprint(model).params
+    tree = blueprint(model).params
     assert sum(a.size for a in jax.tree.leaves(tree)) == PARAMETERS[size, registers]
 
 
@@ -102,9 +114,8 @@ def test_bicubic_resampling_by_a_scale(golden):
 
 
 def dropping(rate):
-    build = Bound(
-        VisionTransformer, width=16, depth=2, heads=2, grid=2, layer_scale=1.0, drop_path=rate
-    )
+    hyper = {**TINY, "hidden": 64, "layer_scale": 1.0}
+    build = Bound(VisionTransformer, grid=2, drop_path=rate, **hyper)
     return Model("dropping", build, 28)
 
 
@@ -128,9 +139,6 @@ def test_drop_path_draws_in_training_only():
 
 
 def test_drop_path_keeps_the_mean():
-    block = vit._Block(
-        8, 2, swiglu=False, layer_scale=1, drop_path=0.25, dtype=jnp.float32, rngs=nnx.Rngs(0)
-    )
-    y = block._drop(jnp.ones((4000, 1, 1)), jax.random.key(0))
+    y = drop_path(jnp.ones((4000, 1, 1)), jax.random.key(0), 0.25)
     np.testing.assert_allclose(np.unique(y), [0, 4 / 3], rtol=1e-6)
     assert abs(float(y.mean()) - 1) < 0.04

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dml_jax import evaluation, report
-from dml_jax.report import charts, summary, write
+from dml_jax.report import charts, distances, summary, write
 from dml_jax.report import page as pages
 from tests.report import browser
 
@@ -36,7 +36,10 @@ def picture(i):
 
 def written(folder, **options):
     data = report.ReportData(clustered(), LABELS, picture, "image {}.png".format, NAMES)
-    rows = {"best, step 3": evaluation.evaluate_embeddings(data.embeddings, LABELS)}
+    metrics = ("map_at_r", "recall_at_1", "eer")
+    rows = {
+        "best, step 3": evaluation.evaluate_embeddings(data.embeddings, LABELS, metrics=metrics)
+    }
     facts = {"run": "runs/<a>", "loss": "margin"}
     return report.write_report(data, rows, folder, heading="A <set> & more", facts=facts, **options)
 
@@ -284,13 +287,25 @@ def test_a_large_set_is_sampled(tmp_path, monkeypatch):
 
 def test_sets_without_classes_to_find(tmp_path):
     data = report.ReportData(clustered()[:4], np.arange(4), picture, str, NAMES)
-    files = report.write_report(data, {"all": {"map_at_r": float("nan")}}, tmp_path, heading="x")
+    rows = {"all": {"map_at_r": float("nan"), "eer": float("nan")}}
+    files = report.write_report(data, rows, tmp_path, heading="x")
     assert [file.name for file in files] == ["random.png", "classes.csv", "report.html"]
     page = files[-1].read_text()
     assert "No class has two images" in page and "ROC of one threshold" not in page
     one = report.ReportData(clustered()[:1], LABELS[:1], picture, str, NAMES)
     with pytest.raises(ValueError, match="1 image has no neighbours; accepted: two or more"):
         report.write_report(one, {}, tmp_path, heading="x")
+
+
+def test_verification_is_computed_only_where_it_is_asked_for(tmp_path, monkeypatch):
+    data = report.ReportData(clustered(), LABELS, None, str, NAMES)
+    verify, calls = distances.roc.verify, []
+    monkeypatch.setattr(distances.roc, "verify", lambda *a, **k: calls.append(1) or verify(*a, **k))
+    for metric, expected in (("map_at_r", 0), ("tar@far=0.01", 1)):
+        [*_, page] = report.write_report(data, {"all": {metric: 0.5}}, tmp_path, heading="x")
+        assert len(calls) == expected
+        assert ("ROC of one threshold" in page.read_text()) == expected
+        assert ("Distances and spectrum" in page.read_text()) != expected
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def loss(weight=True, poison=None):
     def init(key, num_classes, dim):
         return {"params": {"weights": jnp.full((dim,), 2.0)}} if weight else {}
 
-    def apply(variables, embeddings, labels, *, valid=None, key=None, block=None):
+    def apply(variables, embeddings, labels, *, key=None, block=None, references="replicated"):
         scale = variables["params"].get("weights", jnp.ones(embeddings.shape[1]))
         e = embeddings * scale[None]
         squares = ((e[:, None] - e[None]) ** 2).sum(-1)

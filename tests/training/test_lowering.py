@@ -7,13 +7,22 @@ from jax import export
 from dml_jax import losses, models
 from dml_jax.mesh import make_mesh
 from dml_jax.training import optim, sharding, state
+from dml_jax.training.schedules import RunLength
 from dml_jax.training.step import make_train_step
 from tests.losses.test_lowering import PLATFORMS, refused
 
 # Of every family the smallest that has all its parts.
 FAMILIES = {
+    "bn_inception": {"image_size": 64},
+    "clip": {"image_size": 32},
     "convnet": {"width": 8, "depth": 1, "image_size": 8},
+    "convnext": {"image_size": 32},
+    "dinov3": {"image_size": 32},
+    "googlenet": {"image_size": 64},
     "mobilenet_v2": {"image_size": 32},
+    "plain_vit": {"size": "ti", "image_size": 32},
+    "resnet": {"size": 18, "image_size": 32},
+    "siglip": {"image_size": 32},
     "vit": {"size": "s", "image_size": 28, "drop_path": 0.1},
 }
 BATCH = 8
@@ -27,7 +36,7 @@ def program(model, loss, **options):
     """The text of a step on two devices that share the state, with whatever a run can add to it."""
     tx = optim.partition(
         optim.groups_of({"all": {"match": ".*", "name": "adamw", "lr": 1e-3}}),
-        optim.RunLength(10, 10),
+        RunLength(10, 10),
         clip=1.0,
     )
     mesh = make_mesh(2, fsdp=2)

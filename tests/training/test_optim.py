@@ -7,8 +7,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from dml_jax import UserError
-from dml_jax.training import optim
+from dml_jax import UserError, models
+from dml_jax.training import optim, optimizers, schedules
+from dml_jax.training.schedules import RunLength
 
 GROUPS = {
     "backbone": {"match": "model/backbone/.*", "name": "sgd", "lr": 0.1},
@@ -23,7 +24,7 @@ PARAMS = {
 
 def run(spec, grads, start=1.0, *, total_steps=10, epoch_steps=2):
     group = optim.group("x", {"match": ".*", **spec})
-    tx = group.transformation(optim.RunLength(total_steps, epoch_steps))
+    tx = group.transformation(RunLength(total_steps, epoch_steps))
     p = jnp.float32(start)
     state = tx.init(p)
     out = []
@@ -91,7 +92,7 @@ def test_schedules():
     def rate(spec, warmup=0):
         spec = {"match": ".*", "name": "sgd", "lr": 2.0, "schedule": spec, "warmup_steps": warmup}
         group = optim.group("x", spec)
-        return [float(group.rate(jnp.int32(i), optim.RunLength(4, 2))) for i in range(5)]
+        return [float(group.rate(jnp.int32(i), RunLength(4, 2))) for i in range(5)]
 
     assert rate({"name": "constant"}) == [2] * 5
     assert rate({"name": "cosine"}) == pytest.approx([2, 1 + 0.5**0.5, 1, 1 - 0.5**0.5, 0])
@@ -102,8 +103,8 @@ def test_schedules():
 
 
 def test_names():
-    assert set(optim.available()) == {"adam", "adamw", "rmsprop", "sgd"}
-    assert set(optim.available_schedules()) == {"constant", "cosine", "step"}
+    assert set(optimizers.available()) == {"adam", "adamw", "rmsprop", "sgd"}
+    assert set(schedules.available()) == {"constant", "cosine", "step"}
 
 
 def test_optimizers_and_schedules_of_ones_own(tmp_path, monkeypatch):
@@ -161,7 +162,7 @@ def test_another_length(tmp_path, monkeypatch, name, refused):
     schedule = {"name": name, "milestones": (1, 3)} if name == "step" else {"name": name}
     groups = optim.groups_of({**GROUPS, "head": {**GROUPS["head"], "schedule": schedule}})
     for before, now in ((1000, 2000), (2000, 1000)):
-        args = groups, optim.RunLength(before, 100), optim.RunLength(now, 100)
+        args = groups, RunLength(before, 100), RunLength(now, 100)
         if refused:
             with pytest.raises(UserError, match=r"schedule of optim\.head depends on"):
                 optim.check_length(*args)
@@ -170,7 +171,7 @@ def test_another_length(tmp_path, monkeypatch, name, refused):
     # A frozen group has no rates.
     frozen = {"name": "sgd", "lr": 0.1, "freeze": True, "schedule": {"name": "cosine"}}
     groups = optim.groups_of({"x": {"match": ".*", **frozen}})
-    optim.check_length(groups, optim.RunLength(10, 1), optim.RunLength(20, 1))
+    optim.check_length(groups, RunLength(10, 1), RunLength(20, 1))
 
 
 @pytest.mark.parametrize("kind", [dict, ConfigDict])
@@ -184,7 +185,7 @@ def test_groups(kind):
 @pytest.mark.parametrize("clip", [None, 0.5, 10.0])
 def test_the_gradient_is_clipped_by_its_norm_over_all_groups(clip):
     groups = optim.groups_of({k: {**v, "name": "sgd", "lr": 1.0} for k, v in GROUPS.items()})
-    tx = optim.partition(groups, optim.RunLength(1, 1), clip)
+    tx = optim.partition(groups, RunLength(1, 1), clip)
     gradient = jax.tree.map(np.ones_like, PARAMS)
     gradient["loss"]["weights"] = gradient["loss"]["weights"] * 3.0
     leaves = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)])
@@ -233,3 +234,96 @@ def test_frozen_group_does_not_move(change):
 def test_bad_groups(groups, message):
     with pytest.raises(UserError, match=message):
         optim.build(groups, total_steps=1, epoch_steps=1).init(PARAMS)
+
+
+LAYERS = {
+    f"model/backbone/{part}": i
+    for i, part in enumerate(("patch", "block_00/w", "block_01/w", "block_02/w", "norm"))
+}
+
+
+def deep(value=1.0):
+    parts = {"patch": value, "norm": value, **{f"block_{i:02}": {"w": value} for i in range(3)}}
+    return jax.tree.map(jnp.float32, {"model": {"backbone": parts}, "loss": {"weights": value}})
+
+
+def moved(steps=1, **spec):
+    """How far each parameter of a deep model moves in plain gradient descent at rate 1, with gradients of 1."""
+    section = {
+        "backbone": {"match": "model/.*", "name": "sgd", "lr": 1.0, **spec},
+        "loss": {"match": "loss/.*", "name": "sgd", "lr": 1.0},
+    }
+    groups = optim.groups_of(section)
+    tx = optim.partition(groups, RunLength(10, 10), layers=LAYERS)
+    params = deep(0.0)
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update(deep(1.0), state, params)
+        params = optax.apply_updates(params, updates)
+    parts = params["model"]["backbone"]
+    found = [parts["patch"], *(parts[f"block_{i:02}"]["w"] for i in range(3)), parts["norm"]]
+    assert float(params["loss"]["weights"]) == -steps
+    return [-float(x) for x in found]
+
+
+def test_each_layer_has_the_rate_of_the_next_one_times_the_decay():
+    np.testing.assert_allclose(moved(layer_decay=0.5), [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [(0, [0, 0, 0, 0, 1]), (2, [0, 0, 1, 1, 1]), (3, [0, 1, 1, 1, 1]), (4, [1, 1, 1, 1, 1])],
+)
+def test_the_last_blocks_alone(last, expected):
+    assert moved(last_blocks=last) == expected
+    groups = optim.groups_of(
+        {"all": {"match": ".*", "name": "sgd", "lr": 1.0, "last_blocks": last}}
+    )
+    is_trained = optim.trained(groups, LAYERS)
+    assert [is_trained(path) for path in LAYERS] == list(map(bool, expected))
+    assert is_trained("loss/weights")
+
+
+def test_frozen_then_full():
+    """Before its first step a group stays as it is, and so do its moments; its warm-up begins there."""
+    assert moved(steps=3, start_step=3) == [0] * 5
+    assert moved(steps=5, start_step=3) == [2] * 5
+    assert moved(steps=5, start_step=3, momentum=0.5) == [1 + 1.5] * 5
+    assert moved(steps=5, start_step=3, warmup_steps=2) == [0.5 + 1] * 5
+    group = optim.group("x", {"match": ".*", "name": "sgd", "lr": 1.0, "start_step": 3})
+    assert [float(group.rate(i, RunLength(9, 9))) for i in (0, 2, 3)] == [0, 0, 1]
+
+
+def test_what_needs_blocks_says_so():
+    spec = {"match": ".*", "name": "sgd", "lr": 1.0}
+    for more in ({"last_blocks": 1}, {"layer_decay": 0.9}):
+        groups = optim.groups_of({"all": {**spec, **more}})
+        with pytest.raises(
+            UserError, match=r"optim\.all has last_blocks=.* the model has no blocks"
+        ):
+            optim.partition(groups, RunLength(1, 1))
+
+
+def test_the_table_of_the_groups():
+    spec = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "last_blocks": 1, "layer_decay": 0.5}
+    section = {
+        "backbone": {"match": "model/.*", **spec},
+        "loss": {"match": "loss/.*", "name": "sgd", "lr": 0.5, "start_step": 7},
+        "none": {"match": "nothing", "name": "sgd", "lr": 0.5},
+    }
+    assert optim.summary(deep(), optim.groups_of(section), LAYERS)[1:] == [
+        ["backbone", "2", "2", "adamw", "0.001, times 0.5 for each layer before the last", "0.1"],
+        ["backbone", "3", "3", "frozen", "", ""],
+        ["loss", "1", "1", "sgd", "0.5, from step 7 on", "0"],
+    ]
+
+
+def test_layers_of_a_model():
+    found = models.get("vit", size="s", image_size=28, embedding_dim=4).layers()
+    numbers = {path.split("/")[2]: n for path, n in found.items() if "/backbone/" in path}
+    assert [numbers[f"block_{i:02}"] for i in range(12)] == list(range(1, 13))
+    assert {numbers[part] for part in ("patch", "position", "cls_token")} == {0}
+    assert numbers["norm"] == found["model/head/kernel"] == 13
+    small = models.get("convnet", depth=2, image_size=8).layers()
+    assert small["model/backbone/stem/kernel"] == 0
+    assert small["model/backbone/stage_2_1/kernel"] == 6

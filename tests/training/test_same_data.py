@@ -5,9 +5,13 @@ import fcntl
 import numpy as np
 import pytest
 
-from dml_jax import UserError, data, run_folder
+from dml_jax import UserError, config_files, data, run_folder
+from dml_jax import config as configs
 from dml_jax.data.base import ArrayReader, Images
 from dml_jax.training import same_data
+from dml_jax.training.experiment import Experiment
+from dml_jax.training.loop import train
+from tests.training.commands import pictures
 
 
 def source(**classes):
@@ -94,6 +98,71 @@ def test_a_folder_in_which_another_process_trains(tmp_path):
     # A process that is gone holds nothing, whatever the file says.
     assert "process" in (tmp_path / ".lock").read_text()
     with run_folder.locked(tmp_path):
+        pass
+
+
+def test_a_folder_is_held_before_anything_is_loaded(tmp_path):
+    """And one that was made for nothing is not left behind."""
+    config = config_files.load("own_images:scratch")
+    config.data.path = str(tmp_path / "nowhere")
+    with (
+        run_folder.held(tmp_path / "run"),
+        pytest.raises(UserError, match="is in use: process"),
+    ):
+        train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="nowhere' does not exist"):
+        train(config, str(tmp_path / "run"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match="nowhere' does not exist"):
+        train(config, str(tmp_path / "run"))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_relative_path_of_the_data_means_the_same_in_every_folder(tmp_path, monkeypatch):
+    pictures(tmp_path / "photos", classes=5, images=2)
+    (tmp_path / "elsewhere").mkdir()
+    config = config_files.load("own_images:scratch")
+    config.data.path = "photos"
+    monkeypatch.chdir(tmp_path)
+    begun = Experiment.from_config(config)
+    assert config.data.path == "photos"  # the caller's own stays as it is
+    assert begun.config["data"]["path"] == str(tmp_path / "photos")
+    stored = configs.from_dict(begun.config)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    going_on = Experiment.from_config(stored)
+    images = same_data.of_experiment(begun)
+    assert same_data.of_experiment(going_on) == images
+    # A run that an older version stored: what was compared then is what is compared now.
+    monkeypatch.chdir(tmp_path)
+    relative = data.load("folder", "train", path="photos", fractions=config.data.fractions)
+    assert data.fingerprint(relative, "photos") == images["train"]
+
+
+def test_a_path_that_is_none_of_files_is_stored_as_it_is():
+    for path in ("owner/birds", "gs://bucket/birds", 3):
+        config = configs.new()
+        config.data = configs.data(name="some.module:birds", path=path)
+        assert configs.located(config).data.path == path
+
+
+def test_a_folder_that_nobody_may_write(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, how: False)  # root may write anywhere
+    with pytest.raises(
+        UserError, match=r"--out: nothing can be written in .*; a folder that can be"
+    ):
+        run_folder.create(tmp_path, "--out")
+    # A file in such a folder may be one that can be written, as /dev/stdout is.
+    assert run_folder.writable("/dev/null", "--json").name == "null"
+
+
+def test_a_folder_in_which_nothing_can_be_written(tmp_path):
+    (tmp_path / ".lock").mkdir()  # as root writes anywhere else
+    message = (
+        r"--workdir: nothing can be written in .* \(\.lock: Is a directory\); a folder that can"
+    )
+    with pytest.raises(UserError, match=message), run_folder.held(tmp_path):
         pass
 
 

@@ -10,6 +10,7 @@ from dml_jax import UserError, losses, models
 from dml_jax.checkpoints import Checkpoints
 from dml_jax.mesh import make_mesh
 from dml_jax.training import optim, sharding, state
+from dml_jax.training.schedules import RunLength
 from dml_jax.training.step import make_train_step
 
 CLASSES, B = 16, 16
@@ -95,7 +96,7 @@ def test_a_sample_of_the_classes(name, micro_batch):
         "all": {**group, "match": "model/.*"},
         "loss": {**group, "match": "loss/.*", "sparse": True},
     }
-    tx = optim.partition(optim.groups_of(groups), optim.RunLength(9, 9))
+    tx = optim.partition(optim.groups_of(groups), RunLength(9, 9))
 
     def curve(name, micro_batch):
         mesh, values = mesh_of(name), []

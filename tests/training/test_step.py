@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from dml_jax import losses
+from dml_jax import losses, models
 from dml_jax.mesh import make_mesh
 from dml_jax.training import optim, state
+from dml_jax.training.schedules import RunLength
 from dml_jax.training.step import make_train_step
 from tests.training import standins
 
@@ -29,14 +30,14 @@ def groups(**spec):
     return {g: {"match": f"{m}.*", **spec} for g, m in [("m", "model/"), ("l", "loss/")]}
 
 
-def train(steps=10, devices=1, micro_batch=None, spec=None, model=None, key_of=0, loss=None):
+def train(steps=10, devices=1, micro_batch=None, spec=None, model=None, key_of=0, loss=None, **how):
     model, loss = model or standins.model(), loss or standins.loss()
     spec = spec or {"name": "sgd", "lr": 0.005, "momentum": 0.9}
     tx = optim.build(groups(**spec), total_steps=steps, epoch_steps=steps)
     mesh = make_mesh(devices)
     metrics = []
     with jax.set_mesh(mesh):
-        step = make_train_step(model, loss, tx, micro_batch=micro_batch)
+        step = make_train_step(model, loss, tx, micro_batch=micro_batch, **how)
         s = state.replicate(state.init(model, loss, tx, key_of, 6), mesh)
         for batch in batches(steps):
             s, m = step(s, state.shard(batch, mesh))
@@ -191,6 +192,15 @@ def test_to_host_owns_its_memory():
     assert state.to_host(x).base is None
 
 
+def test_references_that_stay_on_their_devices():
+    how = dict(steps=3, devices=4, block=2, references="sharded")
+    want, _, _ = train(steps=3, loss=losses.get("proxy_anchor"))
+    found, _, _ = train(loss=losses.get("proxy_anchor"), **how)
+    close(found["params"], want["params"])
+    with pytest.raises(ValueError, match="references='sharded'; references='replicated' is accept"):
+        train(loss=losses.get("cos_face"), **how)
+
+
 def test_a_queue_in_the_state():
     """Learned scale and bias, and a queue that wraps around: the same on devices and in micro-batches."""
     both = {"name": "multiple", "losses": ["sigmoid", "contrastive"], "weights": [0.1, 1]}
@@ -206,3 +216,49 @@ def test_a_queue_in_the_state():
     assert (queue["index"], queue["filled"]) == (steps * B % 64, 64)
     last = np.concatenate([b["label"] for b in batches(steps)])[-64:]
     np.testing.assert_array_equal(np.roll(queue["labels"], -(steps * B % 64)), last)
+
+
+def deep_step(last_blocks):
+    """A step of a convnet of six blocks, (state, program) of the part that is trained."""
+    model = models.get("convnet", width=8, depth=2, image_size=16, embedding_dim=4)
+    loss = losses.get("multi_similarity")
+    spec = {"name": "sgd", "lr": 0.1, "last_blocks": last_blocks}
+    section = {"model": {"match": "model/.*", **spec}, "loss": {"match": "loss/.*", **spec}}
+    made, layers = optim.groups_of(section), model.layers()
+    tx = optim.partition(made, RunLength(1, 1), layers=layers)
+    images = np.random.default_rng(0).integers(0, 256, (B, 16, 16, 1), np.uint8)
+    batch = {"image": jnp.asarray(images), "label": jnp.arange(B, dtype=jnp.int32) // 3}
+    mesh = make_mesh(1)
+    with jax.set_mesh(mesh):
+        before = state.init(model, loss, tx, 0, 8)
+        step = make_train_step(model, loss, tx, trained=optim.trained(made, layers))
+        compiled = step.lower(before, batch).compile()
+        kept = jax.device_get(before["params"])
+        after, metrics = compiled(before, batch)
+    return kept, jax.device_get(after["params"]), compiled, metrics
+
+
+def test_a_frozen_prefix_costs_no_backward_pass():
+    found = {n: deep_step(n) for n in (None, 1)}
+    work = {n: f[2].cost_analysis()["flops"] for n, f in found.items()}
+    memory = {n: f[2].memory_analysis().temp_size_in_bytes for n, f in found.items()}
+    # Forward is a third of the whole, and the last block little beside the others.
+    assert work[1] < 0.6 * work[None], work
+    assert memory[1] < 0.6 * memory[None], memory
+    before, after, _, metrics = found[1]
+    whole = found[None][1]
+    backbone = [f["model"]["backbone"] for f in (before, after, whole)]
+    for part in ("stem", "stage_0_0", "stage_2_0"):
+        kernels = [b[part]["kernel"] for b in backbone]
+        assert np.array_equal(kernels[0], kernels[1]) and not np.array_equal(kernels[0], kernels[2])
+    # What is trained moves as it does where all is.
+    for part in ("backbone", "head"):
+        old, new, expected = (f["model"][part] for f in (before, after, whole))
+        kernel = (
+            (lambda tree: tree["stage_2_1"]["kernel"])
+            if part == "backbone"
+            else (lambda t: t["kernel"])
+        )
+        assert not np.array_equal(kernel(old), kernel(new))
+        np.testing.assert_allclose(kernel(new), kernel(expected), rtol=1e-5, atol=1e-7)
+    assert float(metrics["grad_norm"]) < float(found[None][3]["grad_norm"])

@@ -74,6 +74,15 @@ def test_bar_on_a_terminal():
     assert "160/800" in shown and "loss 0.2500" in shown and "images/s" in shown
 
 
+def test_a_loss_that_is_not_known_yet(capsys):
+    """As at the first steps after a run went on: nobody is to take it for one that is not finite."""
+    bar = Progress(800, 0, seconds=0.0, stream=io.StringIO())
+    for step in (1, 2):
+        bar.update(80, 1, step, float("nan"))
+    bar.close()
+    assert "step 2  " in (out := capsys.readouterr().out) and "loss" not in out and "nan" not in out
+
+
 @pytest.mark.parametrize("show", [True, False])
 def test_lines_elsewhere(capsys, show):
     stream = io.StringIO()

@@ -21,7 +21,7 @@ from dml_jax.data.base import (
 )
 from dml_jax.data.csv_lists import Row, read_list
 from dml_jax.errors import UserError
-from dml_jax.parameters import Fraction, NonNegativeInt, checked
+from dml_jax.parameters import Fraction, NonNegativeInt, PositiveInt, checked
 
 # Splits that are not classes of their own.
 EXTRA_SPLITS = ("gallery", "distractors")
@@ -57,6 +57,7 @@ def folder(
     channels: Literal[1, 3] = 3,
     fractions: tuple[Fraction, Fraction, Fraction] = (0.5, 0.1, 0.4),
     seed: NonNegativeInt = 0,
+    min_side: PositiveInt | None = None,
 ) -> Source:
     """Reads images from a directory with a sub-directory for each class, or from a CSV file that lists them.
 
@@ -75,6 +76,9 @@ def folder(
       fractions: the shares of the classes for train, val and test, with sum 1; they apply where the folder does not
         divide itself.
       seed: of that division.
+      min_side: for photographs much larger than what is cut out of them: JPEG files are decoded at 1/8 to 4/8 of their
+        size, the smallest of these at which both sides have at least this many pixels. Crops from 12 megapixels then
+        take 0.5 to 0.75 of the time with 512, and their pixels differ slightly. None decodes them whole.
 
     Raises:
       UserError: a value out of range, nothing at `path`, no images, a split without classes, or a CSV file without the
@@ -94,6 +98,9 @@ def folder(
     path = existing_path(path, "folder")
     read = _from_csv if os.path.isfile(path) else _from_directory
     source, is_split = read(path, split, channels)
+    if min_side is not None:
+        reader = FileReader(source.names, channels, min_side=min_side)
+        source = replace(source, read=reader)
     if is_split or split == "all":
         return source
     if split in EXTRA_SPLITS:
@@ -153,7 +160,7 @@ def files_below(path: str | os.PathLike[str], *, channels: int) -> Images:
       ...     len(files_below(path, channels=3))
       1
     """
-    path = existing_path(path, "images")
+    path = existing_path(path, "images", "--images")
     paths = _image_files(path)
     if not paths:
         raise UserError(
@@ -193,8 +200,10 @@ def _images_by_class(roots: Sequence[str]) -> tuple[list[str], list[str]]:
             paths += images
             keys += [key] * len(images)
     if not paths:
+        alone = sum(len(_image_files(root)) for root in roots)
+        beside = f" in a directory of a class, and {alone} beside them" if alone else ""
         raise UserError(
-            f"folder: no images under {' or '.join(roots)}; a directory per class with files ending in "
+            f"folder: no images under {' or '.join(roots)}{beside}; a directory per class with files ending in "
             f"{' '.join(EXTENSIONS)} is accepted"
         )
     return paths, keys
@@ -294,7 +303,7 @@ def _from_csv(path: str, split: str, channels: int) -> tuple[Images, bool]:
 
 def _csv_rows(path: str) -> tuple[list[Row], list[str]]:
     """Returns the rows of a CSV file, in which each image stands once, and the names of its columns."""
-    rows, columns = read_list(path, ("path", "label"))
+    rows, columns = read_list(path, ("path", "label"), ("split", "parent", "labels"))
     if "parent" in columns:
         rows, columns = read_list(path, ("path", "label", "parent"))
     seen: dict[str, str] = {}

@@ -12,6 +12,7 @@ from dml_jax.evaluation.metrics.metric import Metric
 from dml_jax.evaluation.metrics.ranking import Ranks
 from dml_jax.evaluation.search.index import Index
 from dml_jax.evaluation.search.neighbours import search_recall
+from dml_jax.evaluation.search.ranks import Ranker
 from dml_jax.evaluation.verification import roc
 from dml_jax.evaluation.verification.pairs import Pairs
 
@@ -91,9 +92,10 @@ def _ranks(
         deepest([m for m in chosen if not m.first_hit_only]), np.minimum(until, SHALLOW)
     )
     rows = np.flatnonzero(relevant > 0)
+    ranker = Ranker(index)
     while len(rows):
         again = []
-        for part, ranks in _searched(rows, depth, queries, index, self_index, relevance):
+        for part, ranks in _searched(rows, depth, queries, ranker, self_index, relevance):
             hit = np.isin(np.arange(len(part)), ranks.query_index)
             found = hit | (ranks.depth >= until[part])
             again.append(part[~found])
@@ -106,17 +108,20 @@ def _searched(
     rows: np.ndarray,
     depth: np.ndarray,
     queries: np.ndarray,
-    index: Index,
+    ranker: Ranker,
     self_index: np.ndarray,
     relevance: Any,
 ) -> Iterator[tuple[np.ndarray, Ranks]]:
     """Yields blocks of (some of the rows, where their relevant neighbours lie), at least `depth` of each looked at."""
-    included = self_index >= 0
+    index, included, relevant = ranker.index, self_index >= 0, relevance.relevant
     deep = depth[rows] > max(64, DEEP * index.size)
     whole, rows = rows[deep], rows[~deep]
     if len(whole):
-        blocks = index.ranks(
-            queries[whole], lambda at: relevance.members(whole[at]), self_index=self_index[whole]
+        blocks = ranker.ranks(
+            queries[whole],
+            lambda at: relevance.members(whole[at]),
+            relevant[whole],
+            self_index=self_index[whole],
         )
         for at, query_index, rank in blocks:
             order = np.lexsort((rank, query_index))

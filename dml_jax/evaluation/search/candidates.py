@@ -42,8 +42,11 @@ class Found(NamedTuple):
 
 Search = Callable[[np.ndarray, np.ndarray, int], Found]
 
-# Rows of the gallery that a device compares at a time: the tile of distances stays in a CPU's cache.
-GALLERY_BLOCK = 2048
+# Queries and rows of the gallery that a device compares at a time: their tile of distances stays in a CPU's cache
+# (8 MiB), and takes 512 MiB of an accelerator's memory.
+ON_CPU, ON_ACCELERATOR = (1024, 2048), (8192, 16384)
+# Bytes of an accelerator for what is kept of all groups, about one float32 of 16 rows for each query (2 GiB).
+KEPT_BYTES = 1 << 31
 GROUPS = (64, 32, 16, 8, 4)
 KEPT = (2, 4)
 # The share of queries that may need a second search because more than that fell into one group.
@@ -66,7 +69,7 @@ def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     mesh = data_mesh()
     shards = data_devices()
     size, dim = gallery.shape
-    width = _tile(block or GALLERY_BLOCK, -(-size // shards))
+    width = _tile(block or block_sizes(size)[1], -(-size // shards))
     blocks = -(-size // (shards * width))
     order = streams.generator("evaluation", size).permutation(size)
     padded = np.zeros((shards * blocks * width, dim), np.float32)
@@ -76,13 +79,13 @@ def jax_search(gallery: Float[np.ndarray, "n d"], block: int | None) -> Search:
     rows = np.zeros(len(padded), np.int32)
     rows[:size] = order
     parts = tuple(
-        _place(array.reshape(-1, width, *array.shape[1:]), mesh) for array in (padded, norms, rows)
+        place(array.reshape(-1, width, *array.shape[1:]), mesh) for array in (padded, norms, rows)
     )
 
     def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
         group, kept = _plan(count, size, width, blocks)
         near, found, furthest = _nearest(
-            queries, _float32(squares), *parts, count=count, group=group, kept=kept, mesh=mesh
+            queries, as_float32(squares), *parts, count=count, group=group, kept=kept, mesh=mesh
         )
         return Found(near, found, furthest, coarse=group * 2.0**-23 if group > 1 else 0.0)
 
@@ -117,7 +120,7 @@ def jax_approximate(gallery: Float[np.ndarray, "n d"], block: int | None) -> Sea
     vectors, sizes = jnp.asarray(gallery), jnp.asarray(norms)
 
     def search(queries: np.ndarray, squares: np.ndarray, count: int) -> Found:
-        near, rows = _approximate(queries, _float32(squares), vectors, sizes, count=count)
+        near, rows = _approximate(queries, as_float32(squares), vectors, sizes, count=count)
         return Found(near, rows, np.full(len(queries), np.inf))
 
     return search
@@ -171,11 +174,21 @@ SEARCHES: dict[str, Callable[[np.ndarray, int | None], Search]] = {
 APPROXIMATE = ("approx_max_k", "faiss_hnsw", "faiss_ivf")
 
 
-def _float32(squares: np.ndarray) -> np.ndarray:
+def block_sizes(size: int) -> tuple[int, int]:
+    """(queries, rows of a gallery of `size`) that a device compares at a time unless a block is given."""
+    if jax.default_backend() == "cpu":
+        return ON_CPU
+    queries, rows = ON_ACCELERATOR
+    # A power of two, so that few programs are compiled.
+    most = 1 << max(8, (4 * KEPT_BYTES // size).bit_length() - 1)
+    return min(queries, most), rows
+
+
+def as_float32(squares: np.ndarray) -> np.ndarray:
     return np.minimum(squares, FAR).astype(np.float32)
 
 
-def _place(array: np.ndarray, mesh: Mesh | None) -> Array:
+def place(array: np.ndarray, mesh: Mesh | None) -> Array:
     """On the devices, the leading axis split over all of them; every process holds the whole array."""
     if mesh is None:
         return jnp.asarray(array)
@@ -245,7 +258,7 @@ def _nearest(
     )(squares, queries, gallery, norms, rows)
 
 
-def _distances(
+def distances(
     squares: Float[Array, "q 1"],
     queries: Float[Array, "q d"],
     vectors: Float[Array, "n d"],
@@ -273,7 +286,7 @@ def _merged(
         best: tuple[Array, Array, Array], part: tuple[Array, Array]
     ) -> tuple[tuple[Array, Array, Array], None]:
         near, rows, start = best
-        far = jnp.concatenate([near, _distances(squares, queries, *part)], axis=1)
+        far = jnp.concatenate([near, distances(squares, queries, *part)], axis=1)
         far, where = lax.top_k(-far, count)
         kept = jnp.take_along_axis(rows, jnp.minimum(where, count - 1), axis=1)
         rows = jnp.where(where < count, kept, start + where - count)
@@ -304,7 +317,7 @@ def _grouped(
     number = jnp.arange(group, dtype=jnp.int32)[None, :, None]
 
     def step(bound: Array, part: tuple[Array, Array]) -> tuple[Array, list[Array]]:
-        far = _distances(squares, queries, *part)
+        far = distances(squares, queries, *part)
         bits = lax.bitcast_convert_type(far, jnp.int32).reshape(len(far), group, groups)
         *least, next_ = _smallest(bits & -group | number, kept + 1)
         return jnp.minimum(bound, next_.min(axis=1)), least
@@ -342,6 +355,6 @@ def _approximate(
     count: int,
 ) -> tuple[Float[Array, "q count"], Int[Array, "q count"]]:
     near, rows = lax.approx_max_k(
-        -_distances(squares[:, None], queries, vectors, sizes), count, recall_target=0.95
+        -distances(squares[:, None], queries, vectors, sizes), count, recall_target=0.95
     )
     return -near, rows

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from dml_jax import names, streams
 from dml_jax.errors import UserError
-from dml_jax.evaluation.search.candidates import APPROXIMATE, SEARCHES, Found, Search
+from dml_jax.evaluation.search.candidates import APPROXIMATE, SEARCHES, Found, Search, block_sizes
 from dml_jax.evaluation.vectors import (
     as_embeddings,
     as_ids,
@@ -26,7 +26,8 @@ from dml_jax.evaluation.vectors import (
 )
 from dml_jax.evaluation.vectors import norms as row_norms
 
-QUERY_BLOCK = 1024
+# Rows that are centred at a time.
+ROWS = 1024
 DISTANCES = ("euclidean", "cosine")
 # Candidates beyond the neighbours asked for: with fewer, more queries need a second search.
 SPARE = 8
@@ -105,7 +106,7 @@ class Index:
         first, group = _distinct(vectors)
         vectors = vectors[first] if len(first) < len(vectors) else vectors
         coordinates = partial(_coordinates, distance=distance, side=0)
-        parts = [vectors[i : i + QUERY_BLOCK] for i in range(0, len(vectors), QUERY_BLOCK)]
+        parts = [vectors[i : i + ROWS] for i in range(0, len(vectors), ROWS)]
         sums = [coordinates(part).sum(axis=0, dtype=np.float64) for part in parts]
         centre = np.sum(sums, axis=0) / len(vectors)
         largest = max(row_norms(coordinates(part) - centre).max() for part in parts)
@@ -125,7 +126,7 @@ class Index:
             distance=distance,
             search=_when_asked(search, centred, block),
             exact=backend not in APPROXIMATE,
-            block=block or QUERY_BLOCK,
+            block=block or block_sizes(len(vectors))[0],
         )
 
     @property
@@ -160,65 +161,33 @@ class Index:
                 f"k={k}; possible: 1 to {possible} (a gallery of {self.size}"
                 + (" less the query itself)" if present else ")")
             )
-        queries = self._prepared(queries)
+        queries = self.prepared(queries)
         return self._blocks(queries, int(k), self_index if present else None, distances)
 
-    def ranks(
-        self,
-        queries: Float[np.ndarray, "q d"],
-        wanted: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-        *,
-        self_index: Int[np.ndarray, " q"],
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yields the ranks of chosen items among all neighbours: `(rows of queries, query_index [m], ranks [m])`.
+    def centred(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Queries centred and scaled in float32, as the search takes them, and their norms in float64."""
+        coordinates = partial(_coordinates, distance=self.distance, side=1)
+        centred = _centred(coordinates, queries, self.centre, self.scale)
+        return centred, row_norms(centred)
 
-        What `nearest` with k = n would say, without the order of what was not chosen. Distances to everything
-        are float64 matrix products, a block of queries at a time; only what these leave undecided is computed
-        pair by pair.
+    def centred_gallery(self) -> np.ndarray:
+        """The distinct rows centred and scaled in float32, as the search takes them."""
+        coordinates = partial(_coordinates, distance=self.distance, side=0)
+        return _centred(coordinates, self.vectors, self.centre, self.scale)
 
-        Args:
-          wanted: from rows of queries to `(query_index [m], places [m])`: of each of the m chosen items the query of
-            the block that it is chosen for, ascending, and its place.
-          self_index: as in `nearest`.
+    def rounding(self) -> tuple[float, float]:
+        """(u, least): a squared distance of centred vectors in float32 is off by at most u (|q| + |g|)^2 + least.
+
+        That is the rounding of the d products and sums and of the centred vectors, and what underflows.
         """
-        queries = self._prepared(queries)
-        size = max(1, WHOLE // self.size)
-        for start in range(0, len(queries), size):
-            rows = np.arange(start, min(start + size, len(queries)))
-            part = queries[rows]
-            far, error = self._everything(part)
-            far = far[:, self.distinct] if self.size > len(self.vectors) else far
-            at = self_index[rows]
-            far[np.flatnonzero(at >= 0), at[at >= 0]] = np.inf
-            query_index, places = wanted(rows)
-            yield rows, query_index, self._ranked(part, far, 2 * error, query_index, places)
+        dim = len(self.centre)
+        least = dim * 2.0**-120
+        if self.distance == "cosine":
+            # By so much `pairs` may be off, which may be more than the search where all directions are nearly one.
+            least += (dim + 16) * 2.0**-50 * self.scale**2
+        return (dim + 8) * 2.0**-24, least
 
-    def _ranked(
-        self,
-        queries: np.ndarray,
-        far: np.ndarray,
-        error: np.ndarray,
-        query_index: np.ndarray,
-        places: np.ndarray,
-    ) -> np.ndarray:
-        ranks = np.empty(len(query_index), np.int64)
-        ends = np.searchsorted(query_index, np.arange(len(far) + 1))
-        for i, (line, increasing) in enumerate(zip(far, np.sort(far, axis=1), strict=True)):
-            mine = slice(ends[i], ends[i + 1])
-            here = line[places[mine]]
-            low = np.searchsorted(increasing, here - error[i], side="left")
-            high = np.searchsorted(increasing, here + error[i], side="right")
-            ranks[mine] = low + 1
-            for j in np.flatnonzero(high - low > 1):
-                place = places[ends[i] + j]
-                near = np.flatnonzero(np.abs(line - here[j]) <= error[i])
-                squared = self._pairs(queries, np.full(len(near), i), self.distinct[near])
-                mine_exactly = squared[np.searchsorted(near, place)]
-                before = (squared < mine_exactly) | ((squared == mine_exactly) & (near < place))
-                ranks[ends[i] + j] += np.sum(before)
-        return ranks
-
-    def _prepared(self, queries: np.ndarray) -> np.ndarray:
+    def prepared(self, queries: np.ndarray) -> np.ndarray:
         """The queries as vectors of the index; UserError for another dimension."""
         width = self.vectors.shape[1]
         if queries.shape[1] != width:
@@ -256,7 +225,7 @@ class Index:
             size = max(1, WHOLE // distinct)
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
-                far, error = self._everything(queries[part])
+                far, error = self.everything(queries[part])
                 order = np.argsort(far, axis=1)
                 near = np.take_along_axis(far, order, axis=1)
                 errors = np.broadcast_to(error[:, None], near.shape)
@@ -270,10 +239,9 @@ class Index:
         waiting: deque[tuple[np.ndarray, np.ndarray, Found]] = deque()
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            centred = np.zeros((size, len(self.centre)), np.float32)
-            coordinates = partial(_coordinates, distance=self.distance, side=1)
-            centred[: len(part)] = _centred(coordinates, queries[part], self.centre, self.scale)
-            norms = row_norms(centred)
+            centred, norms = self.centred(queries[part])
+            pad = size - len(part)
+            centred, norms = np.pad(centred, ((0, pad), (0, 0))), np.pad(norms, (0, pad))
             waiting.append((part, norms[: len(part)], self.search(centred, norms**2, count)))
             # One search runs on the devices while the host works on the one before.
             if len(waiting) == 2:
@@ -292,14 +260,8 @@ class Index:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         near, rows, furthest = (np.asarray(a)[: len(part)] for a in found[:3])
         near = near.astype(np.float64)
-        # The search is off by at most (d + 8) u (|q| + |g|)^2, rounding of the centred vectors included, by what
-        # underflows, and by what it left out of its results' bits.
-        dim = len(self.centre)
-        unit = (dim + 8) * 2.0**-24
-        least = dim * 2.0**-120
-        if self.distance == "cosine":
-            # By so much `_pairs` may be off, which may be more than the search where all directions are nearly one.
-            least += (dim + 16) * 2.0**-50 * self.scale**2
+        # `found.coarse` is what the search left out of its results' bits.
+        unit, least = self.rounding()
         with np.errstate(invalid="ignore", over="ignore"):
             errors = unit * (norms[:, None] + self.norms[rows]) ** 2 + found.coarse * near + least
             reached = np.isfinite(near[:, want - 1])
@@ -337,14 +299,14 @@ class Index:
             doubt[:, 0] = False
             doubt[:, :-1] |= mixed
         squared, rows = near.copy(), rows.copy()
-        squared[doubt] = self._pairs(queries, np.nonzero(doubt)[0], rows[doubt])
+        squared[doubt] = self.pairs(queries, np.nonzero(doubt)[0], rows[doubt])
         turned = np.flatnonzero(doubt.any(axis=1))
         order = np.lexsort((rows[turned], squared[turned]), axis=1)
         squared[turned] = np.take_along_axis(squared[turned], order, axis=1)
         rows[turned] = np.take_along_axis(rows[turned], order, axis=1)
         return squared, rows
 
-    def _pairs(self, queries: np.ndarray, query_index: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def pairs(self, queries: np.ndarray, query_index: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """float64 squared distances of queries `of` to `rows`, each by the same sum in the same order."""
         squared = np.empty(len(rows))
         cosine = self.distance == "cosine"
@@ -364,8 +326,8 @@ class Index:
                 squared[some] = np.einsum("md,md->m", vectors, vectors)
         return squared
 
-    def _everything(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float64 squared distances [b, u] by matrix products, and the most they differ from `_pairs` [b]."""
+    def everything(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float64 squared distances [b, u] by matrix products, and the most they differ from `pairs` [b]."""
         far = np.empty((len(queries), len(self.vectors)))
         rows = normalize_rows if self.distance == "cosine" else _wide
         wide = rows(queries)
@@ -444,7 +406,7 @@ def _wide(vectors: np.ndarray) -> np.ndarray:
 
 
 def _squares(vectors: np.ndarray) -> np.ndarray:
-    """The squared norms in float64, each by the same sum as a product in `Index._pairs`."""
+    """The squared norms in float64, each by the same sum as a product in `Index.pairs`."""
     squares = np.empty(len(vectors))
     size = max(1, CHUNK // vectors.shape[1])
     for start in range(0, len(vectors), size):
@@ -460,9 +422,9 @@ def _centred(
     scale: float,
 ) -> np.ndarray:
     centred = np.empty((len(vectors), len(centre)), np.float32)
-    for i in range(0, len(vectors), QUERY_BLOCK):
-        part = coordinates(vectors[i : i + QUERY_BLOCK])
-        centred[i : i + QUERY_BLOCK] = (part - centre) * scale
+    for i in range(0, len(vectors), ROWS):
+        part = coordinates(vectors[i : i + ROWS])
+        centred[i : i + ROWS] = (part - centre) * scale
     return centred
 
 

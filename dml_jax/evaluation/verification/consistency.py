@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float
 
+from dml_jax.evaluation.verification.histograms import histograms_by_class
 from dml_jax.evaluation.verification.pairs import Pairs
 
 # The false accept rates whose thresholds end the calibration range, and how many thresholds divide it.
@@ -47,27 +48,8 @@ def utilities(pairs: Pairs, low: float, high: float) -> Utilities | None:
         return None
     at = np.linspace(low, high, THRESHOLDS)
     classes = np.asarray(pairs.classes)
-    number, many = int(classes.max()) + 1, len(at)
-    accepted = np.zeros((2, number, many), np.int64)
-
-    def add(queries: slice, who: np.ndarray, genuine: np.ndarray, place: np.ndarray) -> None:
-        """Counts pairs to the classes of their queries."""
-        some, local = np.unique(classes[queries], return_inverse=True)
-        keys = (genuine * len(some) + local[who]) * many + place
-        counts = np.bincount(keys, minlength=2 * len(some) * many)
-        accepted[:, some] += counts.reshape(2, len(some), many)
-
-    for tile in pairs.tiles():
-        within = tile.found <= high
-        within[tile.self_pairs] = False
-        # Of one axis: for two NumPy takes several times as long.
-        kept = np.flatnonzero(within)
-        rows, columns = np.divmod(kept, within.shape[1])
-        place = np.searchsorted(at, tile.found.reshape(-1)[kept])
-        genuine = tile.genuine.reshape(-1)[kept]
-        add(tile.rows, rows, genuine, place)
-        if tile.weight == 2:
-            add(tile.columns, columns, genuine, place)
+    accepted = histograms_by_class(pairs, at)
+    number = accepted.shape[1]
     relevant = pairs.relevance.relevant
     others = len(pairs.items) - (pairs.self_index >= 0) - relevant
     totals = np.stack(

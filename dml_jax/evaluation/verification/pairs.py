@@ -1,26 +1,23 @@
-"""All pairs of a query and an item of the gallery in tiles, and histograms of their distances.
+"""All pairs of a query and an item of the gallery, their exact distances, and where a first histogram is fine.
 
 A pair of a query and an item of the gallery is genuine where the item is relevant, an impostor elsewhere; a query's
-pair with itself is neither. Pairs come in tiles, as often as they are asked for, and are never all in memory.
+pair with itself is neither.
 
-A distance is computed in float64 from a matrix product of the vectors less their median, so that neither an offset
-nor an outlier costs precision; it is 0 where it is within the rounding of that product. It is then rounded to 32
-significant bits, which makes ties of distances that only rounding tells apart. The bits of such a number, read as an
-integer, are its *key*: keys are ordered as the distances are, and histograms count keys.
+A distance is computed in float64 from the differences of the vectors' coordinates; it is 0 where its square is within
+the rounding of the vectors' own squares about their median. It is then rounded to 32 significant bits, which makes
+ties of distances that only rounding tells apart. The bits of such a number, read as an integer, are its *key*: keys
+are ordered as the distances are, and histograms count keys. Only the host computes keys, of the pairs for which
+float32 on the devices does not suffice (`tiles`).
 """
 
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Float, Int
 
 from dml_jax import names
 from dml_jax.errors import UserError
@@ -28,12 +25,8 @@ from dml_jax.evaluation.metrics.relevance import ByClass, Relevance
 from dml_jax.evaluation.search.index import DISTANCES
 from dml_jax.evaluation.vectors import ZERO_NORM, as_embeddings, as_ids, norms
 
-# Queries and items of a tile: its distances are float64 for a moment (32 MiB).
-TILE = 2048
-# Buckets of the first histogram (counts of more do not stay in the cache, which costs where there are many pairs), and
-# of all later ones of a pass together.
+# Buckets of the first histogram (counts of more do not stay in the cache, which costs where there are many pairs).
 BUCKETS, BUCKETS_OF_FEW, FEW = 1 << 16, 1 << 18, 1 << 24
-FINE_BUCKETS = 1 << 20
 # A float64 number has 53 significant bits; so many of them are rounded away in a key.
 ROUNDED_BITS = 21
 KEYS_PER_POWER_OF_TWO = 1 << (52 - ROUNDED_BITS)
@@ -45,31 +38,10 @@ SAMPLE, GENUINE_SAMPLE = 256, 1 << 13
 TRIMMED = (1e-4, 1e-3)
 # Rows of which the centre is the median; odd, so that the median of whole numbers is a whole number.
 CENTRE_SAMPLE = 1023
-# float64 numbers in flight on the host, and codes that are counted at a time, which stay in its cache.
-CHUNK = 1 << 22
-COUNTED = 1 << 18
-# With more windows than this they are found by bisection.
-UNROLLED = 8
-
-
-class Tile(NamedTuple):
-    """Some pairs.
-
-    Attributes:
-      rows: a slice of the queries.
-      columns: a slice of the items.
-      weight: how often each of its pairs counts.
-      found: [b, c], distances, or codes of their buckets.
-      genuine: [b, c].
-      self_pairs: (places in rows, places in columns) of the queries' pairs with themselves.
-    """
-
-    rows: slice
-    columns: slice
-    weight: int
-    found: np.ndarray
-    genuine: Bool[np.ndarray, "b c"]
-    self_pairs: tuple[np.ndarray, np.ndarray]
+# float64 numbers in flight on the host, and those that stay in its cache.
+CHUNK, CACHED = 1 << 22, 1 << 16
+# The share of a block's pairs from which on all of its distances are first taken from a matrix product.
+DENSE = 1 / 8
 
 
 class Window(NamedTuple):
@@ -238,186 +210,106 @@ class Pairs:
             found[some] = np.einsum("md,md->m", apart, apart)
         return found / 2 if self.distance == "cosine" else np.sqrt(found)
 
-    def tiles(self, windows: Sequence[Window] = (), *, complete: bool = False) -> Iterator[Tile]:
-        """Yields the pairs in tiles, with their distances or their codes.
+    def vectors(self, which: str, rows: slice) -> "Vectors":
+        """Returns some of the queries or items in float64.
 
         Args:
-          windows: where given, disjoint and ascending, tiles hold codes: 0 outside of all windows, else 1 + the number
-            of the bucket, counted through all windows.
-          complete: True where the only window holds every key.
+          which: `queries` or `items`.
+          rows: some of them.
         """
-        size = min(TILE, 1 << max(7, (max(len(self.queries), len(self.items)) - 1).bit_length()))
-        device = _device()
-        here = jax.sharding.Mesh(np.array([device]), ("here",))
-        parts = (self.queries,) if self.symmetric else (self.queries, self.items)
-        put = partial(jax.device_put, device=device)
-        vectors = [put(np.pad(part, ((0, -len(part) % size), (0, 0)))) for part in parts]
-        divisors: list[Array | None] = [None, None]
-        zero: list[Array | None] = [None, None]
+        given = (self.queries if which == "queries" else self.items)[rows].astype(np.float64)
+        zero = None
         if self.distance == "cosine":
-            lengths = [self._divisors(part) for part in parts]
-            with jax.enable_x64(True):
-                divisors = [
-                    put(np.pad(found, (0, -len(found) % size), constant_values=1.0))
-                    for found in lengths
-                ]
-            if any(np.isinf(found).any() for found in lengths):
-                zero = [put(np.pad(np.isinf(found), (0, -len(found) % size))) for found in lengths]
-        with jax.enable_x64(True):
-            table = put(_table(windows)) if windows else None
-            centre = put(self.centre)
-        waiting: deque[tuple[int, int, Array]] = deque()
-        for row in range(0, len(self.queries), size):
-            for column in range(row if self.symmetric else 0, len(self.items), size):
-                # Only the dispatch: other code of this thread keeps its own precision.
-                with jax.enable_x64(True), jax.set_mesh(here):
-                    found = _tile(
-                        (vectors[0], divisors[0], zero[0]),
-                        (vectors[-1], divisors[-1], zero[-1]),
-                        centre,
-                        row,
-                        column,
-                        table,
-                        size=size,
-                        cosine=self.distance == "cosine",
-                        complete=complete,
-                    )
-                waiting.append((row, column, found))
-                # The next tile is computed while this one is counted.
-                if len(waiting) == 2:
-                    yield self._tile(size, *waiting.popleft())
-        while waiting:
-            yield self._tile(size, *waiting.popleft())
+            divisors = self._divisors(given)
+            given, zero = given / divisors[:, None], np.isinf(divisors)
+        centred = given - self.centre
+        return Vectors(given, centred, np.einsum("nd,nd->n", centred, centred), zero)
 
-    def _tile(self, size: int, row: int, column: int, found: jax.Array) -> Tile:
-        rows = slice(row, min(row + size, len(self.queries)))
-        columns = slice(column, min(column + size, len(self.items)))
-        genuine = self.relevance.mask(np.arange(rows.start, rows.stop), columns)
-        self_index = self.self_index[rows]
-        mine = np.flatnonzero((self_index >= columns.start) & (self_index < columns.stop))
-        return Tile(
-            rows,
-            columns,
-            2 if self.symmetric and row != column else 1,
-            np.asarray(found)[: rows.stop - row, : columns.stop - column],
-            genuine,
-            (mine, self_index[mine] - column),
-        )
+    def bins(
+        self,
+        bin_of: Callable[[np.ndarray], np.ndarray],
+        a: "Vectors",
+        b: "Vectors",
+        rows: Int[np.ndarray, " m"],
+        columns: Int[np.ndarray, " m"],
+    ) -> Int[np.ndarray, " m"]:
+        """Returns the bins of listed pairs: those of their keys, whichever pairs are asked for together.
+
+        Args:
+          bin_of: keys -> bins; keys of one bin have no key of another one between them.
+          a: some queries.
+          b: some items.
+          rows: places in a, ascending.
+          columns: places in b.
+        """
+        if len(rows) <= DENSE * len(a.squares) * len(b.squares):
+            return bin_of(self._from_differences(a, b, rows, columns))
+        found = np.empty(len(rows), np.int64)
+        size = max(1, CHUNK // 8 // len(b.squares))
+        for start in range(0, len(a.squares), size):
+            part = slice(*np.searchsorted(rows, [start, start + size]))
+            i, j = rows[part], columns[part]
+            sums = a.squares[start : start + size, None] + b.squares
+            squared = sums - 2 * (a.centred[start : start + size] @ b.centred.T)
+            flat = (i - start) * len(b.squares) + j
+            squared, sums = squared.reshape(-1)[flat], sums.reshape(-1)[flat]
+            # Twice the rounding of products and of differences; it covers what is made zero, too.
+            error = (a.centred.shape[1] + 8) * 2.0**-50 * sums
+            low, high = (
+                self._keys(np.maximum(s, 0), a, b, i, j) for s in (squared - error, squared + error)
+            )
+            found[part] = bin_of(low)
+            open_ = np.flatnonzero(low != high)
+            open_ = open_[bin_of(high[open_]) != found[part][open_]] + part.start
+            if len(open_):
+                exact = self._from_differences(a, b, rows[open_], columns[open_])
+                found[open_] = bin_of(exact)
+        return found
+
+    def _from_differences(
+        self, a: "Vectors", b: "Vectors", rows: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        squared = np.empty(len(rows))
+        size = max(1, CACHED // a.given.shape[1])
+        for start in range(0, len(rows), size):
+            some = slice(start, start + size)
+            apart = a.given[rows[some]]
+            apart -= b.given[columns[some]]
+            np.einsum("md,md->m", apart, apart, out=squared[some])
+        sums = a.squares[rows] + b.squares[columns]
+        # Equal vectors are at distance 0 and not at that of rounding.
+        squared[squared <= (a.given.shape[1] + 8) * 2.0**-52 * sums] = 0
+        return self._keys(squared, a, b, rows, columns)
+
+    def _keys(
+        self, squared: np.ndarray, a: "Vectors", b: "Vectors", rows: np.ndarray, columns: np.ndarray
+    ) -> np.ndarray:
+        """The keys of squared distances; zero vectors have cosine 0 with everything."""
+        distances = squared / 2 if self.distance == "cosine" else np.sqrt(squared)
+        if a.zero is not None and b.zero is not None and (a.zero.any() or b.zero.any()):
+            distances[a.zero[rows] | b.zero[columns]] = 1
+        return keys_of(distances)
+
+
+class Vectors(NamedTuple):
+    """Some vectors in float64.
+
+    Attributes:
+      given: [b, d], divided by their norms for cosine.
+      centred: [b, d], less the centre.
+      squares: [b], of the norms of these.
+      zero: [b], which were zero vectors; None where they are as others.
+    """
+
+    given: Float[np.ndarray, "b d"]
+    centred: Float[np.ndarray, "b d"]
+    squares: Float[np.ndarray, " b"]
+    zero: np.ndarray | None
 
 
 def _spaced(size: int, count: int) -> Int[np.ndarray, " m"]:
     """At most `count` of the numbers below `size`, at equal steps."""
     return np.unique(np.linspace(0, size - 1, min(size, count)).astype(np.int64))
-
-
-def _device() -> jax.Device:
-    """One device of this process, whatever the mesh in context; the host's CPU beside TPUs, which have no float64."""
-    device = jax.local_devices()[0]
-    return jax.local_devices(backend="cpu")[0] if device.platform == "tpu" else device
-
-
-def _table(windows: Sequence[Window]) -> Int[np.ndarray, "windows 6"]:
-    """The windows and the code of the first bucket of each, with empty windows up to a power of two of them."""
-    offsets = np.cumsum([1, *(window.buckets for window in windows[:-1])])
-    table = np.array([(*window, at) for window, at in zip(windows, offsets, strict=True)], np.int64)
-    room = (1 << (len(windows) - 1).bit_length()) - len(windows)
-    largest = np.iinfo(np.int64).max
-    empty = np.array([[largest, largest, 0, 0, 1, 0]], np.int64)
-    return np.concatenate([table, np.repeat(empty, room, axis=0)])
-
-
-Side = tuple[Array, Array | None, Array | None]
-
-
-@partial(jax.jit, static_argnames=("size", "cosine", "complete"))
-def _tile(
-    queries: Side,
-    items: Side,
-    centre: Float[Array, " d"],
-    row: Int[Array, ""],
-    column: Int[Array, ""],
-    table: Int[Array, "windows 6"] | None,
-    *,
-    size: int,
-    cosine: bool,
-    complete: bool,
-) -> Array:
-    """Distances of `size` queries to as many items, or their codes in a table of windows.
-
-    Queries and items are (vectors, divisors, which of them are zero); zero vectors have cosine 0 with everything.
-    """
-
-    def part(side: Side, start: Array) -> tuple[Array, Array, Array | None]:
-        vectors, divisors, zero = side
-        found = lax.dynamic_slice_in_dim(vectors, start, size).astype(jnp.float64)
-        if divisors is not None:
-            found = found / lax.dynamic_slice_in_dim(divisors, start, size)[:, None]
-        found = found - centre[None, :]
-        if zero is not None:
-            zero = lax.dynamic_slice_in_dim(zero, start, size)
-        return found, jnp.sum(found * found, axis=1), zero
-
-    a, squares_a, zero_a = part(queries, row)
-    b, squares_b, zero_b = part(items, column)
-    sums = squares_a[:, None] + squares_b[None, :]
-    squared = sums - 2 * jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
-    # Equal vectors are at distance 0 and not at that of rounding.
-    squared = jnp.where(squared <= (a.shape[1] + 8) * 2.0**-52 * sums, 0, squared)
-    distances = squared / 2 if cosine else jnp.sqrt(squared)
-    if zero_a is not None and zero_b is not None:
-        distances = jnp.where(zero_a[:, None] | zero_b[None, :], 1.0, distances)
-    bits = lax.bitcast_convert_type(distances, jnp.int64)
-    # Logical shifts: unlike arithmetic ones they are vector instructions everywhere, and nothing is negative here.
-    keys = lax.shift_right_logical(bits + (1 << (ROUNDED_BITS - 1)), jnp.int64(ROUNDED_BITS))
-    if table is None:
-        return lax.bitcast_convert_type(keys << ROUNDED_BITS, jnp.float64)
-    if complete:
-        _, _, start, shift, buckets, _ = table[0]
-        above = jnp.maximum(keys - start, 0)
-        bucket = lax.shift_right_logical(above, jnp.broadcast_to(shift, above.shape))
-        return 1 + jnp.minimum(bucket, buckets - 1).astype(jnp.int32)
-    if table.shape[0] > UNROLLED:
-        found = jnp.searchsorted(table[:, 0], keys, side="right", method="scan_unrolled") - 1
-        return _codes(keys, *(table[:, j][jnp.maximum(found, 0)] for j in (0, 1, 3, 5)))
-    codes = [_codes(keys, *(table[i, j] for j in (0, 1, 3, 5))) for i in range(table.shape[0])]
-    return sum(codes[1:], codes[0])
-
-
-def _codes(keys: Array, low: Array, high: Array, shift: Array, offset: Array) -> Int[Array, "b c"]:
-    """The codes of keys in a window whose buckets start at `low`, 0 outside of it."""
-    # As unsigned numbers, what lies below the window is far above it: one comparison in place of two.
-    above, size, shift = ((x).astype(jnp.uint64) for x in (keys - low, high - low, shift))
-    bucket = lax.shift_right_logical(above, jnp.broadcast_to(shift, above.shape))
-    return jnp.where(above < size, offset.astype(jnp.int32) + bucket.astype(jnp.int32), 0)
-
-
-def histograms(
-    pairs: Pairs, windows: Sequence[Window], *, complete: bool = False
-) -> list[Int[np.ndarray, "2 buckets"]]:
-    """Counts impostors and genuine pairs in each bucket of each window, in one pass over the pairs.
-
-    Args:
-      pairs: all of them.
-      windows: disjoint, ascending, from `Window.over`.
-      complete: True where the only window holds every key, as `Pairs.first_window` does.
-    """
-    size = 1 + sum(window.buckets for window in windows)
-    counts = np.zeros((2, size), np.int64)
-
-    def count(codes: np.ndarray) -> np.ndarray:
-        flat = codes.reshape(-1)
-        found = np.bincount(flat[:COUNTED], minlength=size)
-        for start in range(COUNTED, len(flat), COUNTED):
-            found += np.bincount(flat[start : start + COUNTED], minlength=size)
-        return found
-
-    for tile in pairs.tiles(windows, complete=complete):
-        codes = tile.found
-        genuine = count(codes[tile.genuine])
-        found = count(codes if complete else codes[codes > 0]) - count(codes[tile.self_pairs])
-        counts[0] += tile.weight * (found - genuine)
-        counts[1] += tile.weight * genuine
-    return np.split(counts[:, 1:], np.cumsum([window.buckets for window in windows[:-1]]), axis=1)
 
 
 def pairs_of(

@@ -15,20 +15,13 @@ from jaxtyping import Float, Int
 
 from dml_jax.errors import UserError
 from dml_jax.evaluation.verification.consistency import CALIBRATION, Utilities, utilities
-from dml_jax.evaluation.verification.pairs import (
-    BUCKETS,
-    FINE_BUCKETS,
-    Pairs,
-    Window,
-    distances_of,
-    histograms,
-    pairs_of,
-)
+from dml_jax.evaluation.verification.histograms import histograms
+from dml_jax.evaluation.verification.pairs import Pairs, Window, distances_of, pairs_of
 
 # The most by which the area under the curve may be off: half of the last digit that tables print.
 AREA_BOUND = 5e-5
-# The most buckets that one pass divides for the area.
-WINDOWS = 1024
+# The most buckets that one pass divides for the area, and the buckets of all that it divides together.
+WINDOWS, FINE_BUCKETS = 1024, 1 << 20
 
 Condition = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -87,7 +80,7 @@ class Histogram(NamedTuple):
 
     def divided(self, pairs: Pairs, buckets: Int[np.ndarray, " w"]) -> "Histogram":
         """Divides some of the buckets, by another pass over the pairs."""
-        each = FINE_BUCKETS // max(len(buckets), FINE_BUCKETS // BUCKETS)
+        each = FINE_BUCKETS // len(buckets)
         windows = [Window.over(int(self.low[i]), int(self.high[i]), each) for i in buckets]
         finer = Histogram.of(windows, histograms(pairs, windows))
         kept = np.delete(np.arange(len(self.low)), buckets)

@@ -1,5 +1,8 @@
 """A small residual network for small images, quick to train on a CPU."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +11,10 @@ from jaxtyping import Array, Float
 from dml_jax.bound import Bound
 from dml_jax.errors import UserError
 from dml_jax.models.backbones.convolution import convolve
-from dml_jax.models.base import DType, Model, WeightsFile, uniform
+from dml_jax.models.base import DType, Model, WeightsFile
+from dml_jax.models.heads import HeadSpec
+from dml_jax.models.initializers import uniform
+from dml_jax.models.pooling import Parts, Pooling
 from dml_jax.parameters import PositiveInt, checked
 
 
@@ -60,13 +66,15 @@ class _Conv(nnx.Module):
 
 
 class ConvNet(nnx.Module):
-    """Three stages of 3x3 convolutions, then the mean over positions: features `[B, 4 width]`.
+    """Three stages of 3x3 convolutions, with 4 `width` features at each position of the last.
 
     The stem and the first convolution of each stage have stride 2: 32x32 images have 8x8, 4x4 and 2x2 positions in the
     stages. The normalisation is by groups, so that an embedding never depends on the rest of its batch.
     """
 
     stochastic = False
+    pooling = "average"
+    token_features = None
 
     def __init__(
         self,
@@ -93,14 +101,12 @@ class ConvNet(nnx.Module):
         self.features = inputs
         self.channels = channels
 
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool, key: Array | None
-    ) -> Float[Array, "b f"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool, key: Array | None) -> Parts:
         x = jax.nn.relu(self.stem(x))
         for name in self.layers:
             y = getattr(self, name)(x)
             x = jax.nn.relu(x + y if y.shape == x.shape else y)
-        return x.mean((1, 2), dtype=jnp.float32)
+        return Parts(x.reshape(x.shape[0], -1, x.shape[-1]))
 
 
 @checked("model")
@@ -114,6 +120,9 @@ def convnet(
     weights: WeightsFile | None = None,
     image_size: PositiveInt = 32,
     dtype: DType = "float32",
+    pooling: Pooling | None = None,
+    head: HeadSpec = "linear",
+    heads: Mapping[str, Any] | None = None,
 ) -> Model:
     """Makes a small residual network for small images, quick to train on a CPU.
 
@@ -124,11 +133,14 @@ def convnet(
       width: the channels of the first stage, a multiple of 8; the next ones have twice and four times as many.
       depth: the convolutions in a stage, from 1 on; all but the first are residual.
       channels: of the images.
-      embedding_dim: the output dimension of the linear head; None leaves the backbone's features.
+      embedding_dim: the output dimension of the head; None leaves the backbone's features.
       normalize: True to divide every embedding by its Euclidean norm.
-      weights: an .npz file with the backbone's parameters, which `Model.init` reads; None draws them.
+      weights: a file with the backbone's arrays (`dml_jax.models.files`), which `Model.init` reads; None draws them.
       image_size: the side of the (square) images in pixels.
       dtype: what the backbone computes in; parameters, head and embeddings are float32.
+      pooling: over positions: "average" (None), "max", "double" (their sum) or "gem".
+      head: "linear", "mlp", or a dict of the name and hyper-parameters (`dml_jax.models.heads`).
+      heads: several embeddings in place of embedding_dim, as in `{"a": {"dim": 64}, "b": {"dim": 64, "name": "mlp"}}`.
 
     Raises:
       UserError: a value out of range.
@@ -147,4 +159,7 @@ def convnet(
         normalize=normalize,
         weights=weights,
         dtype=dtype,
+        pooling=pooling,
+        head=head,
+        heads=heads,
     )

@@ -13,7 +13,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dml_jax.models.backbones.convolution import convolve, depthwise
-from dml_jax.models.base import DType, Model, WeightsFile, uniform
+from dml_jax.models.base import DType, Model, WeightsFile
+from dml_jax.models.heads import HeadSpec
+from dml_jax.models.initializers import uniform
+from dml_jax.models.pooling import Parts, Pooling
+from dml_jax.models.published import Rule, Table
 from dml_jax.parameters import PositiveInt, checked
 
 # Expansion, output channels, repeats and stride of the first block: table 2 of the paper.
@@ -85,11 +89,13 @@ class _Block(nnx.Module):
 
 
 class MobileNetV2(nnx.Module):
-    """The backbone; its features `[B, 1280]` are the mean over positions of the last ReLU6."""
+    """The backbone, with 1280 features at each position of the last ReLU6."""
 
     features = 1280
     channels = 3
     stochastic = False
+    pooling = "average"
+    token_features = None
 
     def __init__(self, *, image_size: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         self.stem = _Conv(3, 3, 32, stride=2, dtype=dtype, rngs=rngs)
@@ -112,17 +118,23 @@ class MobileNetV2(nnx.Module):
         self.blocks = tuple(blocks)
         self.head_conv = _Conv(1, inputs, self.features, dtype=dtype, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "b h w 3"], *, train: bool, key: Array | None
-    ) -> Float[Array, "b 1280"]:
+    def __call__(self, x: Float[Array, "b h w 3"], *, train: bool, key: Array | None) -> Parts:
         x = jax.nn.relu6(self.stem(x))
         for name in self.blocks:
             x = getattr(self, name)(x)
-        return jax.nn.relu6(self.head_conv(x)).mean((1, 2), dtype=jnp.float32)
+        x = jax.nn.relu6(self.head_conv(x))
+        return Parts(x.reshape(x.shape[0], -1, x.shape[-1]))
 
 
-def _without_classifier(flat: Mapping[str, Any], source: str) -> Mapping[str, Any]:
-    return {k: v for k, v in flat.items() if not k.startswith("classifier/")}
+# Files by our own paths, in which a classifier is left out.
+_LAYERS = ("stem", "head_conv", *(f"block_{{:02}}/{m}" for m in ("expand", "depthwise", "project")))
+SOURCES = (
+    Table(
+        "MobileNetV2 with folded normalisation",
+        tuple(Rule(f"{x}/{y}", f"{x}/{y}") for x in _LAYERS for y in ("kernel", "bias")),
+        {"classifier/.*": "classifies ImageNet"},
+    ),
+)
 
 
 @checked("model")
@@ -133,6 +145,9 @@ def mobilenet_v2(
     weights: WeightsFile | None = None,
     image_size: PositiveInt = 224,
     dtype: DType = "float32",
+    pooling: Pooling | None = None,
+    head: HeadSpec = "linear",
+    heads: Mapping[str, Any] | None = None,
 ) -> Model:
     """Makes MobileNetV2 1.0 (Sandler et al., CVPR 2018), with 1280 features of RGB images.
 
@@ -140,11 +155,14 @@ def mobilenet_v2(
     et al., 2015) it trains slowly. A classifier in the file of weights is left out.
 
     Args:
-      embedding_dim: the output dimension of the linear head; None leaves the backbone's features.
+      embedding_dim: the output dimension of the head; None leaves the backbone's features.
       normalize: True to divide every embedding by its Euclidean norm.
-      weights: an .npz file with the backbone's parameters, which `Model.init` reads; None draws them.
+      weights: a file with the backbone's arrays (`dml_jax.models.files`), which `Model.init` reads; None draws them.
       image_size: the side of the (square) images in pixels; 224 is the paper's.
       dtype: what the backbone computes in; parameters, head and embeddings are float32.
+      pooling: over positions: "average" (None), "max", "double" (their sum) or "gem".
+      head: "linear", "mlp", or a dict of the name and hyper-parameters (`dml_jax.models.heads`).
+      heads: several embeddings in place of embedding_dim, as in `{"a": {"dim": 64}, "b": {"dim": 64, "name": "mlp"}}`.
 
     Raises:
       UserError: a value out of range.
@@ -161,5 +179,8 @@ def mobilenet_v2(
         normalize=normalize,
         weights=weights,
         dtype=dtype,
-        read_weights=_without_classifier,
+        sources=SOURCES,
+        pooling=pooling,
+        head=head,
+        heads=heads,
     )

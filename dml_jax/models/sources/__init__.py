@@ -1,0 +1,1 @@
+"""How published files name the arrays of our backbones, a module per family."""
