@@ -65,7 +65,7 @@ def wrong_and_in_doubt(pairs, bins):
     for tile in tiles.tiles(pairs, bins):
         a, b = pairs.vectors("queries", tile.rows), pairs.vectors("items", tile.columns)
         rows, columns = (x.reshape(-1) for x in np.indices(tile.codes.shape))
-        right = bins.exact(pairs._from_differences(a, b, rows, columns))
+        right = np.maximum(bins.exact(pairs._from_differences(a, b, rows, columns)), -1)
         found = tile.codes.reshape(-1)
         sure = found > 0
         sure_bins = np.where(found > bins.size, -1, found - 1)
@@ -103,24 +103,44 @@ def test_bounds_are_needed(monkeypatch):
     assert sum(wrong_and_in_doubt(pairs, bins)[0] for bins in all_bins(pairs)) > 0
 
 
-def test_keys_do_not_depend_on_how_many_are_asked_for(monkeypatch):
-    embeddings, labels = some("signs")
+@pytest.mark.parametrize("kind", ["signs", "tight classes"])
+def test_bins_do_not_depend_on_how_many_are_asked_for(kind, monkeypatch):
+    embeddings, labels = some(kind)
+    rows, columns = (x.reshape(-1) for x in np.indices((300, 300)))
     for distance in ("euclidean", "cosine"):
         pairs = exact.pairs_of(embeddings, labels, distance=distance)
         a = pairs.vectors("queries", slice(0, 300))
-        rows, columns = (x.reshape(-1) for x in np.indices((300, 300)))
-        order = np.random.default_rng(0).permutation(len(rows))
-        expected = pairs._from_differences(a, a, rows, columns)
-        np.testing.assert_array_equal(
-            pairs.keys(a, a, rows[order], columns[order]), expected[order]
-        )
+        keys = pairs._from_differences(a, a, rows, columns)
+        # Windows of single keys, which intervals may hold whole, and the kinds that verification makes.
+        single = np.unique(keys[keys > 0])[::50][:, None] + [0, 1]
+        narrow = Bins.of_windows([Window.over(*map(int, each), 1) for each in single])
+        assert (narrow.exact(keys) >= 0).any()
+        for bins in (narrow, *all_bins(pairs)):
+            expected = bins.exact(keys)
+            np.testing.assert_array_equal(pairs.bins(bins.exact, a, a, rows, columns), expected)
     # Most of them come from a product.
-    asked = []
-    monkeypatch.setattr(
-        type(pairs), "_from_differences", lambda *given: asked.append(len(given[3])) or given[3]
-    )
-    pairs.keys(a, a, rows, columns)
-    assert asked[0] < len(rows) / 20
+    compute, asked = type(pairs)._from_differences, []
+
+    def counted(self, a, b, rows, columns):
+        asked.append(len(rows))
+        return compute(self, a, b, rows, columns)
+
+    monkeypatch.setattr(type(pairs), "_from_differences", counted)
+    pairs.bins(next(all_bins(pairs)).exact, a, a, rows, columns)
+    assert sum(asked) < len(rows) / 20
+
+
+def test_an_interval_over_a_whole_bin_is_open(monkeypatch):
+    """The negative control: with one number for all gaps, a pair whose bin lies within its interval would have none."""
+    embeddings, labels = some("tight classes")
+    pairs = exact.pairs_of(embeddings, labels)
+    a = pairs.vectors("queries", slice(0, 300))
+    rows, columns = (x.reshape(-1) for x in np.indices((300, 300)))
+    keys = pairs._from_differences(a, a, rows, columns)
+    single = np.unique(keys[keys > 0])[::50][:, None] + [0, 1]
+    bins = Bins.of_windows([Window.over(*map(int, each), 1) for each in single])
+    found = pairs.bins(lambda keys: np.maximum(bins.exact(keys), -1), a, a, rows, columns)
+    assert (found != np.maximum(bins.exact(keys), -1)).any()
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
@@ -138,8 +158,10 @@ def test_are_the_same_on_devices(distance, monkeypatch):
         for devices in (1, 2, 4, 8):
             with jax.set_mesh(make_mesh(devices)):
                 assert evaluate_embeddings(embeddings, labels, **given) == expected
-        with jax.set_mesh(make_mesh(8, fsdp=2, replicas=2)):
-            assert evaluate_embeddings(embeddings, labels, **given) == expected
+        backwards = Mesh(np.array(jax.devices()[4::-1]), ("data",))
+        for mesh in (make_mesh(8, fsdp=2, replicas=2), backwards):
+            with jax.set_mesh(mesh):
+                assert evaluate_embeddings(embeddings, labels, **given) == expected
 
 
 def test_devices_share_the_tiles(monkeypatch):
