@@ -226,6 +226,12 @@ def partition(
                 f"optim.{name} has last_blocks={group.last_blocks} and layer_decay={group.layer_decay:g}, and the "
                 "model has no blocks; accepted: None and 1"
             )
+        blocks = max((layers or {}).values(), default=1) - 1
+        if group.last_blocks is not None and group.last_blocks > blocks:
+            raise UserError(
+                f"optim.{name}.last_blocks={group.last_blocks}; the model has {blocks} blocks: 0 to {blocks} are "
+                "accepted, and None for all and what comes before them"
+            )
     transformations = {name: group.transformation(length, layers) for name, group in groups.items()}
     transformations[FROZEN] = optax.set_to_zero()
     optimizer = optax.partition(transformations, lambda params: labels(params, groups, layers))

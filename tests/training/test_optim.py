@@ -272,7 +272,7 @@ def test_each_layer_has_the_rate_of_the_next_one_times_the_decay():
 
 @pytest.mark.parametrize(
     ("last", "expected"),
-    [(0, [0, 0, 0, 0, 1]), (2, [0, 0, 1, 1, 1]), (3, [0, 1, 1, 1, 1]), (4, [1, 1, 1, 1, 1])],
+    [(0, [0, 0, 0, 0, 1]), (2, [0, 0, 1, 1, 1]), (3, [0, 1, 1, 1, 1])],
 )
 def test_the_last_blocks_alone(last, expected):
     assert moved(last_blocks=last) == expected
@@ -302,6 +302,11 @@ def test_what_needs_blocks_says_so():
             UserError, match=r"optim\.all has last_blocks=.* the model has no blocks"
         ):
             optim.partition(groups, RunLength(1, 1))
+
+
+def test_more_blocks_than_there_are():
+    with pytest.raises(UserError, match=r"optim\.backbone\.last_blocks=4; the model has 3 blocks"):
+        moved(last_blocks=4)
 
 
 def test_the_table_of_the_groups():
