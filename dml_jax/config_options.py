@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from dml_jax.data.training_split import HeldOut
 from dml_jax.evaluation import DEFAULT_METRICS
 from dml_jax.parameters import (
     Interval,
     NonNegativeFloat,
     NonNegativeInt,
+    OpenFraction,
     PositiveFloat,
     PositiveInt,
 )
@@ -23,7 +25,7 @@ class TrainOptions:
     """The section `train`.
 
     Attributes:
-      epochs: how often the sampler's plan of an epoch is trained.
+      epochs: how often the sampler's plan of an epoch is trained; with 0 the model is evaluated and saved as it begins.
       batch_size: images of a step, on all devices together.
       views: how often each image of a batch comes, augmented anew; for self_supervised, with as many views.
       micro_batch: images that go through the backbone at a time; None: all at once. The gradient is the same.
@@ -100,6 +102,13 @@ class DataOptions:
       prepare: what is applied to images that are evaluated, in turn.
       validation: the share of the training classes that is held out as `val`; 0 where the set has a `val` of its
         own, or for none.
+      validation_by: what is held out: random_classes, last_classes (in the set's own order, as in both papers' code),
+        or images of every class.
+      train_classes: how many classes of the training split are trained, drawn at random, or which share of them (below
+        1); None: all.
+      train_images_per_class: how many images of each are trained at most, drawn at random; None: all.
+      label_noise: the share of the training images that get the label of another class. Evaluations have the true ones.
+      subset_seed: of these three draws. The larger draw of a seed holds the smaller one.
       threads: threads that load images, or threads of each process that does.
       workers: processes that load images; 0: threads of this process do.
       prefetch: batches that are loaded ahead.
@@ -109,6 +118,11 @@ class DataOptions:
     augment: tuple[Named, ...] = ()
     prepare: tuple[Named, ...] = ()
     validation: Annotated[float, Interval(0, 1, closed_low=True)] = 0.0
+    validation_by: HeldOut = "random_classes"
+    train_classes: PositiveInt | OpenFraction | None = None
+    train_images_per_class: PositiveInt | None = None
+    label_noise: Annotated[float, Interval(0, 1, closed_low=True)] = 0.0
+    subset_seed: NonNegativeInt = 0
     threads: PositiveInt = 2
     workers: NonNegativeInt = 0
     prefetch: PositiveInt = 4

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -40,7 +41,7 @@ def resolve(kind: str, table: Mapping[str, Any], name: str) -> Any:
 
     Raises:
       UserError: a name that is not in the table, with near misses; a module that cannot be found, or that has no
-        such object. An exception that the module raises while it is imported is passed on as it is.
+        such object, or that fails while it is imported.
 
     Example:
       >>> resolve("number", {"one": 1}, "one")
@@ -62,7 +63,7 @@ def imported(kind: str, name: str) -> Any:
 
     Raises:
       UserError: a module that cannot be found (the current folder is looked in, too, where the command runs with
-        `python -m`), or that has no such object.
+        `python -m`), that fails while it is imported, or that has no such object.
     """
     module_name, _, attribute = name.partition(":")
     try:
@@ -71,11 +72,14 @@ def imported(kind: str, name: str) -> Any:
         # Only where this module or its package is missing; one that it imports is a defect of the module.
         missing = error.name or ""
         if module_name != missing and not module_name.startswith(f"{missing}."):
-            raise
+            raise _fails(f"{kind} {name!r}", module_name, error) from error
         raise UserError(
             f"{kind} {name!r}: there is no module {module_name!r}; accepted: a module that Python finds "
             "(in the current folder, or installed), a colon, and a name in it"
         ) from None
+    # The code is the user's, and may raise anything; who wants the whole traceback imports the module.
+    except Exception as error:
+        raise _fails(f"{kind} {name!r}", module_name, error) from error
     found: Any = module
     for part in attribute.split("."):
         if not part or not hasattr(found, part):
@@ -83,6 +87,19 @@ def imported(kind: str, name: str) -> Any:
             raise unknown(f"{kind} of module {module_name}:", attribute, public)
         found = getattr(found, part)
     return found
+
+
+def _fails(what: str, module_name: str, error: Exception) -> UserError:
+    """Makes the error for a module that fails while it is imported; it names the line that does."""
+    if isinstance(error, SyntaxError):
+        file, line = error.filename, error.lineno
+    else:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = last.filename, last.lineno
+    return UserError(
+        f"{what}: the module {module_name} fails while it is imported, in {file}, line {line}: "
+        f"{type(error).__name__}: {error}"
+    )
 
 
 def _offers(module: types.ModuleType, name: str, value: Any) -> bool:

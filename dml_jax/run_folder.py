@@ -3,6 +3,7 @@
 WORKDIR/config.json      the whole configuration
 WORKDIR/metrics.csv      loss, norms and validation by step; tensorboard/ and curves.png show the same
 WORKDIR/data.json        which images it is about, by class, to notice where they change
+WORKDIR/training_images.csv    image, label and true label, where not the whole training split is trained as it is
 WORKDIR/code/            modules of one's own that the configuration names
 WORKDIR/checkpoints/     the last state, and the best model by validation (`dml_jax.checkpoints`)
 WORKDIR/evaluation/      what `dml evaluate` writes
@@ -236,6 +237,17 @@ def check_same(stored: Mapping[str, Any], given: Mapping[str, Any], workdir: str
             f"{workdir} holds a run of another config: {'; '.join(differ)}. Its own config, or another "
             "--workdir, is accepted"
         )
+
+
+def going_on(stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of a run that goes on: the given one with the weights that the run began from.
+
+    Args:
+      stored: the configuration of the run, as `config.to_dict` returned it.
+      given: the configuration that it is to go on with, likewise.
+    """
+    began_from = {k: v for k, v in stored["model"].items() if k == "weights"}
+    return {**given, "model": {**given["model"], **began_from}}
 
 
 def _show(flat: Mapping[str, Any], key: str) -> str:

@@ -395,7 +395,8 @@ def check_distinct_classes(classes: Classes, batch_size: int, *, m: int) -> None
     if groups_of(batch_size, m) > len(classes.sizes):
         raise UserError(
             f"a batch of {batch_size} with m={m} needs {batch_size // m} classes and the set has "
-            f"{len(classes.sizes)}; batch_size up to {len(classes.sizes) * m} is accepted"
+            f"{len(classes.sizes)}; a batch of {len(classes.sizes) * m} or less is accepted "
+            f"(--config.train.batch_size={len(classes.sizes) * m})"
         )
     check_groups(classes, batch_size, m=m)
 

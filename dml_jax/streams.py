@@ -21,6 +21,9 @@ Stream = Literal[
     "draw_glyphs",
     "toy_points",
     "evaluation",
+    "train_classes",
+    "train_images",
+    "label_noise",
 ]
 
 # The numbers are part of what a seed means: changing one changes the runs of everybody.
@@ -36,6 +39,9 @@ STREAMS: dict[str, int] = {
     "toy_points": 0,
     # An evaluation plans no epochs either; its seed says which items it looks at.
     "evaluation": 0,
+    "train_classes": 6,
+    "train_images": 7,
+    "label_noise": 8,
 }
 
 

@@ -30,6 +30,7 @@ def module(tmp_path, monkeypatch):
             import no_such_package_anywhere
         """)
     )
+    (tmp_path / "mistyped.py").write_text("x = 1\n\ndef f(:\n    pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "of_mine"
     for name in ("of_mine", "broken"):
@@ -43,9 +44,13 @@ def test_objects_of_the_user_s_own(module):
         names.resolve("thing", TABLE, f"{module}:numbr")
     with pytest.raises(UserError, match="there is no module 'no_such_module'"):
         names.resolve("thing", TABLE, "no_such_module:x")
-    # A module that is there and imports one that is not is a defect of it: its traceback stays.
-    with pytest.raises(ModuleNotFoundError, match="no_such_package_anywhere"):
+    # A module that is there and imports one that is not is a defect of it: its line is named.
+    says = r"thing 'broken:x': the module broken fails .*broken\.py, line 2: .*no_such_package_anywhere"
+    with pytest.raises(UserError, match=says) as raised:
         names.resolve("thing", TABLE, "broken:x")
+    assert isinstance(raised.value.__cause__, ModuleNotFoundError)
+    with pytest.raises(UserError, match=r"mistyped\.py, line 3: SyntaxError"):
+        names.resolve("thing", TABLE, "mistyped:x")
 
 
 def test_what_a_user_may_write_for_a_part():

@@ -10,7 +10,6 @@ from dml_jax.data.base import (
     Source,
     Subset,
     hierarchy,
-    hold_out,
     integer_labels,
     label_sets,
     subset,
@@ -24,6 +23,7 @@ from dml_jax.data.identity import ClassImages, differences, fingerprint, relativ
 from dml_jax.data.pipeline import Plan, Plans, eval_batches, train_batches
 from dml_jax.data.scan import BackgroundScan, Findings, paths_of, scan, sizes
 from dml_jax.data.sources import available, load
+from dml_jax.data.training_split import hold_out, reduced, with_label_noise
 
 __all__ = [
     "ArrayReader",
@@ -56,9 +56,11 @@ __all__ = [
     "load",
     "omniglot",
     "paths_of",
+    "reduced",
     "relative_name",
     "scan",
     "sizes",
     "subset",
     "train_batches",
+    "with_label_noise",
 ]

@@ -1,4 +1,4 @@
-"""What a source of images is, and the pieces that sources are made of: readers, subsets, held-out classes."""
+"""What a source of images is, and the pieces that sources are made of: readers and subsets."""
 
 import os
 import tarfile
@@ -209,38 +209,8 @@ def subset(source: Source, classes: Sequence[int] | np.ndarray) -> Subset:
     return Subset(source, rows, labels[rows], tuple(source.class_names[c] for c in kept))
 
 
-def hold_out(source: Source, fraction: float, seed: int) -> tuple[Subset, Subset]:
-    """Divides the classes of a source at random and returns two sources, (rest, held out).
-
-    round(fraction * C) of the C classes are held out, at least one, and at least one stays. Both sources keep the
-    order of the images; labels are 0 to C-1 within each.
-
-    Args:
-      source: of two or more classes.
-      fraction: the share of the classes that is held out, above 0 and below 1.
-      seed: of the draw.
-
-    Raises:
-      UserError: a fraction out of range, or a source of fewer than two classes.
-
-    Example:
-      >>> pixels = np.zeros((4, 8, 8, 1), np.uint8)
-      >>> source = Images(np.arange(4), tuple("abcd"), list("wxyz"), ArrayReader(pixels))
-      >>> rest, held_out = hold_out(source, 0.25, seed=0)
-      >>> len(rest.class_names), len(held_out.class_names)
-      (3, 1)
-    """
-    count = len(source.class_names)
-    if not 0 < fraction < 1:
-        raise UserError(f"fraction={fraction} of the classes; a number between 0 and 1 is accepted")
-    if count < 2:
-        raise UserError(f"a source of {count} class has none to hold out; two or more are needed")
-    held = min(max(round(fraction * count), 1), count - 1)
-    order = _shuffled_classes(count, seed)
-    return subset(source, np.sort(order[held:])), subset(source, np.sort(order[:held]))
-
-
-def _shuffled_classes(count: int, seed: int) -> Int64[np.ndarray, " n"]:
+def shuffled_classes(count: int, seed: int) -> Int64[np.ndarray, " n"]:
+    """Returns the numbers of the classes in an order that the seed draws."""
     return streams.generator("split_classes", seed).permutation(count)
 
 
@@ -489,7 +459,7 @@ def split_classes(
             f"{owner}: fractions={tuple(fractions)}; three numbers of at least 0 with sum 1 "
             "(train, val, test) are accepted"
         )
-    order = _shuffled_classes(count, seed)
+    order = shuffled_classes(count, seed)
     cuts = np.rint(np.cumsum(fractions)[:2] * count).astype(int)
     return {
         split: sorted(part.tolist())

@@ -224,19 +224,34 @@ def load(
     Example:
       >>> load("runs/nowhere")
       Traceback (most recent call last):
-      dml_jax.errors.UserError: there is no runs/nowhere/config.json; a folder that training wrote is accepted
+      dml_jax.errors.UserError: there is no runs/nowhere; accepted: the folder of a run, or a file that dml export wrote
     """
     where = pathlib.Path(path).expanduser()
     if where.is_file():
         from dml_jax.inference.export import load_exported  # it makes encoders
 
         return load_exported(where)
+    if not (where / "config.json").is_file():
+        raise _no_run(where)
     config = run_folder.read_config(where)
     model = build.model(config.model)
     name = embedding or config.evaluation.embeddings[0]
     template = jax.eval_shape(model.without_weights().init, jax.random.key(0))
     kind, step, variables = checkpoints.restore_model(str(where), checkpoint, template)
     return encoder_of(config, model, variables, name, where, kind, step)
+
+
+def _no_run(where: pathlib.Path) -> UserError:
+    """Makes the error for a folder that is not that of a run."""
+    accepted = "accepted: the folder of a run, or a file that dml export wrote"
+    if not where.exists():
+        return UserError(f"there is no {where}; {accepted}")
+    model = where / "model.dml"
+    if model.is_file():
+        return UserError(
+            f"{where} is an index of embeddings, made by the model {model}; {accepted}"
+        )
+    return UserError(f"{where} has no config.json, so it is not the folder of a run; {accepted}")
 
 
 def encoder_of(

@@ -90,7 +90,8 @@ def load_exported(path: str | os.PathLike[str]) -> Encoder:
             about = json.loads(archive.read(ABOUT))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UserError(
-            f"{place} is no model ({error}); a file that dml export wrote is accepted"
+            f"{place} is not a file of dml export --format=dml ({error}); such a file is accepted, or the folder of "
+            "a run. What --format=stablehlo writes is for jax.export.deserialize"
         ) from None
     return Encoder(
         apply=lambda variables, images: exported.call(variables, images),

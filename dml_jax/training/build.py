@@ -6,14 +6,18 @@ from typing import Any
 import numpy as np
 
 from dml_jax import data, losses, miners, models, names, samplers
-from dml_jax.config import DATA_FIELDS, plain
+from dml_jax.config import DATA_FIELDS, plain, typed
+from dml_jax.config_options import DataOptions
 from dml_jax.errors import UserError
 from dml_jax.losses import Loss, Multiple, SelfSupervised, ViewsLoss
 from dml_jax.relations import Relation
 
 
 def source(config: Any, split: str) -> data.Source:
-    """Returns a split of the configured data; with `data.validation` the training classes make train and val.
+    """Returns a split of the configured data, with true labels.
+
+    With `data.validation` the training split makes train and val. Of train there is what `data.train_classes` and
+    `data.train_images_per_class` leave.
 
     Args:
       config: a configuration, of which `data` and `seed` are used.
@@ -28,15 +32,38 @@ def source(config: Any, split: str) -> data.Source:
         raise UserError(
             f"data.path of {section['name']} is not set; --config.data.path=PATH is accepted"
         )
-    fraction = section["validation"]
-    if split == "test" or not fraction:
-        return data.load(section["name"], split, **options)
-    if split not in ("train", "val"):
+    chosen = typed("data", DataOptions, section)
+    if split == "test" or not chosen.validation:
+        found = data.load(section["name"], split, **options)
+    elif split not in ("train", "val"):
         raise names.unknown("split beside data.validation:", split, ("train", "val", "test"))
-    train, val = data.hold_out(
-        data.load(section["name"], "train", **options), fraction, config.seed
+    else:
+        whole = data.load(section["name"], "train", **options)
+        train, val = data.hold_out(whole, chosen.validation, config.seed, chosen.validation_by)
+        found = train if split == "train" else val
+    if split != "train":
+        return found
+    return data.reduced(
+        found,
+        classes=chosen.train_classes,
+        images_per_class=chosen.train_images_per_class,
+        seed=chosen.subset_seed,
     )
-    return train if split == "train" else val
+
+
+def training_source(config: Any) -> data.Source:
+    """Returns the split "train" with the labels that are trained: some wrong ones, with `data.label_noise`.
+
+    Args:
+      config: a configuration, of which `data` and `seed` are used.
+
+    Raises:
+      UserError: as `source`, and noise in the labels of a single class.
+    """
+    section = plain(config.data)
+    return data.with_label_noise(
+        source(config, "train"), section["label_noise"], section["subset_seed"]
+    )
 
 
 def model(section: Mapping[str, Any]) -> models.Model:

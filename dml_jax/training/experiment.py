@@ -81,7 +81,7 @@ class Experiment:
         tasks.check_reported(config)
         better = {monitor: monitor_better(monitor) for monitor in options.monitors}
         model, loss = build.model(config.model), build.loss(config)
-        source = build.source(config, "train")
+        source = build.training_source(config)
         eval_specs = [tasks.eval_spec(config, split, model) for split in config.evaluation.splits]
         labels = build.labels(loss.relation, source)
         build.check_views(loss, options.views)

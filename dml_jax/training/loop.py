@@ -48,9 +48,13 @@ def _train(session: Session, state: State, position: Position) -> dict[str, floa
     saver, reporter, validator = session.saver, session.reporter, session.validator
     results: dict[str, float] = {}
     try:
-        if experiment.before_training and position.total == 0:
+        untrained = options.epochs == 0
+        if (experiment.before_training or untrained) and position.total == 0:
             results = validator.evaluate(state)
             reporter.evaluation(position, 0, results)
+        if untrained:
+            # The model as it begins is the result, for the commands that read a run.
+            saver.save(state, position)
         while True:
             # Here is where a run goes on that was ended in an evaluation.
             if _is_evaluated(session, position):

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float, Int32
 
 from dml_jax import data, samplers
+from dml_jax.errors import UserError
 from dml_jax.evaluation.embed import Embedded
 from dml_jax.training import state as states
 from dml_jax.training.experiment import Experiment
@@ -52,7 +53,13 @@ class Plans:
         self._sampler, self._source = sampler, source
         self._batch_size, self._seed, self._threads = batch_size, seed, threads
         self._storage_sampler = sampler if isinstance(sampler, samplers.StorageSampler) else None
-        self.steps = sampler.steps(source.labels, batch_size)
+        try:
+            self.steps = sampler.steps(source.labels, batch_size)
+        except UserError as error:
+            count, classes = len(source), len(source.class_names)
+            raise UserError(
+                f"the training split ({count} images of {classes} classes): {error}"
+            ) from None
         self.storage_rows = len(source) if self._storage_sampler else 0
         self.updates_storage = self._storage_sampler is not None and self._storage_sampler.updates
         self._of_epoch = EpochPlans(sampler, source.labels, source.parent_labels, batch_size, seed)

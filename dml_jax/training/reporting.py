@@ -170,10 +170,10 @@ class Reporter:
             log(f"epoch {epoch}  " + "  ".join(f"{k} {results[k]:.4f}" for k in shown))
 
     def finish(self) -> None:
-        """Draws the curves of the run that is over, and says which images could not be read."""
+        """Draws the curves of the run that is over, if it had steps, and says which images could not be read."""
         if self._skipped or self._unreadable:
             log(left_out(self._skipped, self._unreadable))
-        if self._trackers is not None:
+        if self._trackers is not None and self._length.total_steps:
             report.training_curves(self._trackers.table.path, self._workdir / "curves.png")
 
     def close(self) -> None:

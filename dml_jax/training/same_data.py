@@ -5,11 +5,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from dml_jax import data
+from dml_jax import config as configs
+from dml_jax import csv_files, data
 from dml_jax.errors import UserError
+from dml_jax.training import build
 from dml_jax.training.experiment import Experiment
 
 FILE = "data.json"
+LABELS = "training_images.csv"
 Splits = dict[str, dict[str, data.ClassImages]]
 
 
@@ -45,6 +48,31 @@ def write(workdir: pathlib.Path, splits: Splits) -> None:
     """
     text = json.dumps(splits, indent=1) + "\n"
     (workdir / FILE).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def write_labels(workdir: pathlib.Path, experiment: Experiment) -> None:
+    """Writes `training_images.csv`, what is trained with which label, where that is not the whole split as it is.
+
+    Args:
+      workdir: the folder of the run.
+      experiment: what is trained.
+    """
+    section, source = experiment.config["data"], experiment.source
+    if not (
+        section["train_classes"] or section["train_images_per_class"] or section["label_noise"]
+    ):
+        return
+    true = build.source(configs.from_dict(experiment.config), "train").labels
+    names, root = source.class_names, root_of(experiment.config)
+    rows = [
+        {
+            "image": data.relative_name(source.name(i), root),
+            "label": names[label],
+            "true_label": names[true_label],
+        }
+        for i, (label, true_label) in enumerate(zip(source.labels, true, strict=True))
+    ]
+    csv_files.write_rows(workdir / LABELS, list(rows[0]), rows)
 
 
 def read(workdir: str | pathlib.Path) -> Splits:

@@ -1,6 +1,7 @@
 """When a run is saved, and how it goes on from what was saved."""
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Saver:
         kinds = tuple(map(self._kind, experiment.monitors)) or ("best",)
         self._checkpoints = checkpoints.Checkpoints.open(folder, kinds)
         self._last_save = time.monotonic()
+        self.config: Mapping[str, Any] = experiment.config
 
     def begin(self, tx: Any, mesh: Mesh) -> tuple[states.State, Position]:
         """Returns the state and the position of the last checkpoint, or those before the first step.
@@ -73,6 +75,7 @@ class Saver:
         stored = self._checkpoints.restore({**template, **plans.to_save()}, self._check)
         if stored is None:
             return states.make(init, experiment.model, shardings), Position()
+        self.config = run_folder.going_on(stored[1]["config"], experiment.config)
         state = plans.restore(stored[0])
         monitor = next(iter(experiment.monitors), "")
         position = Position.from_json(stored[1]["progress"], int(state["step"]), monitor)
@@ -135,7 +138,7 @@ class Saver:
         return "best" if first else f"best_{monitor.replace('/', '_')}"
 
     def _meta(self, **more: Any) -> dict[str, Any]:
-        return {**more, "config": self._experiment.config}
+        return {**more, "config": self.config}
 
     def latest(self) -> str | None:
         """Returns the path of the last whole checkpoint; None where there is none."""

@@ -2,8 +2,9 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -101,13 +102,14 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         log(console.aligned(optim.summary(state["params"], experiment.groups, layers)))
         if saver.latest() is not None:
             log(f"going on from {saver.latest()}")
-            for note in notes:
+            for note in [*notes, *_unread_weights(saver.config, experiment.config)]:
                 log(f"note: {note}")
         elif is_primary():
             same_data.write(place, images)
+            same_data.write_labels(place, experiment)
         if is_primary():
-            run_folder.write_config(place, experiment.config)
-            own_code.store(place, experiment.config)
+            run_folder.write_config(place, saver.config)
+            own_code.store(place, saver.config)
 
         skipped = Counter[str]()
         reporter = Reporter(experiment, place, position, length, skipped, unreadable, saver.latest)
@@ -222,6 +224,16 @@ def _adaptation(experiment: Experiment) -> list[str]:
         return []
     return [
         "model.lora adapts a backbone that is trained, too; --config.optim.backbone.freeze=True trains the adapters"
+    ]
+
+
+def _unread_weights(began: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """A note where a run that goes on is given other weights than it began from, which its checkpoint replaces."""
+    before, now = began["model"].get("weights"), given["model"].get("weights")
+    if before == now:
+        return []
+    return [
+        f"model.weights={now!r} is not read: the run began from {before!r} and has a checkpoint"
     ]
 
 

@@ -509,6 +509,7 @@ def test_approximate_search_reports_its_recall():
             {"metrics": ["precision_at1"]},
             "unknown metric 'precision_at1'; did you mean 'precision_",
         ),
+        ({"metrics": ["recal_at_5"]}, "unknown metric 'recal_at_5'; did you mean 'recall_at_5'"),
         ({"metrics": ["recall_at_0"]}, "unknown metric 'recall_at_0'; did you mean 'recall_at_k'"),
         ({"metrics": ["recall_at_k"]}, "needs a number"),
         ({"labels": np.zeros(6)}, "labels have .* type float64; accepted: 6 integers"),

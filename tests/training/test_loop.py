@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dml_jax import UserError, checkpoints, config_files, evaluate, names
+from dml_jax import UserError, checkpoints, config_files, csv_files, evaluate, names
 from dml_jax import config as configs
 from dml_jax import losses as losses_of
 from dml_jax.training import build, feed, loop, saving
+from dml_jax.training.experiment import Experiment
 from dml_jax.training.loading import Loader
 from dml_jax.training.position import Best, Position
 from dml_jax.training.preemption import Terminated
@@ -51,6 +52,64 @@ def test_early_stopping(data, tmp_path, capsys, monkeypatch):
     assert evaluate.restored(str(tmp_path), "last", gone)[:2] == ("last", 9)
     assert "stopping early" in capsys.readouterr().out
     assert list(losses(tmp_path)) == list(range(1, 10))
+
+
+def test_without_epochs_the_model_is_evaluated_and_saved_as_it_begins(data, tmp_path, capsys):
+    config = config_of(data, "steps=2,epochs=0")
+    config.evaluation.at_end = ("test",)
+    results = loop.train(config, str(tmp_path))
+    assert {name.partition("/")[0] for name in results} == {"val", "test"}
+    model = build.model(config.model)
+    assert evaluate.restored(str(tmp_path), "best", model)[:2] == ("last", 0)
+    assert not (tmp_path / "curves.png").exists()
+    # Started again it comes to the same end, and with epochs it goes on from there.
+    assert loop.train(config, str(tmp_path)) == results
+    config.train.epochs = 1
+    loop.train(config, str(tmp_path))
+    assert list(losses(tmp_path)) == [1, 2]
+
+
+def test_weights_given_to_a_run_that_goes_on_are_not_stored(data, tmp_path, capsys):
+    config = config_of(data, "steps=2,epochs=1")
+    config.model.weights = ""
+    loop.train(config, str(tmp_path))
+    config.model.weights = "other.npz"
+    config.train.epochs = 2
+    loop.train(config, str(tmp_path))
+    assert "model.weights='other.npz' is not read" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert (stored["model"]["weights"], stored["train"]["epochs"]) == ("", 2)
+
+
+def test_a_part_of_the_training_split_with_wrong_labels(data, tmp_path):
+    """The run stores what it trained; the evaluation of the training split has the true labels."""
+    config = config_of(data, "steps=2,epochs=1")
+    config.data.update(
+        train_classes=6,
+        train_images_per_class=3,
+        label_noise=0.5,
+        validation=0.2,
+        fractions=(0.8, 0.0, 0.2),
+    )
+    experiment = Experiment.from_config(config)
+    loop.train(config, str(tmp_path))
+    stored = csv_files.read_rows(tmp_path / "training_images.csv")
+    wrong = [row for row in stored if row["label"] != row["true_label"]]
+    assert len(stored) == len(experiment.source) and len({row["true_label"] for row in stored}) == 6
+    assert len(wrong) == round(len(stored) / 2)
+    assert all(row["image"].startswith(row["true_label"]) for row in stored)
+    evaluated = build.source(config, "train")
+    assert {evaluated.class_names[c] for c in evaluated.labels} == {r["true_label"] for r in stored}
+    assert len(build.source(config, "val").class_names) == 3
+
+
+def test_too_few_classes_are_those_of_the_training_split(data, tmp_path):
+    config = config_of(data, "steps=2,epochs=1")
+    config.train.batch_size = 64
+    with pytest.raises(
+        UserError, match=r"training split \(.* 14 classes\): .*--config.train.batch_size=28"
+    ):
+        loop.train(config, str(tmp_path))
 
 
 def test_patience_none_and_no_monitor(data, tmp_path):

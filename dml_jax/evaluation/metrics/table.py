@@ -157,7 +157,18 @@ def get(name: str, k: int | None = None) -> Metric:
             found = factory(_number(name, number, match[1]))
             title = name if found.title == found.name else found.title
             return replace(found, name=name, title=title)
-    raise names.unknown("metric", name, {**METRICS, **TITLES})
+    raise names.unknown("metric", name, _with_number(str(name)))
+
+
+def _with_number(name: str) -> list[str]:
+    """Returns the names that are accepted; those that take a number end in that of `name`, where it has one."""
+    number = re.search(r"\d+(\.\d+)?$", name)
+    accepted = list({**METRICS, **TITLES})
+    if number is None:
+        return accepted
+    numbered = {key: key[:-1] + number[0] for key in accepted if key[-2:] in PLACEHOLDERS}
+    # A number that is not accepted must not be proposed again.
+    return [key if numbered.get(key) == name else numbered.get(key, key) for key in accepted]
 
 
 def _number(name: str, kind: type, text: str) -> Any:
