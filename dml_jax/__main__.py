@@ -22,6 +22,9 @@ COMMANDS = {
     "export": "dml_jax.export",
     "inspect": "dml_jax.inspect_data",
     "list": "dml_jax.list_names",
+    "study": "dml_jax.experiments.run",
+    "tune": "dml_jax.experiments.tune",
+    "report": "dml_jax.experiments.report",
     "toy": "dml_jax.revisiting.toy",
 }
 

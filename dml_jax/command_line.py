@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from dml_jax import config as configs
 from dml_jax import config_files, names, processes, run_folder
+from dml_jax.__main__ import COMMANDS
 from dml_jax.errors import UserError
 
 
@@ -249,7 +250,7 @@ def shell(command: str, *arguments: str) -> str:
     """Returns a command that can be pasted into a shell as it is, with the Python that runs now.
 
     Args:
-      command: the command's name, as in "evaluate".
+      command: the command's name, a key of `COMMANDS`, as in "evaluate".
       *arguments: its arguments.
 
     >>> shell("evaluate", "--workdir=my run").endswith("evaluate '--workdir=my run'")
@@ -264,4 +265,4 @@ def shell(command: str, *arguments: str) -> str:
         python = pathlib.Path("python")
     elif pathlib.Path.cwd() in python.parents:
         python = python.relative_to(pathlib.Path.cwd())
-    return shlex.join([str(python), "-m", f"dml_jax.{command}", *arguments])
+    return shlex.join([str(python), "-m", COMMANDS[command], *arguments])

@@ -7,12 +7,16 @@ import re
 import sys
 import traceback
 import types
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
 from dml_jax import config as configs
 from dml_jax import names
 from dml_jax.errors import UserError
+
+T = TypeVar("T")
 
 # Beside the package in a checkout, inside of it where it is installed.
 _PACKAGE = pathlib.Path(__file__).parent
@@ -66,8 +70,32 @@ def load(spec: str) -> ConfigDict:
     >>> load("quickstart").data.name
     'glyphs'
     """
+
+    def checked(made: Any) -> ConfigDict:
+        if not isinstance(made, ConfigDict):
+            raise UserError(f"get_config returned {made!r}; accepted: what config.new() made")
+        return configs.completed(made)
+
+    return from_file("config", spec, find(spec.partition(":")[0]), "get_config", checked)
+
+
+def from_file(
+    kind: str, spec: str, path: pathlib.Path, function: str, checked: Callable[[Any], T]
+) -> T:
+    """Returns what a function of a file makes.
+
+    Args:
+      kind: what it is, as errors call it.
+      spec: the file or its name, as it was given, and the arguments of the function after a colon.
+      path: of the file.
+      function: its name in the file; it takes the text of the arguments, where there are any.
+      checked: returns what the function made as it is wanted, or raises `UserError`.
+
+    Raises:
+      UserError: the file, the function or `checked` fails. An exception that a function called by the file raises for
+        reasons of its own keeps its traceback.
+    """
     name, _, text = spec.partition(":")
-    path = find(name)
     # A package of the file's folder.
     package = f"_configs_{hashlib.sha256(str(path.parent.absolute()).encode()).hexdigest()[:16]}"
     if package not in sys.modules:
@@ -75,23 +103,21 @@ def load(spec: str) -> ConfigDict:
         sys.modules[package].__path__ = [str(path.parent)]
     found = importlib.util.spec_from_file_location(f"{package}.{path.stem}", path)
     if found is None or found.loader is None:
-        raise UserError(f"config {name} is no Python file; FILE.py is accepted")
+        raise UserError(f"{kind} {name} is no Python file; FILE.py is accepted")
     module = importlib.util.module_from_spec(found)
     try:
         found.loader.exec_module(module)
-        made = module.get_config(text) if text else module.get_config()
-        if not isinstance(made, ConfigDict):
-            raise UserError(f"get_config returned {made!r}; accepted: what config.new() made")
-        return configs.completed(made)
+        make = getattr(module, function)
+        return checked(make(text) if text else make())
     except UserError as error:
-        raise UserError(f"config {name}: {error}") from error
+        raise UserError(f"{kind} {name}: {error}") from error
     except SyntaxError as error:
-        raise UserError(f"config {name}, line {error.lineno}: {error.msg}") from error
+        raise UserError(f"{kind} {name}, line {error.lineno}: {error.msg}") from error
     except (ValueError, AttributeError, LookupError, TypeError, NameError, ImportError) as error:
         line = _line_of_file(error, path)
         if line is None:
             raise
-        raise UserError(f"config {name}{line}: {_message(error)}") from error
+        raise UserError(f"{kind} {name}{line}: {_message(error)}") from error
 
 
 def _line_of_file(error: Exception, path: pathlib.Path) -> str | None:

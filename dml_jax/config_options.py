@@ -103,7 +103,8 @@ class DataOptions:
       validation: the share of the training classes that is held out as `val`; 0 where the set has a `val` of its
         own, or for none.
       validation_by: what is held out: random_classes, last_classes (in the set's own order, as in both papers' code),
-        or images of every class.
+        fold (one of 1 / validation parts of the classes in that order), or images of every class.
+      fold: which part `validation_by="fold"` holds out, from 0 on.
       train_classes: how many classes of the training split are trained, drawn at random, or which share of them (below
         1); None: all.
       train_images_per_class: how many images of each are trained at most, drawn at random; None: all.
@@ -119,6 +120,7 @@ class DataOptions:
     prepare: tuple[Named, ...] = ()
     validation: Annotated[float, Interval(0, 1, closed_low=True)] = 0.0
     validation_by: HeldOut = "random_classes"
+    fold: NonNegativeInt = 0
     train_classes: PositiveInt | OpenFraction | None = None
     train_images_per_class: PositiveInt | None = None
     label_noise: Annotated[float, Interval(0, 1, closed_low=True)] = 0.0

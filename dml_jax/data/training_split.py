@@ -9,17 +9,19 @@ from dml_jax import streams
 from dml_jax.data.base import Source, Subset, shuffled_classes, subset
 from dml_jax.errors import UserError
 
-HeldOut = Literal["random_classes", "last_classes", "images"]
+HeldOut = Literal["random_classes", "last_classes", "fold", "images"]
 
 
 def hold_out(
-    source: Source, fraction: float, seed: int, by: HeldOut = "random_classes"
+    source: Source, fraction: float, seed: int, by: HeldOut = "random_classes", fold: int = 0
 ) -> tuple[Subset, Subset]:
     """Divides a source in two and returns both, (rest, held out).
 
     - "random_classes": round(fraction * C) of the C classes, drawn at random, are held out.
     - "last_classes": the first floor((1 - fraction) * C) classes in the set's own order stay, as in the code of both
       papers (2025: the first 80 %; ICML 2020: `use_tv_split`).
+    - "fold": the classes in the set's own order are cut into round(1 / fraction) parts, of which one is held out, for
+      cross-validation (Musgrave et al., ECCV 2020).
     - "images": of each class of n images, floor((1 - fraction) * n) at evenly spaced places stay, as with
       `tv_split_by_samples` of the ICML 2020 code on CUB; both have the same classes, but for those of which nothing is
       held out.
@@ -32,6 +34,7 @@ def hold_out(
       fraction: the share that is held out, above 0 and below 1.
       seed: of the draw; only "random_classes" has one.
       by: what is divided.
+      fold: which of the parts is held out, from 0 on; only "fold" has parts.
 
     Raises:
       UserError: a fraction out of range, a source of fewer than two classes, or classes that all have a single
@@ -55,6 +58,10 @@ def hold_out(
     if by == "last_classes":
         rest = max(_floor((1 - fraction) * count), 1)
         return subset(source, np.arange(rest)), subset(source, np.arange(rest, count))
+    if by == "fold":
+        cuts = _cuts(count, round(1 / fraction), fold)
+        inside = (np.arange(count) >= cuts[0]) & (np.arange(count) < cuts[1])
+        return subset(source, np.flatnonzero(~inside)), subset(source, np.flatnonzero(inside))
     held = min(max(round(fraction * count), 1), count - 1)
     order = shuffled_classes(count, seed)
     return subset(source, np.sort(order[held:])), subset(source, np.sort(order[:held]))
@@ -63,6 +70,16 @@ def hold_out(
 def _floor(value: float) -> int:
     """Returns the whole part of a product of a share, whose rounding error must not cost a whole one: (1 - .9) * 10."""
     return int(value + 1e-9)
+
+
+def _cuts(count: int, folds: int, fold: int) -> tuple[int, int]:
+    """Returns the first class of a fold and the one after its last."""
+    if not 2 <= folds <= count or fold >= folds:
+        raise UserError(
+            f"fold {fold} of {folds} folds of {count} classes; accepted: 2 to {count} folds (data.validation, 1 over "
+            "their number) and one of them (data.fold, from 0 on)"
+        )
+    return round(fold * count / folds), round((fold + 1) * count / folds)
 
 
 def _by_images(source: Source, fraction: float) -> tuple[Subset, Subset]:

@@ -39,7 +39,9 @@ def source(config: Any, split: str) -> data.Source:
         raise names.unknown("split beside data.validation:", split, ("train", "val", "test"))
     else:
         whole = data.load(section["name"], "train", **options)
-        train, val = data.hold_out(whole, chosen.validation, config.seed, chosen.validation_by)
+        train, val = data.hold_out(
+            whole, chosen.validation, config.seed, chosen.validation_by, chosen.fold
+        )
         found = train if split == "train" else val
     if split != "train":
         return found

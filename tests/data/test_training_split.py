@@ -44,6 +44,23 @@ def test_the_last_classes_are_held_out_as_both_papers_do(source):
     assert (len(rest), len(held)) == (3, 15)
 
 
+def test_folds_are_parts_of_the_classes_in_their_order():
+    many = base.Images(np.arange(10), tuple("abcdefghij"), ["x"] * 10, None)
+    parts = [data.hold_out(many, 1 / 4, seed=0, by="fold", fold=i) for i in range(4)]
+    assert [held.class_names for _, held in parts] == [
+        tuple("ab"),
+        tuple("cde"),
+        tuple("fgh"),
+        tuple("ij"),
+    ]
+    assert all(
+        sorted(rest.class_names + held.class_names) == list("abcdefghij") for rest, held in parts
+    )
+    for fraction, fold in ((1 / 4, 4), (0.9, 0), (1 / 20, 0)):
+        with pytest.raises(UserError, match=f"fold {fold} of .* folds of 10 classes"):
+            data.hold_out(many, fraction, seed=0, by="fold", fold=fold)
+
+
 def test_images_of_each_class_are_held_out_at_even_places(source):
     rest, held = data.hold_out(source, 0.2, seed=0, by="images")
     assert sorted(images(rest) + images(held)) == sorted(source.names)
