@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dml_jax import command_line, config_files, evaluate, run_folder
+from dml_jax import command_line, config_files, evaluate, quickstart, run_folder
 from dml_jax import config as configs
 from dml_jax.__main__ import COMMANDS
 from dml_jax.training import build
@@ -116,6 +116,14 @@ def test_command(page, words, folder, monkeypatch):
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         extra = re.fullmatch(r"\.\[(\w+)\]", words[3])
         assert extra and extra[1] in project["optional-dependencies"]
+    elif words[0] == "pip":
+        # What test_wheel.py does by the steps.
+        wheel = ["pip", "wheel", "--no-deps", "--wheel-dir=dist", "."]
+        assert words in (["pip", "install", "."], wheel, ["pip", "install", "dist/dml_jax-*.whl"])
+    elif is_command(words, "quickstart"):
+        parser = command_line.Parser("quickstart")
+        quickstart.add_options(parser)
+        parser.parse(words[2:])
     elif words == [".venv/bin/pre-commit", "install"]:
         assert (ROOT / ".pre-commit-config.yaml").is_file()
     elif is_command(words, "train") or "--workdir=DIR" in words:

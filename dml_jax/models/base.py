@@ -15,7 +15,7 @@ from dml_jax import trees
 from dml_jax.errors import UserError
 from dml_jax.models import heads as head_specs
 from dml_jax.models import lora as adaptation
-from dml_jax.models.files import open_weights
+from dml_jax.models.files import checkpoint, open_weights
 from dml_jax.models.network import Network, blueprint, layer_numbers
 from dml_jax.models.pooling import Pooling
 from dml_jax.models.published import Rule, Table, recognised, shorten
@@ -149,6 +149,12 @@ class Model:
         with open_weights(self.weights) as file:
             table = recognised((*self.sources, ours), file)
             if table is None:
+                other = checkpoint.model_of(self.weights)
+                if other not in (None, self.name):
+                    raise UserError(
+                        f"weights {os.fspath(self.weights)!r} are of a run of model {other!r}; those of a run of model "
+                        f"{self.name!r}, or a published file of it, are accepted"
+                    )
                 known = ", ".join(table.source for table in (*self.sources, ours))
                 raise UserError(f"{source}: no file of {known}: it has {shorten(file)}")
             for path, array in table.load(file, expected, source):

@@ -123,6 +123,38 @@ def transform(steps: Sequence[Any]) -> Any:
     return data.augment.build(steps) if len(steps) else None
 
 
+def check_size(field: str, steps: Sequence[Any], model: models.Model) -> None:
+    """Checks that augmentations end at the model's image size, where they are the library's own.
+
+    Args:
+      field: what the augmentations are, as errors call it.
+      steps: of a configuration; where there are none, the images of the data set stay as they are.
+      model: the model.
+
+    Raises:
+      UserError: they end at another size, or at one that depends on the image.
+    """
+    called = [step if isinstance(step, str) else plain(step).get("name") for step in steps]
+    if not called or not set(called) <= set(data.augment.available()):
+        return
+    chain, want = transform(steps), model.image_size
+    # Two images of other shapes than the model's, upright and not.
+    sides = ((2 * want + 8, 2 * want + 40), (2 * want + 60, 2 * want + 16))
+    images = [np.zeros((*side, model.channels), np.uint8) for side in sides]
+    ends = {chain(image, np.random.default_rng(0)).shape[:2] for image in images}
+    if ends == {(want, want)}:
+        return
+    found = "images of another size"
+    if len(ends) > 1:
+        found = "images whose size depends on the image"
+    elif len(ends) == 1:
+        found = "images of {} x {}".format(*next(iter(ends)))
+    raise UserError(
+        f"{field} ({', '.join(called)}) ends in {found}, and model {model.name!r} takes {want} x {want} "
+        f"(model.image_size); accepted: a crop to size={want} at its end, or another model.image_size"
+    )
+
+
 def labels(relation: Relation, source: data.Source, field: str = "loss.relation") -> np.ndarray:
     """Returns the labels of all images as a relation takes them, `[N]`, `[N, levels]` or `[N, labels]`.
 

@@ -81,6 +81,8 @@ class Experiment:
         tasks.check_reported(config)
         better = {monitor: monitor_better(monitor) for monitor in options.monitors}
         model, loss = build.model(config.model), build.loss(config)
+        for field in ("augment", "prepare"):
+            build.check_size(f"data.{field}", config.data[field], model)
         source = build.training_source(config)
         eval_specs = [tasks.eval_spec(config, split, model) for split in config.evaluation.splits]
         labels = build.labels(loss.relation, source)

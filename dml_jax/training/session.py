@@ -15,6 +15,7 @@ from dml_jax.data.base import SPLITS
 from dml_jax.data.datasets import folder
 from dml_jax.errors import UserError
 from dml_jax.mesh import make_mesh
+from dml_jax.models import Model
 from dml_jax.processes import check_fixed_order, is_primary
 from dml_jax.training import build, optim, same_data, tasks
 from dml_jax.training import state as states
@@ -102,12 +103,15 @@ def open_session(experiment: Experiment, workdir: str) -> Iterator[tuple[Session
         log(console.aligned(optim.summary(state["params"], experiment.groups, layers)))
         if saver.latest() is not None:
             log(f"going on from {saver.latest()}")
-            for note in [*notes, *_unread_weights(saver.config, experiment.config)]:
-                log(f"note: {note}")
-        elif is_primary():
-            same_data.write(place, images)
-            same_data.write_labels(place, experiment)
+            notes += _unread_weights(saver.config, experiment.config)
+        else:
+            notes = beginning(experiment.model, experiment.config["model"])
+        for note in notes:
+            log(f"note: {note}")
         if is_primary():
+            if saver.latest() is None:
+                same_data.write(place, images)
+                same_data.write_labels(place, experiment)
             run_folder.write_config(place, saver.config)
             own_code.store(place, saver.config)
 
@@ -234,6 +238,21 @@ def _unread_weights(began: Mapping[str, Any], given: Mapping[str, Any]) -> list[
         return []
     return [
         f"model.weights={now!r} is not read: the run began from {before!r} and has a checkpoint"
+    ]
+
+
+def beginning(model: Model, section: Mapping[str, Any]) -> list[str]:
+    """Returns a note where a network of which weights are published begins from random ones, and nobody said so.
+
+    Args:
+      model: that begins.
+      section: the section `model` of its configuration; its field `weights` says that somebody thought of them.
+    """
+    if not model.sources or "weights" in section:
+        return []
+    return [
+        f"model {model.name!r} begins from random weights; --config.model.weights=FILE names published ones, which "
+        "`python -m dml_jax.models` lists"
     ]
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dml_jax import models
+from dml_jax import checkpoints, models
 from dml_jax.errors import UserError
 from dml_jax.trees import flatten
 
@@ -64,3 +64,17 @@ def test_mobilenet_weights_of_another_width(tmp_path):
     np.savez(tmp_path / "w.npz", **flat)
     with pytest.raises(UserError, match=r"'block_03/depthwise/kernel' has shape \(3, 3, 144, 1\)"):
         model.init(jax.random.key(0))
+
+
+def test_the_run_of_another_model_is_called_what_it_is(tmp_path):
+    """A checkpoint of ours whose arrays have none of the model's names."""
+    variables = models.get("convnet", width=8, depth=1).init(jax.random.key(0))
+    (tmp_path / "config.json").write_text('{"model": {"name": "convnet"}}')
+    saver = checkpoints.Checkpoints.open(str(tmp_path / "checkpoints"), ("best",))
+    saver.save_best(3, variables, {}, "best")
+    saver.close()
+    vit = models.get("vit", size="s", weights=str(tmp_path))
+    with pytest.raises(
+        UserError, match="are of a run of model 'convnet'; those of a run of model 'vit'"
+    ):
+        vit.read_backbone()

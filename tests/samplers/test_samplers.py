@@ -284,7 +284,13 @@ def test_notes():
     [
         ("m_per_class", {"m": 4}, LABELS, 10, "batch_size=10 is not a multiple of m=4.*8 or 12"),
         ("m_per_class", {"m": 4}, LABELS, 2, "batch_size=2 is not a multiple of m=4.*4 or 8"),
-        ("m_per_class", {"m": 2}, LABELS, 16, "needs 8 classes and the set has 7; .* 14 or less .*batch_size=14"),
+        (
+            "m_per_class",
+            {"m": 2},
+            LABELS,
+            16,
+            "needs 8 classes and the set has 7; .* 14 or less .*batch_size=14",
+        ),
         ("m_per_class", {"m": 2}, np.arange(9), 4, "each of the 9 classes has a single image"),
         ("m_per_class", {"m": 2}, np.array([0, 0, 1]), 4, "no whole batch of batch_size=4"),
         ("m_per_class", {"m": 2}, LABELS[:0], 4, "is empty"),

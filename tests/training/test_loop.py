@@ -12,7 +12,8 @@ import pytest
 from dml_jax import UserError, checkpoints, config_files, csv_files, evaluate, names
 from dml_jax import config as configs
 from dml_jax import losses as losses_of
-from dml_jax.training import build, feed, loop, saving
+from dml_jax import models
+from dml_jax.training import build, feed, loop, saving, session
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.loading import Loader
 from dml_jax.training.position import Best, Position
@@ -101,6 +102,34 @@ def test_a_part_of_the_training_split_with_wrong_labels(data, tmp_path):
     evaluated = build.source(config, "train")
     assert {evaluated.class_names[c] for c in evaluated.labels} == {r["true_label"] for r in stored}
     assert len(build.source(config, "val").class_names) == 3
+
+
+@pytest.mark.parametrize(
+    "field, steps, says",
+    [
+        ("augment", ({"name": "random_resized_crop", "size": 24},), r"random_resized_crop\) ends in images of 24 x 24"),
+        ("prepare", ({"name": "resize", "size": 16},), r"resize\) ends in images whose size depends on the image"),
+        ("prepare", ("flip", {"name": "center_crop", "size": (16, 20)}), "ends in images of 16 x 20"),
+    ],
+)  # fmt: skip
+def test_images_of_another_size_than_the_model_s_are_found_before_any_is_read(
+    field, steps, says, data
+):
+    config = config_of(data)
+    config.data.path = str(data / "nowhere")
+    config.data[field] = steps
+    with pytest.raises(
+        UserError, match=rf"data\.{field} .*{says}.* takes 16 x 16 \(model.image_size\)"
+    ):
+        Experiment.from_config(config)
+
+
+def test_a_backbone_with_published_weights_says_that_it_begins_without():
+    resnet, section = models.get("resnet", size=18), {"name": "resnet", "size": 18}
+    (note,) = session.beginning(resnet, section)
+    assert note.startswith("model 'resnet' begins from random weights; --config.model.weights=FILE")
+    assert session.beginning(resnet, {**section, "weights": ""}) == []
+    assert session.beginning(models.get("convnet"), {"name": "convnet"}) == []
 
 
 def test_too_few_classes_are_those_of_the_training_split(data, tmp_path):

@@ -1,5 +1,8 @@
 """The backbone in a checkpoint of ours."""
 
+import json
+import os
+import pathlib
 from contextlib import ExitStack
 from functools import partial
 
@@ -28,6 +31,21 @@ def find(folder: str) -> epath.Path | None:
                 return kind
             if steps:
                 return max(steps, key=lambda step: int(step.name))
+    return None
+
+
+def model_of(weights: str | os.PathLike[str]) -> str | None:
+    """Returns the name of the model of the run in which weights lie; None where they lie in none.
+
+    Args:
+      weights: the folder of a run, or a folder below it.
+    """
+    folder = pathlib.Path(weights)
+    for place in (folder, *folder.parents[:3]):
+        if folder.is_dir() and (place / "config.json").is_file():
+            config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+            name: str = config["model"]["name"]
+            return name
     return None
 
 
