@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dml_jax import UserError, checkpoints, config_files, csv_files, evaluate, names
+from dml_jax import UserError, checkpoints, config_files, csv_files, evaluate, models, names
 from dml_jax import config as configs
 from dml_jax import losses as losses_of
-from dml_jax import models
 from dml_jax.training import build, feed, loop, saving, session
 from dml_jax.training.experiment import Experiment
 from dml_jax.training.loading import Loader
