@@ -14,10 +14,15 @@ from dml_jax.data.base import (
     label_sets,
     subset,
 )
+from dml_jax.data.datasets.cars196 import cars196
+from dml_jax.data.datasets.cub200 import cub200
 from dml_jax.data.datasets.folder import files, files_below, folder
 from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
+from dml_jax.data.datasets.inaturalist2018 import inaturalist2018
+from dml_jax.data.datasets.inshop import inshop
 from dml_jax.data.datasets.omniglot import omniglot
+from dml_jax.data.datasets.sop import sop
 from dml_jax.data.decoding import decode
 from dml_jax.data.identity import ClassImages, differences, fingerprint, relative_name
 from dml_jax.data.pipeline import Plan, Plans, eval_batches, train_batches
@@ -40,6 +45,8 @@ __all__ = [
     "Subset",
     "augment",
     "available",
+    "cars196",
+    "cub200",
     "decode",
     "differences",
     "eval_batches",
@@ -51,6 +58,8 @@ __all__ = [
     "grocery_store",
     "hierarchy",
     "hold_out",
+    "inaturalist2018",
+    "inshop",
     "integer_labels",
     "label_sets",
     "load",
@@ -60,6 +69,7 @@ __all__ = [
     "relative_name",
     "scan",
     "sizes",
+    "sop",
     "subset",
     "train_batches",
     "with_label_noise",

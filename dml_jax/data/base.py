@@ -1,11 +1,9 @@
 """What a source of images is, and the pieces that sources are made of: readers and subsets."""
 
 import os
-import tarfile
-import threading
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
+from typing import Protocol, TypedDict, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
@@ -271,17 +269,25 @@ class FileReader:
       size: the side to which images are resized, or None.
       min_side: the side down to which JPEG files are decoded at a fraction of their size, as in `decode`; None decodes
         them whole.
+      exif: as in `decode`.
     """
 
     paths: Sequence[str]
     channels: int
     size: int | None = None
     min_side: int | None = None
+    exif: bool = True
 
     def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         with open(self.paths[index], "rb") as file:
             encoded = file.read()
-        return decode(encoded, channels=self.channels, size=self.size, min_side=self.min_side)
+        return decode(
+            encoded,
+            channels=self.channels,
+            size=self.size,
+            min_side=self.min_side,
+            exif=self.exif,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,84 +321,6 @@ class ArrayReader:
     def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
         image: np.ndarray = self.images[index]
         return image
-
-
-class Tar:
-    """The members of an uncompressed tar file by name, read by offset from any number of threads at once.
-
-    Args:
-      path: of the file.
-
-    Raises:
-      UserError: a file that is not such a tar.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        try:
-            with tarfile.open(path, "r:") as tar:
-                self.members = {
-                    m.name.removeprefix("./"): (m.offset_data, m.size) for m in tar if m.isfile()
-                }
-        except tarfile.TarError as error:
-            raise UserError(
-                f"{path} cannot be read as an uncompressed tar file ({error}); "
-                "unpack it and give the folder instead"
-            ) from error
-        self._handle: int | None = None
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Neither the open file nor the lock can travel to another process.
-        return {"path": self.path, "members": self.members}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path, self.members = state["path"], state["members"]
-        self._handle, self._lock = None, threading.Lock()
-
-    def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle is not None:
-            os.close(handle)
-
-    def read(self, name: str) -> bytes:
-        """Returns the bytes of a member.
-
-        Args:
-          name: of the member.
-
-        Raises:
-          OSError: no such member, or an archive that ends before the member does.
-        """
-        if name not in self.members:
-            raise OSError(f"{self.path} holds no {name}")
-        with self._lock:
-            if self._handle is None:
-                self._handle = os.open(self.path, os.O_RDONLY)
-        offset, size = self.members[name]
-        # pread has no file position to share, so that readers need no lock.
-        data = os.pread(self._handle, size, offset)
-        if len(data) != size:
-            raise OSError(f"{self.path} ends within {name}")
-        return data
-
-
-@dataclass(frozen=True, eq=False)
-class TarReader:
-    """Reads images that are members of an uncompressed tar file.
-
-    Attributes:
-      tar: the file.
-      members: the names of the images in it.
-      channels: 1 (grey) or 3 (RGB).
-    """
-
-    tar: Tar
-    members: Sequence[str]
-    channels: int
-
-    def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        return decode(self.tar.read(self.members[index]), channels=self.channels)
 
 
 def existing_path(

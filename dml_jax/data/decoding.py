@@ -11,7 +11,12 @@ from dml_jax.errors import UserError
 
 
 def decode(
-    encoded: bytes, *, channels: int, size: int | None = None, min_side: int | None = None
+    encoded: bytes,
+    *,
+    channels: int,
+    size: int | None = None,
+    min_side: int | None = None,
+    exif: bool = True,
 ) -> UInt8[np.ndarray, "h w c"]:
     """Decodes an image to uint8 `[H, W, channels]`, upright by its EXIF orientation.
 
@@ -27,6 +32,7 @@ def decode(
       min_side: grey and colour JPEG files are decoded at 1/8 to 4/8 of their size, the smallest of these at which both
         sides have at least this many pixels; the pixels are then not those of the whole image scaled down. None
         decodes them whole.
+      exif: False to leave the image as it lies in the file, whatever its EXIF orientation says.
 
     Raises:
       UserError: no bytes, a format that Pillow does not read, or floating-point pixels.
@@ -49,8 +55,8 @@ def decode(
         pixels = _jpeg_pixels(opened, encoded, min_side)
         if pixels is None:
             opened.load()
-            return decoded(opened, channels=channels, size=size)
-        orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
+            return decoded(opened, channels=channels, size=size, exif=exif)
+        orientation = opened.getexif().get(ExifTags.Base.Orientation, 1) if exif else 1
     if orientation == 1 and size is None and pixels.shape[-1] == channels:
         return pixels
     picture = to_picture(pixels)
@@ -97,7 +103,7 @@ def to_picture(pixels: UInt8[np.ndarray, "h w c"]) -> Image.Image:
 
 
 def decoded(
-    image: Image.Image, *, channels: int, size: int | None = None
+    image: Image.Image, *, channels: int, size: int | None = None, exif: bool = True
 ) -> UInt8[np.ndarray, "h w c"]:
     """Returns a Pillow image as `decode` returns that of a file.
 
@@ -105,13 +111,14 @@ def decoded(
       image: an image in any mode.
       channels: 1 (grey) or 3 (RGB).
       size: as in `decode`.
+      exif: as in `decode`.
 
     Example:
       >>> decoded(Image.new("L", (4, 3)), channels=3).shape
       (3, 4, 3)
     """
     # Pillow copies an image that is upright, too, and one that is converted to the mode that it has.
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if exif and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow's own conversion clips at 255 instead of scaling.

@@ -21,16 +21,26 @@ from typing import Any
 
 from dml_jax import parameters
 from dml_jax.data.base import Source
+from dml_jax.data.datasets.cars196 import cars196
+from dml_jax.data.datasets.cub200 import cub200
 from dml_jax.data.datasets.folder import folder
 from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
+from dml_jax.data.datasets.inaturalist2018 import inaturalist2018
+from dml_jax.data.datasets.inshop import inshop
 from dml_jax.data.datasets.omniglot import omniglot
+from dml_jax.data.datasets.sop import sop
 
 TABLE: dict[str, Callable[..., Source]] = {
+    "cars196": cars196,
+    "cub200": cub200,
     "folder": folder,
     "glyphs": glyphs,
     "grocery_store": grocery_store,
+    "inaturalist2018": inaturalist2018,
+    "inshop": inshop,
     "omniglot": omniglot,
+    "sop": sop,
 }
 
 
@@ -38,8 +48,8 @@ def available() -> list[str]:
     """Lists the names that `load` accepts.
 
     Example:
-      >>> available()
-      ['folder', 'glyphs', 'grocery_store', 'omniglot']
+      >>> available()[:4]
+      ['cars196', 'cub200', 'folder', 'glyphs']
     """
     return sorted(TABLE)
 

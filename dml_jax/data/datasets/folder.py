@@ -58,6 +58,7 @@ def folder(
     fractions: tuple[Fraction, Fraction, Fraction] = (0.5, 0.1, 0.4),
     seed: NonNegativeInt = 0,
     min_side: PositiveInt | None = None,
+    exif: bool = True,
 ) -> Source:
     """Reads images from a directory with a sub-directory for each class, or from a CSV file that lists them.
 
@@ -79,6 +80,7 @@ def folder(
       min_side: for photographs much larger than what is cut out of them: JPEG files are decoded at 1/8 to 4/8 of their
         size, the smallest of these at which both sides have at least this many pixels. Crops from 12 megapixels then
         take 0.5 to 0.75 of the time with 512, and their pixels differ slightly. None decodes them whole.
+      exif: False to leave images as they lie in their files, whatever their EXIF orientation says.
 
     Raises:
       UserError: a value out of range, nothing at `path`, no images, a split without classes, or a CSV file without the
@@ -98,8 +100,8 @@ def folder(
     path = existing_path(path, "folder")
     read = _from_csv if os.path.isfile(path) else _from_directory
     source, is_split = read(path, split, channels)
-    if min_side is not None:
-        reader = FileReader(source.names, channels, min_side=min_side)
+    if min_side is not None or not exif:
+        reader = FileReader(source.names, channels, min_side=min_side, exif=exif)
         source = replace(source, read=reader)
     if is_split or split == "all":
         return source

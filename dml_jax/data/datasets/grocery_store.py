@@ -8,13 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from dml_jax.data.archives import MemberReader, Tar
 from dml_jax.data.base import (
     FileReader,
     Images,
     Reader,
     Source,
-    Tar,
-    TarReader,
     existing_path,
     integer_labels,
 )
@@ -83,7 +82,7 @@ def _open_tar(path: str) -> _Opened:
     def read_text(name: str) -> str:
         return tar.read(root + name).decode()
 
-    return root, read_text, lambda files: TarReader(tar, files, 3)
+    return root, read_text, lambda files: MemberReader(tar, files, 3)
 
 
 def _open_folder(path: str) -> _Opened:
