@@ -21,6 +21,7 @@ COMMANDS = {
     "search": "dml_jax.search",
     "export": "dml_jax.export",
     "inspect": "dml_jax.inspect_data",
+    "prepare": "dml_jax.prepare",
     "list": "dml_jax.list_names",
     "study": "dml_jax.experiments.run",
     "tune": "dml_jax.experiments.tune",

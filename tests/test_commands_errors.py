@@ -266,7 +266,7 @@ ERRORS = {
     "stray argument": ["'epochs=3'"],
     "unknown option": ["'--confg'", "'--config'"],
     "batch not divisible": ["batch_size=7", "m=2", "6 or 8"],
-    "too few classes": ["16 classes", "has 14", "up to 28"],
+    "too few classes": ["16 classes", "has 14", "batch_size=28"],
     "singles": ["single image", "accepted"],
     "singles, random": ["single image", "multi_similarity", "accepted"],
     "empty folder": ["no images under", ".jpg"],
@@ -325,7 +325,7 @@ ERRORS = {
     "too many results": ["k=99", "1 to 5"],
     "results that are no number": ["--k", "'ten'"],
     "unknown backend": ["'fais'", "'faiss'"],
-    "moved run": ["elsewhere/config.json", "accepted"],
+    "moved run": ["elsewhere has no config.json", "accepted"],
 }
 
 

@@ -16,10 +16,12 @@ and a config names it: `config.data = configs.data(name="my_package.my_module:bi
 fields of that section, and are checked against their annotations, which may be ranges of `dml_jax.parameters`.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from dml_jax import parameters
+from dml_jax import names, parameters
+from dml_jax.data import prepared
 from dml_jax.data.base import Source
 from dml_jax.data.datasets.cars196 import cars196
 from dml_jax.data.datasets.cub200 import cub200
@@ -69,5 +71,11 @@ def load(name: str, split: str, **options: Any) -> Source:
       >>> load("glyphs", "test", size=8, classes=2).class_names
       ('D', 'E')
     """
+    if name in TABLE and prepared.is_prepared(options.get("path")):
+        read = {k: v for k, v in options.items() if k != "path"}
+        names.check_hyper(
+            f"data set {name!r}", names.keywords(inspect.unwrap(TABLE[name])), options
+        )
+        return prepared.open_split(options["path"], split, name, read)
     given = {"split": split, **options}
     return parameters.make("data set", TABLE, Source, name, given)  # type: ignore[type-abstract]
