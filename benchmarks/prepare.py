@@ -3,7 +3,7 @@
     python benchmarks/prepare.py [--sets=sop,inaturalist2018] [--folder=DIR]
 
 The sets are made up: the layouts and the counts are true, the JPEG files are a few of 32 x 24 pixels. Memory is the
-highest resident set of a process that does nothing else, less what it was before.
+highest resident set of the packing processes, and what a process that opens the set and plans has more than before.
 """
 
 import argparse
@@ -25,7 +25,9 @@ from dml_jax.data.published_sets import PUBLISHED
 OPENED = """
 import sys, time, resource
 from dml_jax import data, samplers
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def memory():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+before = memory()
 begun = time.perf_counter()
 sources = [data.load(sys.argv[1], split, path=sys.argv[2]) for split in ("train", "test", "all")]
 opened = time.perf_counter() - begun
@@ -34,7 +36,7 @@ begun = time.perf_counter()
 plan = samplers.m_per_class(m=4).plan(sources[0].labels, 256, seed=0, epoch=0)
 planned = time.perf_counter() - begun
 names = [sources[0].name(i) for i in range(1000)]
-print(opened, planned, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print(opened, planned, memory() - before)
 """
 
 
