@@ -53,6 +53,44 @@ def grocery_store(size: int = 224) -> ConfigDict:
     )
 
 
+# The training images of the ICML 2020 study, by its --augmentation; "big" is "base" at 256 pixels.
+ICML2020 = ("base", "adv", "big", "red")
+
+
+def icml2020(augmentation: str, size: int = 224) -> dict[str, tuple[dict[str, Any], ...]]:
+    """Returns `augment` and `prepare` as the code of the ICML 2020 study has them.
+
+    Args:
+      augmentation: one of `ICML2020`.
+      size: of the crops: 224, and 227 for GoogLeNet; "big" takes 256.
+    """
+    side = 256 if augmentation == "big" else size
+    crop = {"name": "random_resized_crop", "size": side, "scale": (0.08, 1.0)}
+    flip = {"name": "flip", "p": 0.5}
+    jitter = {
+        "name": "color_jitter",
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+        "hue": 0.2,
+    }
+    chains = {
+        "base": (crop, flip),
+        "big": (crop, flip),
+        "adv": (crop, {"name": "grayscale", "p": 0.2}, jitter, flip),
+        "red": ({"name": "resize", "size": 256}, {"name": "random_crop", "size": side}, flip),
+    }
+    prepare = ({"name": "resize", "size": 256}, {"name": "center_crop", "size": side})
+    return {"augment": chains[augmentation], "prepare": prepare}
+
+
+def gmb2025(size: int = 224) -> dict[str, tuple[dict[str, Any], ...]]:
+    """Returns `augment` and `prepare` as the code of the 2025 study has them: stretched to a square, RandAugment."""
+    square = {"name": "resize", "size": (size, size)}
+    policy = {"name": "rand_augment", "num_ops": 3, "interpolation": "bilinear"}
+    return {"augment": (square, policy), "prepare": (square,)}
+
+
 def photographs(size: int) -> ConfigDict:
     """Returns the section `data` of a folder or a CSV file of photographs, whose path is still to be set.
 

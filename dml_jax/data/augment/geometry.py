@@ -1,56 +1,18 @@
-"""Augmentations of images: factories such as `random_resized_crop(size)`, and `build`, which chains them from a config.
-
-An augmentation is a function of (Pillow image, NumPy generator) that returns a Pillow image; all of its randomness
-comes from the generator, so that a training image depends on (seed, epoch, step, place) alone. One of your own is a
-class (or a function that returns such a function) in a file of yours:
-
-    # my_package/my_module.py
-    from dataclasses import dataclass
-    from PIL import ImageOps
-
-    @dataclass(frozen=True)
-    class Invert:
-        p: float = 0.5
-
-        def __call__(self, image, rng):
-            return ImageOps.invert(image) if rng.random() < self.p else image
-
-and a config names it: `augment=({"name": "my_package.my_module:Invert", "p": 0.2}, ...)`. Images are grey ("L") or
-"RGB". With `data.workers` above 0 an augmentation travels to other processes, so it has to be picklable, as instances
-of a class at module level are. Values of a config are checked against the annotations, which may be ranges of
-`dml_jax.parameters`.
-"""
+"""Parts of images, and images scaled and mirrored."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from dml_jax import names, parameters
 from dml_jax.bound import Bound
+from dml_jax.data.augment.operations import RESAMPLING, Interpolation
 from dml_jax.data.base import Augmentation
 from dml_jax.data.decoding import to_picture
-from dml_jax.data.randaugment import rand_augment
 from dml_jax.errors import UserError
 from dml_jax.parameters import Fraction, PositiveFloat, PositiveInt, checked
-
-__all__ = [
-    "Augmentation",
-    "Chain",
-    "available",
-    "build",
-    "center_crop",
-    "flip",
-    "get",
-    "rand_augment",
-    "random_resized_crop",
-    "resize",
-]
 
 Size = PositiveInt | tuple[PositiveInt, PositiveInt]
 
@@ -61,6 +23,7 @@ def random_resized_crop(
     scale: tuple[PositiveFloat, PositiveFloat] = (0.08, 1.0),
     ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3),
     resampling: Literal["pillow", "simd"] = "pillow",
+    interpolation: Interpolation = "bilinear",
 ) -> Augmentation:
     """Cuts out a random part of the image and scales it to `size`.
 
@@ -94,17 +57,30 @@ def random_resized_crop(
             "resampling='simd' of augmentation 'random_resized_crop' needs the package cykooz.resizer "
             "(pip install dml_jax[simd]); 'pillow' needs none"
         )
-    return Bound(_random_resized_crop, size=size, scale=scale, ratio=ratio, resampling=resampling)
+    if resampling == "simd" and interpolation != "bilinear":
+        raise UserError(
+            f"resampling='simd' of augmentation 'random_resized_crop' is bilinear and interpolation={interpolation!r}; "
+            "resampling='pillow' is accepted"
+        )
+    return Bound(
+        _random_resized_crop,
+        size=size,
+        scale=scale,
+        ratio=ratio,
+        resampling=resampling,
+        interpolation=interpolation,
+    )
 
 
 @checked("augmentation")
-def resize(size: Size) -> Augmentation:
+def resize(size: Size, interpolation: Interpolation = "bilinear") -> Augmentation:
     """Scales the shorter side to `size` and keeps the aspect ratio, or scales to `size` = (height, width).
 
-    The scaling is bilinear and antialiased. The longer side is rounded down, as in torchvision.
+    The longer side is rounded down, as in torchvision.
 
     Args:
       size: of the shorter side in pixels, or (height, width).
+      interpolation: bilinear (antialiased) or nearest.
 
     Raises:
       UserError: a value out of range.
@@ -113,7 +89,7 @@ def resize(size: Size) -> Augmentation:
       >>> resize(15)(Image.new("RGB", (40, 30)), np.random.default_rng()).size
       (20, 15)
     """
-    return Bound(_resize, size=size)
+    return Bound(_resize, size=size, interpolation=interpolation)
 
 
 @checked("augmentation")
@@ -134,6 +110,25 @@ def center_crop(size: Size) -> Augmentation:
 
 
 @checked("augmentation")
+def random_crop(size: Size) -> Augmentation:
+    """Cuts out a part of this size at a random place; where the image is smaller, it lies on black.
+
+    As torchvision's RandomCrop with `pad_if_needed`, but that all of the border is on both sides alike.
+
+    Args:
+      size: a side in pixels, or (height, width).
+
+    Raises:
+      UserError: a value out of range.
+
+    Example:
+      >>> random_crop((20, 10))(Image.new("RGB", (40, 30)), np.random.default_rng(0)).size
+      (10, 20)
+    """
+    return Bound(_random_crop, size=size)
+
+
+@checked("augmentation")
 def flip(p: Fraction = 0.5) -> Augmentation:
     """Mirrors the image left to right at random.
 
@@ -150,92 +145,13 @@ def flip(p: Fraction = 0.5) -> Augmentation:
     return Bound(_flip, p=p)
 
 
-TABLE: dict[str, Callable[..., Augmentation]] = {
-    "center_crop": center_crop,
-    "flip": flip,
-    "rand_augment": rand_augment,
-    "random_resized_crop": random_resized_crop,
-    "resize": resize,
-}
-
-
-def available() -> list[str]:
-    """Lists the names that `get` and `build` accept.
-
-    Example:
-      >>> available()
-      ['center_crop', 'flip', 'rand_augment', 'random_resized_crop', 'resize']
-    """
-    return sorted(TABLE)
-
-
-def get(name: str, **hyper: Any) -> Augmentation:
-    """Makes an augmentation by name.
+def is_random_resized_crop(step: Augmentation) -> bool:
+    """Returns True for what `random_resized_crop` made: it takes an array, too, and cuts before it copies.
 
     Args:
-      name: a name of `available`, or "package.module:name" for a factory of your own.
-      **hyper: the arguments of the factory.
-
-    Raises:
-      UserError: an unknown name or argument, with near misses, or a value out of range.
-
-    Example:
-      >>> get("flip", p=0.2) == flip(0.2)
-      True
+      step: any augmentation.
     """
-    return parameters.make("augmentation", TABLE, Augmentation, name, hyper)  # type: ignore[type-abstract]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Augmentations of an array, one after the other; it compares and hashes by what it holds.
-
-    Attributes:
-      steps: the augmentations in the order in which they are applied.
-    """
-
-    steps: tuple[Augmentation, ...]
-
-    def __call__(
-        self, image: UInt8[np.ndarray, "h w c"], rng: np.random.Generator
-    ) -> UInt8[np.ndarray, "h2 w2 c"]:
-        """Augments an image of one (grey) or three channels (RGB).
-
-        Args:
-          image: uint8 `[height, width, channels]`; it is not written to.
-          rng: the source of all draws.
-        """
-        first = self.steps[0] if self.steps else None
-        # Cut out of the array: Pillow then copies the part, not the whole image, which takes a tenth of decoding it.
-        cut = isinstance(first, Bound) and first.function is _random_resized_crop
-        picture: Any = image if cut else to_picture(image)
-        for step in self.steps:
-            picture = step(picture, rng)
-        array = np.asarray(picture, np.uint8)
-        return array[..., None] if image.shape[-1] == 1 else array
-
-
-def build(config: Sequence[str | Mapping[str, Any] | Augmentation]) -> Chain:
-    """Chains the augmentations that a config describes.
-
-    Args:
-      config: augmentations, their names, or mappings with a name and arguments.
-
-    Raises:
-      UserError: an item without a name, an unknown name or argument, or a value out of range.
-
-    Example:
-      >>> chain = build([{"name": "random_resized_crop", "size": 32}, "flip"])
-      >>> chain(np.zeros((50, 40, 3), np.uint8), np.random.default_rng()).shape
-      (32, 32, 3)
-    """
-    for item in config:
-        named = isinstance(item, (str, Augmentation)) or (hasattr(item, "keys") and "name" in item)
-        if not named:
-            raise UserError(
-                f"augmentation {item} has no 'name'; accepted: {', '.join(available())}"
-            )
-    return Chain(tuple(names.build("augmentation", get, Augmentation, item) for item in config))
+    return isinstance(step, Bound) and step.function is _random_resized_crop
 
 
 def _random_resized_crop(
@@ -246,6 +162,7 @@ def _random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     resampling: Literal["pillow", "simd"],
+    interpolation: Interpolation,
 ) -> Image.Image:
     height, width = _height_and_width(size)
     # Cropping first: with resize(box=) the filter would reach beyond the part's border.
@@ -257,7 +174,7 @@ def _random_resized_crop(
         part = to_picture(image[top : top + h, left : left + w])
     if resampling == "simd":
         return _resize_simd(part, width, height)
-    return part.resize((width, height), Image.Resampling.BILINEAR)
+    return part.resize((width, height), RESAMPLING[interpolation])
 
 
 def _resize_simd(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -271,7 +188,11 @@ def _resize_simd(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _resize(
-    image: Image.Image, rng: np.random.Generator, *, size: int | tuple[int, int]
+    image: Image.Image,
+    rng: np.random.Generator,
+    *,
+    size: int | tuple[int, int],
+    interpolation: Interpolation,
 ) -> Image.Image:
     height, width = _height_and_width(size)
     target = (width, height)
@@ -279,20 +200,36 @@ def _resize(
         short, long = sorted(image.size)
         other = int(size * long / short)
         target = (size, other) if image.width <= image.height else (other, size)
-    return image if target == image.size else image.resize(target, Image.Resampling.BILINEAR)
+    return image if target == image.size else image.resize(target, RESAMPLING[interpolation])
 
 
 def _center_crop(
     image: Image.Image, rng: np.random.Generator, *, size: int | tuple[int, int]
 ) -> Image.Image:
     height, width = _height_and_width(size)
-    wide, high = max(width - image.width, 0), max(height - image.height, 0)
-    if wide or high:
-        border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
-        image = ImageOps.expand(image, border)
+    image = _on_black(image, width, height)
     top = round((image.height - height) / 2)
     left = round((image.width - width) / 2)
     return image.crop((left, top, left + width, top + height))
+
+
+def _random_crop(
+    image: Image.Image, rng: np.random.Generator, *, size: int | tuple[int, int]
+) -> Image.Image:
+    height, width = _height_and_width(size)
+    image = _on_black(image, width, height)
+    top = int(rng.integers(0, image.height - height + 1))
+    left = int(rng.integers(0, image.width - width + 1))
+    return image.crop((left, top, left + width, top + height))
+
+
+def _on_black(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Returns an image with a black border, as far as it is smaller than that."""
+    wide, high = max(width - image.width, 0), max(height - image.height, 0)
+    if not (wide or high):
+        return image
+    border = (wide // 2, high // 2, (wide + 1) // 2, (high + 1) // 2)
+    return ImageOps.expand(image, border)
 
 
 def _flip(image: Image.Image, rng: np.random.Generator, *, p: float) -> Image.Image:
