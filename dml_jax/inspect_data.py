@@ -1,9 +1,12 @@
 """Looks at data before they are trained on: `dml inspect --path=FOLDER_OR_CSV`, or `dml inspect --config=NAME`.
 
-Says for each split how many images and classes there are, how large classes and images are, and what is wrong with the
-files: missing, empty, no images or cut off, copies within a class, across classes and across splits. Every image is
-decoded; `--headers` reads their headers alone, which is faster and does not see images that are cut off. `--json`
-writes what was found to a file, with the paths of all files of which a line names the first.
+Says for each split how many images and classes there are, how large classes and images are, and what is wrong: files
+that are missing, empty, no images or cut off; copies and near copies within and across splits, mirrored ones too;
+classes of two splits that seem to be one. Every image is decoded; `--headers` reads the headers of files alone, which
+is faster and sees neither images that are cut off nor near copies. `--out` writes inspect.json and a page with images
+per class, a contact sheet, and what is in two splits.
+
+The command ends with status 1 where files are broken, or an image is in two splits, pixel by pixel.
 """
 
 import argparse
@@ -12,7 +15,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,9 @@ from dml_jax.console import log, watched
 from dml_jax.data.base import SPLITS
 from dml_jax.data.datasets import folder
 from dml_jax.errors import UserError
+from dml_jax.inspection import duplicates, page
+from dml_jax.inspection.duplicates import Pair
+from dml_jax.inspection.hashes import hashes_of
 from dml_jax.training import build
 
 # How many images are opened for their sizes, in even steps.
@@ -46,6 +52,20 @@ def add_options(parser: command_line.Parser) -> None:
         "--headers",
         action="store_true",
         help="reads the headers of images and does not decode them",
+    )
+    parser.add_argument(
+        "--near",
+        type=int,
+        default=duplicates.RADIUS,
+        metavar="BITS",
+        help="by how many of 64 bits the perceptual hashes of near copies may differ; -1 looks for none; by default "
+        f"{duplicates.RADIUS}",
+    )
+    parser.add_argument(
+        "--out",
+        type=command_line.path,
+        metavar="FOLDER",
+        help="where inspect.json and inspect.html are written",
     )
     parser.add_argument(
         "--json", type=command_line.path, metavar="FILE", help="where the numbers are written, too"
@@ -76,20 +96,36 @@ def main(options: argparse.Namespace) -> None:
             "another name"
         )
     place = run_folder.writable(options.json, "--json") if options.json else None
-    found = inspected(config, decode=not options.headers)
-    log("\n".join(lines(found)))
-    if place is not None:
-        place.write_text(
-            json.dumps(found, indent=2) + "\n", encoding="utf-8", errors="surrogateescape"
+    out = run_folder.create(options.out, "--out") if options.out else None
+    if not -1 <= options.near <= 64:
+        raise UserError(f"--near={options.near}; a whole number from -1 to 64 is accepted")
+    splits = splits_of(config)
+    pairs: list[Pair] = []
+    found = inspected(config, splits, decode=not options.headers, near=options.near, pairs=pairs)
+    text = lines(found)
+    log("\n".join(text))
+    encoded = json.dumps(found, indent=2) + "\n"
+    for file in (place, out / "inspect.json" if out else None):
+        if file is not None:
+            file.write_text(encoded, encoding="utf-8", errors="surrogateescape")
+    if out is not None:
+        written = page.write(out / "inspect.html", splits, pairs, text)
+        log(f"written to {out}: inspect.json, {written.name}")
+    broken = sum(len(found["files"][kind]) for kind in ("missing", "empty", "unreadable"))
+    leaked = max(
+        sum(pair.exact for pair in duplicates.across(pairs)), len(found["files"]["across"])
+    )
+    if broken or leaked:
+        raise UserError(
+            f"{broken} images are missing or broken, and {leaked} stand in two classes or splits, as said above"
         )
 
 
-def inspected(config: Any, *, decode: bool = True) -> dict[str, Any]:
-    """Returns what is known of the splits of a configuration's data.
+def splits_of(config: Any) -> dict[str, data.Source]:
+    """Returns the splits train, val and test of a configuration's data, of those that there are.
 
     Args:
       config: `data` and `seed` are used.
-      decode: True decodes every image.
 
     Raises:
       UserError: no split can be loaded.
@@ -103,6 +139,30 @@ def inspected(config: Any, *, decode: bool = True) -> dict[str, Any]:
             problem = problem or error
     if not splits:
         raise problem or UserError("the data have no split")
+    return splits
+
+
+def inspected(
+    config: Any,
+    splits: Mapping[str, data.Source] | None = None,
+    *,
+    decode: bool = True,
+    near: int = duplicates.RADIUS,
+    pairs: list[Pair] | None = None,
+) -> dict[str, Any]:
+    """Returns what is known of the splits of a configuration's data.
+
+    Args:
+      config: `data` and `seed` are used.
+      splits: what `splits_of` returned, where it was called already.
+      decode: True decodes every image, and looks for copies.
+      near: by how many of 64 bits the hashes of near copies may differ; -1 looks for exact ones alone.
+      pairs: gets the copies, where it is given.
+
+    Raises:
+      UserError: no split can be loaded.
+    """
+    splits = splits_of(config) if splits is None else splits
     names = {split: set(source.class_names) for split, source in splits.items()}
     shared = {
         f"{a} and {b}": sorted(names[a] & names[b])
@@ -111,9 +171,8 @@ def inspected(config: Any, *, decode: bool = True) -> dict[str, Any]:
         if names[a] & names[b]
     }
     path = configs.plain(config.data).get("path")
-    findings = data.scan(
-        list(splits.values()), decode=decode, threads=os.cpu_count() or 1, watch=_watched
-    )
+    findings = data.scan(list(splits.values()), threads=os.cpu_count() or 1, watch=_watched)
+    copied = _hashed(splits, near, findings, pairs if pairs is not None else []) if decode else {}
     return {
         "splits": {split: _numbers(source) for split, source in splits.items()},
         "shared_classes": shared,
@@ -121,8 +180,51 @@ def inspected(config: Any, *, decode: bool = True) -> dict[str, Any]:
         "files": dataclasses.asdict(findings),
         "scanned": len({path for source in splits.values() for path, _ in data.paths_of(source)}),
         "decoded": decode,
+        **copied,
         "other_files": folder.other_files(path) if config.data.name == "folder" else {},
     }
+
+
+def _hashed(
+    splits: Mapping[str, data.Source], radius: int, findings: data.Findings, pairs: list[Pair]
+) -> dict[str, Any]:
+    """Decodes all images: adds those that cannot be to the findings and copies to the pairs; returns what they say."""
+    hashes = {
+        split: hashes_of(source, os.cpu_count() or 1, _counting(len(source), split))
+        for split, source in splits.items()
+    }
+    known = set(findings.broken)
+    for split, found in hashes.items():
+        for index, why in found.broken.items():
+            name = splits[split].name(index)
+            if name not in known:
+                findings.unreadable.append((name, why))
+                known.add(name)
+    pairs += duplicates.pairs_of(hashes, radius)
+    return {
+        "flat": int(sum((h.flat & h.whole).sum() for h in hashes.values())),
+        "copies": [
+            {
+                "one": splits[pair.one[0]].name(pair.one[1]),
+                "other": splits[pair.other[0]].name(pair.other[1]),
+                "splits": [pair.one[0], pair.other[0]],
+                "bits": pair.bits,
+                "exact": pair.exact,
+                "mirrored": pair.mirrored,
+            }
+            for pair in pairs
+        ],
+        "same_classes": [list(each) for each in duplicates.same_classes(splits, pairs)],
+    }
+
+
+def _counting(count: int, split: str) -> Callable[[Iterable[Any]], Iterator[Any]]:
+    def passed_on(images: Iterable[Any]) -> Iterator[Any]:
+        batches = ({"image": [image]} for image in images)
+        for batch in watched(batches, count, f"decoding {split}"):
+            yield from batch["image"]
+
+    return passed_on
 
 
 def _watched(count: int, paths: Iterable[str]) -> Iterator[str]:
@@ -188,15 +290,46 @@ def lines(found: dict[str, Any]) -> list[str]:
     for both, names in found["shared_classes"].items():
         text.append(f"note: {len(names)} classes are in {both}, {names[0]!r} among them")
     files = "1 file was" if found["scanned"] == 1 else f"{found['scanned']} files were"
-    if not found["scanned"]:
+    if not found["scanned"] and found["decoded"]:
+        images = sum(numbers["images"] for numbers in found["splits"].values())
+        text.append(f"{images} images were decoded")
+    elif not found["scanned"]:
         text.append("the images are in no files of their own, and were not looked at")
     elif found["decoded"]:
         text.append(f"{files} looked at and decoded")
     else:
         text.append(f"{files} looked at by the header alone: an image that is cut off was not seen")
     text += [f"note: {line}" for line in found["findings"]]
+    text += _copies(found)
     for what, files in found["other_files"].items():
         text.append(f"note: {what}: {files['count']}, such as {files['first']}")
+    return text
+
+
+def _copies(found: dict[str, Any]) -> list[str]:
+    """Returns what was found of copies, by splits."""
+    if "copies" not in found:
+        return []
+    text = []
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for pair in found["copies"]:
+        what = "exact" if pair["exact"] else "mirrored near" if pair["mirrored"] else "near"
+        groups.setdefault((*pair["splits"], what), []).append(pair)
+    for (one, other, what), pairs in groups.items():
+        where = f"within {one}" if one == other else f"in both {one} and {other}"
+        images = len({pair["other"] for pair in pairs})
+        text.append(
+            f"note: {images} {what} {'copy' if images == 1 else 'copies'} {where}, such as "
+            f"{pairs[0]['one']} = {pairs[0]['other']}"
+        )
+    text += [
+        f"note: classes {one} and {other} may be one: {why}"
+        for one, other, why in found["same_classes"]
+    ]
+    if found["flat"]:
+        text.append(
+            f"note: {found['flat']} images have too little structure for near copies to be told; exact ones were"
+        )
     return text
 
 

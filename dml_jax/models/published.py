@@ -8,9 +8,10 @@ A rule pairs a name in the file with a path of ours, `{}` in both for the same n
 layouts of the file.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -66,17 +67,34 @@ class Rule:
       ours: its path, with as many `{}` or `{:02}`.
       layout: how it lies here and there.
       shares: how long the first axes of several are, relative to each other; None: all alike.
+      stacked: True where the file has the arrays of all layers as one, along a first axis of its own; `ours` then has
+        one `{}`, the number of the layer, and `theirs` has none.
     """
 
     theirs: str | tuple[str, ...]
     ours: str
     layout: Layout = SAME
     shares: tuple[int, ...] | None = None
+    stacked: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The names in the file."""
         return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+
+
+class Named(NamedTuple):
+    """Where an array of ours lies in a file.
+
+    Attributes:
+      rule: of the array.
+      names: in the file.
+      layer: its place along the first axis of an array that holds all layers; None for an array of its own.
+    """
+
+    rule: Rule
+    names: tuple[str, ...]
+    layer: int | None
 
 
 @dataclass(frozen=True)
@@ -106,18 +124,41 @@ class Table:
     def _theirs(self) -> list[tuple[re.Pattern[str], Rule]]:
         return [(_pattern(part), rule) for rule in self.rules for part in rule.parts]
 
-    def path(self, name: str) -> str | None:
-        """Returns our path for a name of the file; None for one that no rule has.
+    def within(self, prefix: str, ignored: Mapping[str, str]) -> "Table":
+        """Returns the table of files that have the same names behind a prefix, and others beside them.
+
+        Args:
+          prefix: of the names.
+          ignored: regular expressions of the others, each with the reason.
+
+        Example:
+          >>> table = Table("a source", (Rule("fc", "layer/kernel"),)).within("backbone.", {"head.*": "of pre-training"})
+          >>> table.knows("backbone.fc"), table.knows("fc"), table.reason("head.fc")
+          (True, False, 'of pre-training')
+        """
+        rules = tuple(
+            replace(
+                rule,
+                theirs=(
+                    prefix + rule.theirs
+                    if isinstance(rule.theirs, str)
+                    else tuple(prefix + part for part in rule.theirs)
+                ),
+            )
+            for rule in self.rules
+        )
+        inner = {re.escape(prefix) + f"(?:{name})": why for name, why in self.ignored.items()}
+        return Table(f"{self.source} within {prefix!r}", rules, {**inner, **ignored})
+
+    def knows(self, name: str) -> bool:
+        """Returns True for a name of the file that a rule has.
 
         Args:
           name: in the file.
         """
-        for pattern, rule in self._theirs:
-            if found := pattern.fullmatch(name):
-                return rule.ours.format(*map(int, found.groups()))
-        return None
+        return any(pattern.fullmatch(name) for pattern, _ in self._theirs)
 
-    def names(self, path: str) -> tuple[Rule, tuple[str, ...]] | None:
+    def names(self, path: str) -> "Named | None":
         """Returns the rule of a path of ours and the names in the file; None for a path that no rule has.
 
         Args:
@@ -126,7 +167,8 @@ class Table:
         for rule in self.rules:
             if found := _pattern(rule.ours).fullmatch(path):
                 numbers = tuple(map(int, found.groups()))
-                return rule, tuple(part.format(*numbers) for part in rule.parts)
+                names = tuple(part.format(*numbers) for part in rule.parts)
+                return Named(rule, names, numbers[0] if rule.stacked else None)
         return None
 
     def reason(self, name: str) -> str | None:
@@ -141,7 +183,9 @@ class Table:
     def load(
         self, file: Arrays, expected: Mapping[str, Any], source: str
     ) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields `(path, array)` of every expected array, float32, in the order of the paths; one is read at a time.
+        """Yields `(path, array)` of every expected array, float32; one array of the file is read at a time.
+
+        They come in the order of the names in the file that they are made of, and of the paths for equal names.
 
         Args:
           file: arrays by the names in the file; each is read when it is asked for.
@@ -152,13 +196,11 @@ class Table:
           UserError: arrays that are missing, of another shape, or neither used nor known to be of no use.
         """
         wanted = {path: self.names(path) for path in sorted(expected)}
-        used = {name for found in wanted.values() if found for name in found[1]}
-        missing = [
-            name
-            for path, found in wanted.items()
-            for name in (found[1] if found else (path,))
-            if name not in file
-        ]
+        used = {name for found in wanted.values() if found for name in found.names}
+        named = {
+            name for path, found in wanted.items() for name in (found.names if found else (path,))
+        }
+        missing = sorted(name for name in named if name not in file)
         extra = [name for name in file if name not in used and self.reason(name) is None]
         if missing or extra:
             problems = [("missing", missing), ("not expected", extra)]
@@ -169,19 +211,30 @@ class Table:
     def _arrays(
         self, file: Arrays, expected: Mapping[str, Any], wanted: Mapping[str, Any], source: str
     ) -> Iterator[tuple[str, np.ndarray]]:
-        for path, (rule, names) in wanted.items():
+        # Arrays that hold all layers are read once.
+        ordered = sorted(wanted, key=lambda path: (wanted[path].names, path))
+        for names, group in itertools.groupby(ordered, key=lambda path: wanted[path].names):
+            paths = list(group)
             parts = [np.asarray(file[name]) for name in names]
-            shapes = [part.shape for part in parts]
-            try:
-                array = rule.layout.load(parts[0] if len(parts) == 1 else np.concatenate(parts))
-            except (ValueError, IndexError) as error:
-                raise UserError(f"{source}: {names[0]!r} has shape {shapes[0]}: {error}") from error
-            if array.shape != expected[path].shape:
-                ours = "" if rule.layout == SAME else f" ({array.shape} in our layout)"
-                raise UserError(
-                    f"{source}: {names[0]!r} has shape {shapes[0]}{ours}, not {expected[path].shape}"
-                )
-            yield path, np.ascontiguousarray(array, np.float32)
+            for path in paths:
+                rule, _, layer = wanted[path]
+                if layer is not None and any(part.shape[:1] != (len(paths),) for part in parts):
+                    raise UserError(
+                        f"{source}: {names[0]!r} has shape {parts[0].shape}, not {len(paths)} layers along its first axis"
+                    )
+                own = parts if layer is None else [part[layer] for part in parts]
+                try:
+                    array = rule.layout.load(own[0] if len(own) == 1 else np.concatenate(own))
+                except (ValueError, IndexError) as error:
+                    raise UserError(
+                        f"{source}: {names[0]!r} has shape {parts[0].shape}: {error}"
+                    ) from error
+                if array.shape != expected[path].shape:
+                    ours = "" if rule.layout == SAME else f" ({array.shape} in our layout)"
+                    raise UserError(
+                        f"{source}: {names[0]!r} has shape {own[0].shape}{ours}, not {expected[path].shape}"
+                    )
+                yield path, np.ascontiguousarray(array, np.float32)
 
     def save(self, backbone: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Returns arrays by the names and in the layouts of the source's files.
@@ -193,11 +246,12 @@ class Table:
           UserError: a path that no rule has.
         """
         arrays: dict[str, np.ndarray] = {}
+        layers: dict[str, dict[int, np.ndarray]] = {}
         for path, array in backbone.items():
             found = self.names(path)
             if found is None:
                 raise UserError(f"{path}: files of {self.source} have no such array")
-            rule, names = found
+            rule, names, layer = found
             theirs = rule.layout.save(np.asarray(array))
             ends = np.cumsum(rule.shares or [1] * len(names))
             parts = (
@@ -205,8 +259,13 @@ class Table:
                 if len(names) > 1
                 else [theirs]
             )
-            arrays |= dict(zip(names, map(np.ascontiguousarray, parts), strict=True))
-        return arrays
+            for name, part in zip(names, map(np.ascontiguousarray, parts), strict=True):
+                if layer is None:
+                    arrays[name] = part
+                else:
+                    layers.setdefault(name, {})[layer] = part
+        stacks = {name: np.stack([of[i] for i in sorted(of)]) for name, of in layers.items()}
+        return arrays | stacks
 
 
 def recognised(tables: tuple[Table, ...], names: Collection[str]) -> Table | None:
@@ -221,7 +280,7 @@ def recognised(tables: tuple[Table, ...], names: Collection[str]) -> Table | Non
       >>> recognised(tuple(some), ["c", "d"]).source
       'y'
     """
-    counts = [sum(table.path(name) is not None for name in names) for table in tables]
+    counts = [sum(table.knows(name) for name in names) for table in tables]
     most = max(counts, default=0)
     return tables[counts.index(most)] if most else None
 

@@ -226,10 +226,12 @@ def test_what_inspect_refuses_before_it_looks(photos, tmp_path, monkeypatch):
             inspect_data.main(parser.parse(arguments))
 
 
-def test_images_without_files_are_not_said_to_be_decoded():
+def test_images_without_files_are_looked_at_where_all_are_decoded():
     config = config_files.load("quickstart")
     config.data.classes, config.data.size = 6, 8
     text = "\n".join(inspect_data.lines(inspect_data.inspected(config)))
+    assert "288 images were decoded" in text
+    text = "\n".join(inspect_data.lines(inspect_data.inspected(config, decode=False)))
     assert "in no files of their own, and were not looked at" in text and "decod" not in text
 
 

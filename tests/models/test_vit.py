@@ -15,7 +15,7 @@ from dml_jax import models
 from dml_jax.bound import Bound
 from dml_jax.models import Model
 from dml_jax.models.backbones.positions import cubic_matrix
-from dml_jax.models.backbones.transformer import drop_path
+from dml_jax.models.backbones.shared import drop_path
 from dml_jax.models.backbones.vision_transformer import VisionTransformer
 from dml_jax.models.network import blueprint
 from dml_jax.models.sources import dinov2

@@ -38,6 +38,7 @@ def random_resized_crop(
       resampling: what scales. "pillow" gives torchvision's pixels; "simd" (cykooz.resizer, `pip install dml_jax[simd]`)
         the same filter in a third of the time, with coefficients of 16 bits: a fifth of the pixels differ, by one or
         two levels of 256.
+      interpolation: bilinear (antialiased) or nearest.
 
     Raises:
       UserError: a value out of range, bounds that do not ascend, or "simd" without its package.

@@ -16,8 +16,7 @@ from dml_jax.bound import Bound
 from dml_jax.errors import UserError
 from dml_jax.models.backbones.convolution import convolve, depthwise
 from dml_jax.models.backbones.layers import rematerialised
-from dml_jax.models.backbones.transformer import SMALL, Linear, Remat, drop_path
-from dml_jax.models.backbones.vision_transformer import STATISTICS
+from dml_jax.models.backbones.shared import SMALL, STATISTICS, Linear, Remat, drop_path
 from dml_jax.models.base import DType, Model, WeightsFile
 from dml_jax.models.heads import HeadSpec
 from dml_jax.models.pooling import Parts, Pooling

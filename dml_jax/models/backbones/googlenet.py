@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from dml_jax.bound import Bound
 from dml_jax.models.backbones.layers import ConvNorm, rectified, rematerialised
 from dml_jax.models.backbones.norm import Norm
-from dml_jax.models.backbones.transformer import Remat
+from dml_jax.models.backbones.shared import Remat
 from dml_jax.models.backbones.windows import max_pool
 from dml_jax.models.base import DType, Model, WeightsFile
 from dml_jax.models.heads import HeadSpec

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from dml_jax.models.backbones.convolution import convolve
 from dml_jax.models.backbones.norm import BatchNorm, Norm
-from dml_jax.models.backbones.transformer import Remat
+from dml_jax.models.backbones.shared import Remat
 
 
 class ConvNorm(nnx.Module):

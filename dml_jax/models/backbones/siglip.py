@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from dml_jax.bound import Bound
-from dml_jax.models.backbones.transformer import Remat
+from dml_jax.models.backbones.shared import STATISTICS, Remat
 from dml_jax.models.backbones.vision_transformer import (
-    STATISTICS,
     VisionTransformer,
     check_image_size,
 )

@@ -11,12 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dml_jax.models.backbones.positions import Rotation, rotate
+from dml_jax.models.backbones.shared import SMALL, Linear, Remat, drop_path
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Bias = Literal["all", "query_value", "none"]
-Remat = Literal["none", "block", "dots"]
-
-SMALL = nnx.initializers.truncated_normal(0.02)
 
 
 def quick_gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
@@ -33,15 +31,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "quick_gelu": quick_gelu,
 }
-
-
-class Linear(nnx.Linear):
-    """A linear map whose kernel starts from a truncated normal distribution with sigma = 0.02."""
-
-    def __init__(
-        self, inputs: int, outputs: int, *, bias: bool = True, dtype: jnp.dtype, rngs: nnx.Rngs
-    ) -> None:
-        super().__init__(inputs, outputs, use_bias=bias, kernel_init=SMALL, dtype=dtype, rngs=rngs)
 
 
 class QueryKeyValue(nnx.Module):
@@ -173,20 +162,6 @@ def attention(
     """
     cudnn = fused and jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if cudnn else None)
-
-
-def drop_path(
-    y: Float[Array, "b t d"], key: Array, rate: Float[Array, ""] | float
-) -> Float[Array, "b t d"]:
-    """Makes each sample zero with a probability, and divides the others by 1 less it (stochastic depth).
-
-    Args:
-      y: a residual branch.
-      key: of the draw.
-      rate: the probability, below 1.
-    """
-    keep = jax.random.bernoulli(key, 1 - rate, (y.shape[0], 1, 1))
-    return jnp.where(keep, y / jnp.asarray(1 - rate, y.dtype), 0)
 
 
 def run(

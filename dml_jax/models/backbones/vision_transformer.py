@@ -11,27 +11,17 @@ from jaxtyping import Array, Float
 
 from dml_jax.errors import UserError
 from dml_jax.models.backbones.positions import Rotation, resample, rotation
+from dml_jax.models.backbones.shared import SMALL, Linear, Remat
 from dml_jax.models.backbones.transformer import (
     ACTIVATIONS,
-    SMALL,
     Activation,
     Block,
-    Linear,
     QueryKeyValue,
-    Remat,
     attention,
     run,
 )
 from dml_jax.models.initializers import uniform
 from dml_jax.models.pooling import Parts
-
-# Mean and standard deviation of the images, as published weights expect them.
-STATISTICS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "satellite": ((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)),
-}
 
 
 class AttentionPool(nnx.Module):

@@ -6,7 +6,7 @@ import numpy as np
 
 from dml_jax.errors import UserError
 from dml_jax.models.published import ROW, Layout, Rule, Table
-from dml_jax.models.sources.transformer_rules import OURS, layer, norm, patches
+from dml_jax.models.sources.transformer_rules import OURS, PRETRAINING, layer, norm, patches
 
 _IGNORED = {
     r"(embeddings\.)?mask_token": "stands for masked patches in pre-training",
@@ -38,12 +38,16 @@ def tables(depth: int, registers: int, gated: bool) -> tuple[Table, ...]:
     # Checkpoints of pre-training have the layers in chunks, of which the two larger models have four.
     quarter = depth // 4
     chunks = [(f"blocks.{i // quarter}.{i}.", f"block_{i:02}") for i in range(quarter * 4)]
-    named = [
-        _transformers(gated),
-        _transformers_state_dict(gated),
+    authors = [
         _facebook("facebookresearch/dinov2", [("blocks.{}.", OURS)], gated),
         _facebook("facebookresearch/dinov2 in one chunk", [("blocks.0.{}.", OURS)], gated),
         _facebook("facebookresearch/dinov2 in four chunks", chunks, gated),
+    ]
+    named = [
+        _transformers(gated),
+        _transformers_state_dict(gated),
+        *authors,
+        *(table.within("backbone.", PRETRAINING) for table in authors),
     ]
     # Without registers and SwiGLU timm's names are the authors'.
     return (*named, _timm(registers > 0)) if registers or gated else tuple(named)

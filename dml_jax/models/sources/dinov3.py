@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from dml_jax.models.published import ROW, Layout, Rule, Table
-from dml_jax.models.sources.transformer_rules import OURS, layer, norm, patches
+from dml_jax.models.sources.transformer_rules import OURS, PRETRAINING, layer, norm, patches
 
 _MASK = {r"(embeddings\.)?mask_token": "stands for masked patches in pre-training"}
 
@@ -35,6 +35,7 @@ def tables(gated: bool) -> tuple[Table, ...]:
         _transformers("transformers", "layer.{}.", gated),
         _transformers("transformers' state_dict()", "model.layer.{}.", gated),
         _facebook(gated),
+        _facebook(gated).within("backbone.", PRETRAINING),
         _timm(gated),
     )
 

@@ -1,6 +1,7 @@
 """SigLIP's image towers by the names of the transformers library, of google-research/big_vision and of timm."""
 
 import functools
+from dataclasses import replace
 
 from dml_jax.models.published import LINEAR, ROW, Rule, Table
 from dml_jax.models.sources.flax_rules import (
@@ -14,6 +15,7 @@ from dml_jax.models.sources.transformer_rules import layer, linear, norm, patche
 
 _TEXT = "is of the texts' tower"
 _POOL = "attention_pool"
+_IMAGE = "params/img"
 
 
 @functools.cache
@@ -27,6 +29,7 @@ def tables(heads: int) -> tuple[Table, ...]:
         _transformers("transformers", "vision_model."),
         _transformers("transformers' SiglipVisionModel since version 5", ""),
         _big_vision(heads),
+        _big_vision_scan(heads),
         _timm("timm", ""),
         _timm("OpenCLIP", "visual.trunk."),
     )
@@ -60,16 +63,27 @@ def _transformers(source: str, prefix: str) -> Table:
 
 
 def _big_vision(heads: int) -> Table:
-    image, pool = "params/img", "params/img/MAPHead_0"
+    layers = _flax_layers("encoderblock_{}", heads)
+    return _big_vision_of("google-research/big_vision", layers, heads)
+
+
+def _big_vision_scan(heads: int) -> Table:
+    layers = tuple(replace(rule, stacked=True) for rule in _flax_layers("encoderblock", heads))
+    return _big_vision_of("google-research/big_vision with stacked layers", layers, heads)
+
+
+def _flax_layers(name: str, heads: int) -> tuple[Rule, ...]:
+    modules = ("LayerNorm_0", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0")
+    return flax_layer(f"{_IMAGE}/Transformer/{name}", modules, heads)
+
+
+def _big_vision_of(source: str, layers: tuple[Rule, ...], heads: int) -> Table:
+    pool = f"{_IMAGE}/MAPHead_0"
     rules = (
-        Rule(f"{image}/pos_embedding", "position", ROW),
-        *flax_patches(f"{image}/embedding"),
-        *flax_norm(f"{image}/Transformer/encoder_norm", "norm"),
-        *flax_layer(
-            f"{image}/Transformer/encoderblock_{{}}",
-            ("LayerNorm_0", "MultiHeadDotProductAttention_0", "LayerNorm_1", "MlpBlock_0"),
-            heads,
-        ),
+        Rule(f"{_IMAGE}/pos_embedding", "position", ROW),
+        *flax_patches(f"{_IMAGE}/embedding"),
+        *flax_norm(f"{_IMAGE}/Transformer/encoder_norm", "norm"),
+        *layers,
         Rule(f"{pool}/probe", f"{_POOL}/probe", ROW),
         *flax_attention(f"{pool}/MultiHeadDotProductAttention_0", _POOL, heads),
         *flax_norm(f"{pool}/LayerNorm_0", f"{_POOL}/norm"),
@@ -79,7 +93,7 @@ def _big_vision(heads: int) -> Table:
         "params/txt/.*": _TEXT,
         "params/(t|b)": "scales similarities of images and texts",
     }
-    return Table("google-research/big_vision", rules, ignored)
+    return Table(source, rules, ignored)
 
 
 def _timm(source: str, prefix: str) -> Table:

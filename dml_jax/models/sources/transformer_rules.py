@@ -6,6 +6,8 @@ Names = str | tuple[str, ...]
 
 # A row that the file has as a vector.
 AS_ROW = Layout(ROW.save, ROW.load)
+# What checkpoints of self-supervised pre-training have beside the backbone.
+PRETRAINING = {r"(head|dino_head|ibot_head)\..*": "is a head of pre-training"}
 OURS = "block_{:02}"
 
 

@@ -4,7 +4,7 @@ import functools
 
 from dml_jax.models.published import ROW, Rule, Table
 from dml_jax.models.sources.flax_rules import flax_layer, flax_norm, flax_patches
-from dml_jax.models.sources.transformer_rules import layer, norm, patches
+from dml_jax.models.sources.transformer_rules import PRETRAINING, layer, norm, patches
 
 
 @functools.cache
@@ -16,6 +16,7 @@ def tables(heads: int) -> tuple[Table, ...]:
     """
     return (
         _timm(),
+        _timm().within("backbone.", PRETRAINING),  # facebookresearch/dino
         _torchvision("torchvision", ("mlp.0", "mlp.3")),
         _torchvision("torchvision before 0.14", ("mlp.linear_1", "mlp.linear_2")),
         _transformers("transformers", ""),
