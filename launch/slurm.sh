@@ -16,4 +16,6 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
+# Huge pages for large arrays of the host.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec srun --kill-on-bad-exit=1 python -m dml_jax.train --cluster "$@"

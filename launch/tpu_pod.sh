@@ -15,5 +15,6 @@ fi
 name=$1 zone=$2
 shift 2
 
+# Huge pages (GLIBC_TUNABLES) for large arrays of the host.
 exec gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all \
-  --command="cd dml_jax && exec .venv/bin/python -m dml_jax.train --cluster $(printf '%q ' "$@")"
+  --command="cd dml_jax && GLIBC_TUNABLES=glibc.malloc.hugetlb=1 exec .venv/bin/python -m dml_jax.train --cluster $(printf '%q ' "$@")"

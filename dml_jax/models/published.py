@@ -132,7 +132,8 @@ class Table:
           ignored: regular expressions of the others, each with the reason.
 
         Example:
-          >>> table = Table("a source", (Rule("fc", "layer/kernel"),)).within("backbone.", {"head.*": "of pre-training"})
+          >>> table = Table("a source", (Rule("fc", "layer/kernel"),))
+          >>> table = table.within("backbone.", {"head.*": "of pre-training"})
           >>> table.knows("backbone.fc"), table.knows("fc"), table.reason("head.fc")
           (True, False, 'of pre-training')
         """
@@ -219,8 +220,9 @@ class Table:
             for path in paths:
                 rule, _, layer = wanted[path]
                 if layer is not None and any(part.shape[:1] != (len(paths),) for part in parts):
+                    shapes = ", ".join(str(part.shape) for part in parts)
                     raise UserError(
-                        f"{source}: {names[0]!r} has shape {parts[0].shape}, not {len(paths)} layers along its first axis"
+                        f"{source}: {names[0]!r} has shape {shapes}, and there are {len(paths)} layers"
                     )
                 own = parts if layer is None else [part[layer] for part in parts]
                 try:

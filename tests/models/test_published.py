@@ -98,7 +98,61 @@ def test_arrays_are_read_one_at_a_time():
     arrays = TABLE.load(Lazy(FILE), EXPECTED, "w.pth")
     assert read == []
     next(arrays)
-    assert read == ["q.0.weight", "k.0.weight"]
+    assert read == ["conv.weight"]
+    next(arrays), next(arrays)
+    assert read == ["conv.weight", "patch.weight", "pos"]
+    assert next(arrays)[0] == "block_00/qk/kernel"
+    assert read[3:] == ["q.0.weight", "k.0.weight"]
+
+
+STACKED = Table(
+    "a scan",
+    (
+        Rule(("q/kernel", "k/kernel"), "block_{:02}/qk/kernel", LINEAR, stacked=True),
+        Rule("norm", "norm/scale"),
+    ),
+)
+
+
+def test_layers_along_the_first_axis_of_one_array():
+    rng = np.random.default_rng(1)
+    file = {x: rng.normal(size=(11, 3, 4)).astype(np.float32) for x in ("q/kernel", "k/kernel")}
+    file["norm"] = np.ones(4, np.float32)
+    expected = {f"block_{i:02}/qk/kernel": np.zeros((4, 6)) for i in range(11)}
+    expected["norm/scale"] = np.zeros(4)
+    read = []
+
+    class Lazy(dict):
+        def __getitem__(self, name):
+            read.append(name)
+            return super().__getitem__(name)
+
+    ours = dict(STACKED.load(Lazy(file), expected, "w.npz"))
+    assert sorted(read) == ["k/kernel", "norm", "q/kernel"]  # each once
+    for i in (0, 2, 10):
+        np.testing.assert_array_equal(ours[f"block_{i:02}/qk/kernel"][:, 3:], file["k/kernel"][i].T)
+    back = STACKED.save(ours)
+    assert back.keys() == file.keys()
+    for name, array in file.items():
+        np.testing.assert_array_equal(back[name], array)
+    file["k/kernel"] = file["k/kernel"][:10]
+    with pytest.raises(UserError, match=r"'q/kernel' has shape \(11, 3, 4\), .* are 11 layers"):
+        dict(STACKED.load(file, expected, "w.npz"))
+
+
+def test_names_within_a_prefix_and_heads_beside_them():
+    within = TABLE.within("backbone.", {r"dino_head\..*": "is a head of pre-training"})
+    heads = {"dino_head.mlp.0.weight": np.ones(3), "backbone.head.weight": np.ones(3)}
+    file = {f"backbone.{name}": array for name, array in FILE.items()} | heads
+    assert recognised((TABLE, within), file) == within
+    assert recognised((TABLE, within), FILE) == TABLE
+    loaded = dict(within.load(file, EXPECTED, "w.pth"))
+    for path, array in load().items():
+        np.testing.assert_array_equal(loaded[path], array)
+    assert within.reason("dino_head.mlp.0.weight") == "is a head of pre-training"
+    assert within.reason("backbone.head.weight") == "of another task"
+    with pytest.raises(UserError, match=r"not expected: 'tail.mlp.0.weight'"):
+        within.load({**file, "tail.mlp.0.weight": np.ones(3)}, EXPECTED, "w.pth")
 
 
 def test_recognised_by_most_of_its_names():

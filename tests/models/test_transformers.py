@@ -272,6 +272,56 @@ def test_dinov2_in_four_chunks_of_layers():
     assert [a[0] for a in loaded.values()] == list(range(8))
 
 
+@pytest.mark.parametrize("stacked", [False, True])
+def test_big_vision_has_layers_of_their_own_or_stacked(stacked):
+    """SigLIP 2's files have them stacked, by big_vision's `scan`."""
+    found = weights_of(case_of("siglip", "big_vision"))
+    part = "/Transformer/encoderblock_{}/"
+    layers = [
+        {k.replace(part.format(i), "@"): v for k, v in found.items() if part.format(i) in k}
+        for i in range(2)
+    ]
+    scan = {k: v for k, v in found.items() if "encoderblock_" not in k}
+    for name in layers[0]:
+        path = name.replace("@", "/Transformer/encoderblock/")
+        scan[path] = np.stack([layer[name] for layer in layers])
+    assert len(layers[0]) == len(scan) - len(found) + 2 * len(layers[0]) == 16
+    scan["params/txt/Encoder_0/encoderblock/LayerNorm_0/scale"] = np.ones((2, 16), np.float32)
+    shapes = compiled(tuple(sorted(SIGLIP.items())))[0]
+    table = published.recognised(tables("siglip", SIGLIP), scan if stacked else found)
+    assert table.source.endswith("stacked layers") == stacked
+    loaded = dict(table.load(scan if stacked else found, shapes, "a file"))
+    _, _, wanted = load("siglip", "big_vision", SIGLIP)
+    assert loaded.keys() == wanted.keys()
+    for path, array in wanted.items():
+        np.testing.assert_array_equal(loaded[path], array, strict=True, err_msg=path)
+    if stacked:
+        saved = table.save(loaded)
+        assert all(np.array_equal(saved[name], scan[name]) for name in saved)
+
+
+@pytest.mark.parametrize(
+    ("file", "case", "heads"),
+    [
+        ("dinov2", "facebook", ("dino_head.mlp.0.weight", "ibot_head.last_layer.weight_g")),
+        ("dinov2", "facebook_one_chunk", ("dino_head.mlp.0.weight",)),
+        ("dinov3", "facebook", ("dino_head.mlp.0.weight", "ibot_head.mlp.0.bias")),
+        ("plain", "timm", ("head.mlp.0.weight", "head.last_layer.weight_v")),
+    ],
+)
+def test_a_checkpoint_of_pre_training_has_heads_beside_the_backbone(file, case, heads):
+    hyper = CASES[file][case][0]
+    _, weights, wanted = load(file, case, hyper)
+    inner = {f"backbone.{name}": array for name, array in weights.items()}
+    inner |= dict.fromkeys(heads, np.ones(3, np.float32))
+    table = published.recognised(tables(file, hyper), inner)
+    assert "within 'backbone.'" in table.source
+    assert {table.reason(name) for name in heads} == {"is a head of pre-training"}
+    loaded = dict(table.load(inner, compiled(tuple(sorted(hyper.items())))[0], "a file"))
+    for path, array in wanted.items():
+        np.testing.assert_array_equal(loaded[path], array, strict=True, err_msg=path)
+
+
 def test_timm_has_no_position_of_the_class_token_beside_registers():
     table = dinov2_names.tables(2, 4, False)[-1]
     position = np.ones((17, 16), np.float32)
