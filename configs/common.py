@@ -1,10 +1,12 @@
 """What the configurations share: sections for data sets and models, and a way to shrink a run to try it out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from dml_jax import config as configs
+from dml_jax import names
 
 
 def glyphs(size: int) -> ConfigDict:
@@ -91,6 +93,22 @@ def gmb2025(size: int = 224) -> dict[str, tuple[dict[str, Any], ...]]:
     return {"augment": (square, policy), "prepare": (square,)}
 
 
+def published(
+    name: str, order: str, sections: dict[str, tuple[dict[str, Any], ...]], **options: Any
+) -> ConfigDict:
+    """Returns the section `data` of a published set as both papers' code reads it, whose path is still to be set.
+
+    Args:
+      name: cub200, cars196, sop, inshop or inaturalist2018.
+      order: of the classes of cars196, "names" (ICML 2020) or "devkit" (2025).
+      sections: `augment` and `prepare`.
+      **options: further fields.
+    """
+    # Neither turns images by what a camera has written into the file.
+    given = {"path": config_dict.placeholder(str), "exif": False, **sections, **options}
+    return configs.data(name=name, **given, **({"order": order} if name == "cars196" else {}))
+
+
 def photographs(size: int) -> ConfigDict:
     """Returns the section `data` of a folder or a CSV file of photographs, whose path is still to be set.
 
@@ -123,18 +141,34 @@ def convnet(size: int, channels: int = 1) -> dict[str, Any]:
 
 
 def mobilenet_v2(size: int = 224) -> ConfigDict:
-    """Returns the section `model` of MobileNetV2 with the weights of a file.
+    """Returns the section `model` of MobileNetV2 with the weights of a file."""
+    return backbone({"name": "mobilenet_v2"}, image_size=size, dtype="float32")
+
+
+def backbone(section: dict[str, Any], **more: Any) -> ConfigDict:
+    """Returns the section `model` of a published network with the weights of a file.
 
     `--config.model.weights=FILE` names it; `--config.model.weights=` (empty) draws them instead.
+
+    Args:
+      section: the name and what belongs to the network.
+      **more: further hyper-parameters.
     """
-    return ConfigDict(
-        {
-            "name": "mobilenet_v2",
-            "weights": config_dict.placeholder(str),
-            "image_size": size,
-            "dtype": "float32",
-        }
-    )
+    return ConfigDict({**section, "weights": config_dict.placeholder(str), **more})
+
+
+def chosen(argument: str, table: Mapping[str, Any], value: str) -> Any:
+    """Returns what an argument of a configuration chooses from a table.
+
+    Args:
+      argument: its name.
+      table: what can be chosen.
+      value: of the argument.
+
+    Raises:
+      UserError: a value that is not in the table.
+    """
+    return names.resolve(f"{argument} of the config:", table, value)
 
 
 def runlocal(config: ConfigDict) -> None:
