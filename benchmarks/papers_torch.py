@@ -1,7 +1,7 @@
 """The side of beside_papers.py that runs the papers' released code, in an environment with PyTorch.
 
 Both parts write what the other side begins from (`begin.npz`, `weights.pth`) to a folder, train on the batches of
-`batches.npz`, and write the losses to `theirs.npy`.
+`batches.npz`, and write the losses to `theirs.npy`; with --float64 the same in double precision to `theirs64.npy`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def tensors(images: np.ndarray) -> torch.Tensor:
 
 
 def icml2020(code: pathlib.Path, loss: str, classes: int, folder: pathlib.Path):
-    """(embed, criterion, optimizer), of main.py with --arch=resnet50_frozen_normalize."""
+    """(model, embed, criterion, optimizer), of main.py with --arch=resnet50_frozen_normalize."""
     sys.path.insert(0, str(code))
     import parameters
     from architectures import resnet50
@@ -62,7 +62,8 @@ def icml2020(code: pathlib.Path, loss: str, classes: int, folder: pathlib.Path):
         begin["loss/weights"] = criterion.class_map
     np.savez(folder / "begin.npz", **{k: v.detach().numpy() for k, v in begin.items()})
     model.train()
-    return lambda x: model(x)[0], lambda e, y: criterion(e, y), torch.optim.Adam(groups)
+    embed = lambda x: model(x)[0]
+    return model, embed, lambda e, y: criterion(e, y), torch.optim.Adam(groups)
 
 
 def _running_statistics(model: torch.nn.Module) -> None:
@@ -85,7 +86,7 @@ def _running_statistics(model: torch.nn.Module) -> None:
 def gmb2025(
     code: pathlib.Path, dinov2: pathlib.Path, loss: str, classes: int, folder: pathlib.Path
 ):
-    """(embed, criterion, optimizers), of main.py with --dino_size=s, in float32."""
+    """(model, criterion, optimizers), of main.py with --dino_size=s, in float32."""
     sys.path.insert(0, str(code))
     import pytorch_metric_learning.losses as losses
     import pytorch_metric_learning.miners as miners
@@ -118,21 +119,30 @@ def main() -> None:
     parser.add_argument("code", type=pathlib.Path)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--dinov2", type=pathlib.Path)
+    parser.add_argument("--float64", action="store_true", help="the same in double precision")
     given = parser.parse_args()
     torch.manual_seed(0)
     batches = np.load(given.folder / "batches.npz")
     images, labels, plan = (batches[k] for k in ("images", "labels", "plan"))
     classes = int(labels.max()) + 1
     if given.study == "icml2020":
-        embed, criterion, optimizer = icml2020(given.code, given.loss, classes, given.folder)
+        model, embed, criterion, optimizer = icml2020(given.code, given.loss, classes, given.folder)
         optimizers = [optimizer]
     else:
-        embed, criterion, optimizers = gmb2025(
+        model, criterion, optimizers = gmb2025(
             given.code, given.dinov2, given.loss, classes, given.folder
         )
+        embed = model
+    if given.float64:
+        model.double()
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            for parameter in group["params"]:
+                parameter.data = parameter.data.double()
     found = []
     for rows in plan:
-        value = criterion(embed(tensors(images[rows])), torch.from_numpy(labels[rows]))
+        pixels = tensors(images[rows])
+        pixels = pixels.double() if given.float64 else pixels
+        value = criterion(embed(pixels), torch.from_numpy(labels[rows]))
         for optimizer in optimizers:
             optimizer.zero_grad()
         value.backward()
@@ -140,7 +150,8 @@ def main() -> None:
             optimizer.step()
         found.append(value.item())
         print(len(found), found[-1], flush=True)
-    np.save(given.folder / "theirs.npy", np.array(found))
+    name = "theirs64.npy" if given.float64 else "theirs.npy"
+    np.save(given.folder / name, np.array(found))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,20 @@ from dml_jax.data.base import (
     label_sets,
     subset,
 )
+from dml_jax.data.datasets.archive import archive
 from dml_jax.data.datasets.cars196 import cars196
 from dml_jax.data.datasets.cub200 import cub200
 from dml_jax.data.datasets.folder import files, files_below, folder
 from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
+from dml_jax.data.datasets.hugging_face import hugging_face
 from dml_jax.data.datasets.inaturalist2018 import inaturalist2018
 from dml_jax.data.datasets.inshop import inshop
 from dml_jax.data.datasets.omniglot import omniglot
+from dml_jax.data.datasets.parquet import parquet
 from dml_jax.data.datasets.sop import sop
+from dml_jax.data.datasets.tfds import tfds
+from dml_jax.data.datasets.webdataset import webdataset
 from dml_jax.data.decoding import decode
 from dml_jax.data.identity import ClassImages, differences, fingerprint, relative_name
 from dml_jax.data.pipeline import Plan, Plans, eval_batches, train_batches
@@ -43,6 +48,7 @@ __all__ = [
     "Plans",
     "Source",
     "Subset",
+    "archive",
     "augment",
     "available",
     "cars196",
@@ -58,12 +64,14 @@ __all__ = [
     "grocery_store",
     "hierarchy",
     "hold_out",
+    "hugging_face",
     "inaturalist2018",
     "inshop",
     "integer_labels",
     "label_sets",
     "load",
     "omniglot",
+    "parquet",
     "paths_of",
     "reduced",
     "relative_name",
@@ -71,6 +79,8 @@ __all__ = [
     "sizes",
     "sop",
     "subset",
+    "tfds",
     "train_batches",
+    "webdataset",
     "with_label_noise",
 ]

@@ -298,14 +298,16 @@ class BytesReader:
       encoded: the bytes of each image.
       channels: 1 (grey) or 3 (RGB).
       size: the side to which images are resized, or None.
+      exif: as in `decode`.
     """
 
     encoded: Sequence[bytes]
     channels: int
     size: int | None = None
+    exif: bool = True
 
     def __call__(self, index: int) -> UInt8[np.ndarray, "h w c"]:
-        return decode(self.encoded[index], channels=self.channels, size=self.size)
+        return decode(self.encoded[index], channels=self.channels, size=self.size, exif=self.exif)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,26 +23,36 @@ from typing import Any
 from dml_jax import names, parameters
 from dml_jax.data import prepared
 from dml_jax.data.base import Source
+from dml_jax.data.datasets.archive import archive
 from dml_jax.data.datasets.cars196 import cars196
 from dml_jax.data.datasets.cub200 import cub200
 from dml_jax.data.datasets.folder import folder
 from dml_jax.data.datasets.glyphs import glyphs
 from dml_jax.data.datasets.grocery_store import grocery_store
+from dml_jax.data.datasets.hugging_face import hugging_face
 from dml_jax.data.datasets.inaturalist2018 import inaturalist2018
 from dml_jax.data.datasets.inshop import inshop
 from dml_jax.data.datasets.omniglot import omniglot
+from dml_jax.data.datasets.parquet import parquet
 from dml_jax.data.datasets.sop import sop
+from dml_jax.data.datasets.tfds import tfds
+from dml_jax.data.datasets.webdataset import webdataset
 
 TABLE: dict[str, Callable[..., Source]] = {
+    "archive": archive,
     "cars196": cars196,
     "cub200": cub200,
     "folder": folder,
     "glyphs": glyphs,
     "grocery_store": grocery_store,
+    "hugging_face": hugging_face,
     "inaturalist2018": inaturalist2018,
     "inshop": inshop,
     "omniglot": omniglot,
+    "parquet": parquet,
     "sop": sop,
+    "tfds": tfds,
+    "webdataset": webdataset,
 }
 
 
@@ -51,7 +61,7 @@ def available() -> list[str]:
 
     Example:
       >>> available()[:4]
-      ['cars196', 'cub200', 'folder', 'glyphs']
+      ['archive', 'cars196', 'cub200', 'folder']
     """
     return sorted(TABLE)
 

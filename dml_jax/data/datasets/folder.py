@@ -16,10 +16,9 @@ from dml_jax.data.base import (
     Source,
     existing_path,
     integer_labels,
-    split_classes,
-    subset,
 )
 from dml_jax.data.csv_lists import Row, read_list
+from dml_jax.data.fractions import share_of
 from dml_jax.errors import UserError
 from dml_jax.parameters import Fraction, NonNegativeInt, PositiveInt, checked
 
@@ -110,13 +109,7 @@ def folder(
             f"folder: {path} has no {split!r}; directories train, val or test beside it, or the column split of "
             "a CSV file, are accepted"
         )
-    classes = split_classes(len(source.class_names), fractions, seed, "folder")[split]
-    if not classes:
-        raise UserError(
-            f"folder: {path} has {len(source.class_names)} classes and fractions={tuple(fractions)} leave "
-            f"none for split {split!r}; larger fractions or split 'all' are accepted"
-        )
-    return subset(source, classes)
+    return share_of(source, split, fractions, seed, "folder", path)
 
 
 def files(paths: Sequence[str], *, channels: int) -> Images:
