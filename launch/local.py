@@ -57,7 +57,7 @@ def environment(options: argparse.Namespace, port: int, index: int) -> dict[str,
     env["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
     env["JAX_NUM_PROCESSES"] = str(options.processes)
     env["JAX_PROCESS_ID"] = str(index)
-    # Steps on CPUs allocate gigabytes anew; huge pages make that cheaper.
+    # A step on CPUs allocates gigabytes anew, which huge pages make cheaper.
     env.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
     if options.cpu_devices:
         env["JAX_PLATFORMS"] = "cpu"

@@ -52,8 +52,8 @@ def siglip(
 
     There is no class token: its features, 768, 1024, 1152 or 1536 of them, are what a learned query attends to in the
     patches after the last layer norm, plus an MLP of it. Images are scaled to [-1, 1]. Weights are those of the
-    transformers library or OpenCLIP (the text tower in the file is left out), of timm, or of google-research/big_vision
-    (SigLIP).
+    transformers library or OpenCLIP (the text tower in the file is left out), of timm, or of
+    google-research/big_vision, with layers apart or stacked.
 
     Args:
       size: "b", "l", "so400m" or "g_opt".
