@@ -7,11 +7,11 @@ about 500 x 400 pixels, written to a temporary folder: gradients with noise, qua
 part, scale it to 224 x 224, mirror it at random and put 64 of them into a batch of uint8. The pixels are those of
 Pillow on both sides, but for rows with "simd" (`resampling="simd"`): a fifth of theirs differ by a level or two.
 
-Threads and workers are 1, 2, 4, ... up to the machine's cores (`--cores`), and threads twice as many. Each way runs in
-a process of its own, in turns, `--repeat` times, and the first 128 images do not count. The table has a way's best
-images/s; the median over the rounds of its images/s divided by those of torch with a worker for each core in the same
-round; and its least CPU time, of the process and its workers together, which other programs on the machine change
-little.
+Rows with "packed" read what `dml prepare` made of the files. Threads and workers are 1, 2, 4, ... up to the machine's
+cores (`--cores`), and threads twice as many. Each way runs in a process of its own, in turns, `--repeat` times, and the
+first 128 images do not count. The table has a way's best images/s; the median over the rounds of its images/s divided by
+those of torch with a worker for each core in the same round; and its least CPU time, of the process and its workers
+together, which other programs on the machine change little.
 
 Printed, not recorded: decoders alone, where they are installed, with how far their pixels are from Pillow's; and
 photographs of 12 megapixels decoded and cropped, with and without `min_side`.
@@ -41,6 +41,7 @@ def ways(cores: int) -> list[dict]:
     ours = [{"threads": n, "workers": 0} for n in [*counts, 2 * cores]]
     ours += [{"threads": 1, "workers": n} for n in counts]
     ours += [{"threads": n, "workers": 0, "resampling": "simd"} for n in (cores, 2 * cores)]
+    ours += [{"threads": n, "workers": 0, "packed": True} for n in (cores, 2 * cores)]
     torch = [{"side": "torch", "threads": 0, "workers": n} for n in (0, *counts)]
     return [{"side": "dml_jax", **way} for way in ours] + torch
 
@@ -64,11 +65,18 @@ def write_images(folder: pathlib.Path, count: int) -> None:
         image.save(folder / f"class{i % 10}" / f"{i}.jpg", quality=90)
 
 
-def jax_batches(folder: str, threads: int, workers: int, steps: int, resampling: str = "pillow"):
+def jax_batches(
+    folder: str,
+    threads: int,
+    workers: int,
+    steps: int,
+    resampling: str = "pillow",
+    packed: bool = False,
+):
     """The batches of dml_jax."""
     from dml_jax import data
 
-    source = data.load("folder", "train", path=folder, fractions=(1.0, 0.0, 0.0))
+    source = data.load("folder", "all", path=f"{folder}/packed" if packed else f"{folder}/loose")
     crop = {"name": "random_resized_crop", "size": SIZE, "resampling": resampling}
     augment = data.augment.build([crop, "flip"])
     rng = np.random.default_rng(0)
@@ -92,7 +100,7 @@ def torch_batches(folder: str, workers: int, steps: int):
     from torchvision import transforms
 
     torch.set_num_threads(1)
-    paths = sorted(str(path) for path in pathlib.Path(folder).glob("*/*.jpg"))
+    paths = sorted(str(path) for path in pathlib.Path(folder).glob("loose/*/*.jpg"))
     augment = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE),
@@ -133,7 +141,7 @@ def measure(way: dict, folder: str, steps: int) -> tuple[float, float]:
     if way["side"] == "torch":
         batches = torch_batches(folder, way["workers"], total)
     else:
-        options = {key: way[key] for key in ("resampling",) if key in way}
+        options = {key: way[key] for key in ("resampling", "packed") if key in way}
         batches = jax_batches(folder, way["threads"], way["workers"], total, **options)
     for _ in range(WARM):
         next(batches)
@@ -221,7 +229,11 @@ def main() -> None:
         print(*measure(json.loads(given.way), given.folder, given.steps))
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_images(pathlib.Path(folder), given.images)
+        loose = pathlib.Path(folder, "loose")
+        loose.mkdir()
+        write_images(loose, given.images)
+        command = [sys.executable, "-m", "dml_jax.prepare", "--dataset=folder"]
+        subprocess.run([*command, f"--source={loose}", f"--data_dir={folder}/packed"], check=True)
         kept = [w for w in ways(given.cores) if w["side"] != "torch" or given.torch_python]
         rates: list[list[float]] = []  # by round and way
         least = [np.inf] * len(kept)
@@ -244,7 +256,9 @@ def main() -> None:
         for i, way in enumerate(kept):
             how = f"{way['workers']} workers"
             if way["side"] != "torch":
-                how = f"{way['threads']} threads, {how}" + (", simd" if "resampling" in way else "")
+                how = f"{way['threads']} threads, {how}" + (
+                    ", simd" if "resampling" in way else ", packed" if "packed" in way else ""
+                )
             beside = [r[i] / r[kept.index(full)] for r in rates] if full in kept else []
             record(
                 "input",
@@ -259,7 +273,7 @@ def main() -> None:
                 ],
             )
         print("\n| decoder | ms an image | pixels beside Pillow's |\n|---|---:|---|")
-        print("\n".join(decoders(folder)))
+        print("\n".join(decoders(str(loose))))
         print("\n| min_side | decoded to | ms an image, with crop and flip |\n|---|---|---:|")
         print("\n".join(large_photographs()))
 
