@@ -9,8 +9,8 @@ Pillow on both sides, but for rows with "simd" (`resampling="simd"`): a fifth of
 
 Rows with "packed" read what `dml prepare` made of the files. Threads and workers are 1, 2, 4, ... up to the machine's
 cores (`--cores`), and threads twice as many. Each way runs in a process of its own, in turns, `--repeat` times, and the
-first 128 images do not count. The table has a way's best images/s; the median over the rounds of its images/s divided by
-those of torch with a worker for each core in the same round; and its least CPU time, of the process and its workers
+first 128 images do not count. The table has a way's best images/s; the median over the rounds of its images/s divided
+by those of torch with a worker for each core in the same round; and its least CPU time, of the process and its workers
 together, which other programs on the machine change little.
 
 Printed, not recorded: decoders alone, where they are installed, with how far their pixels are from Pillow's; and
