@@ -56,7 +56,9 @@ class TrainOptions:
       log_seconds: seconds between two lines of progress, where the output is no terminal.
       clip: the largest global norm of the gradient, of all groups together; a longer one is scaled to it. None: any.
       profile: the first and the last step of a trace for TensorBoard and XProf, in `profile/` of the run; None: none.
-      wandb: the Weights & Biases project that metrics are reported to; "": none.
+      wandb: the Weights & Biases project that metrics are reported to; "": none. WANDB_MODE=offline and disabled work.
+      wandb_group: the group of the run there, such as what a study compares; "": none.
+      wandb_name: its name there; "": one that is drawn.
     """
 
     epochs: NonNegativeInt = 10
@@ -85,6 +87,8 @@ class TrainOptions:
     clip: PositiveFloat | None = None
     profile: tuple[PositiveInt, PositiveInt] | None = None
     wandb: str = ""
+    wandb_group: str = ""
+    wandb_name: str = ""
 
     @property
     def monitors(self) -> tuple[str, ...]:

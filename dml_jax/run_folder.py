@@ -33,7 +33,7 @@ MAY_CHANGE = (
     r"data\.(path|threads|workers|prefetch|on_error)",
     r"model\.weights",
     r"train\.(epochs|devices|fsdp|replicas|shard_above|shard_axes|references|log_steps|log_seconds)",
-    r"train\.(checkpoints|checkpoint_steps|checkpoint_minutes|patience|profile|wandb|eval_epochs|eval_steps)",
+    r"train\.(checkpoints|checkpoint_steps|checkpoint_minutes|patience|profile|wandb|wandb_group|wandb_name|eval_epochs|eval_steps)",
     r"evaluation\.(after|at_end|batch_size|backend|block|kmeans|map)",
 )
 

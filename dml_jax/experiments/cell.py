@@ -41,6 +41,9 @@ def ask(folder: pathlib.Path, cell: Cell) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     config = configs.to_dict(configs.located(cell.config))
+    train = config["train"]
+    if train["wandb"] and not train["wandb_group"]:
+        train |= {"wandb_group": cell.group, "wandb_name": cell.name}
     asked = {"factors": dict(cell.factors), "seed": cell.seed, "hash": cell.hash, "config": config}
     _write(folder / ASKED, asked)
 

@@ -60,8 +60,11 @@ def _wandb_run(workdir: pathlib.Path, config: Mapping[str, Any], project: str) -
     file = workdir / "wandb_id"
     if not file.exists():
         file.write_text(secrets.token_hex(4))
+    options = config.get("train", {})
     return wandb.init(
         project=project,
+        group=options.get("wandb_group") or None,
+        name=options.get("wandb_name") or None,
         id=file.read_text().strip(),
         resume="allow",
         dir=str(workdir),

@@ -106,7 +106,7 @@ def test_pooling_and_blue_first():
 
 def test_rows_in_a_file_of_bn_inception():
     """Some files have the vectors of normalisations as rows [1, c]."""
-    rule, _ = bn_inception_sources.tables()[0].names("conv1/norm/scale")
+    rule = bn_inception_sources.tables()[0].names("conv1/norm/scale").rule
     assert rule.layout.load(np.ones((1, 64))).shape == rule.layout.load(np.ones(64)).shape == (64,)
     with pytest.raises(ValueError, match="reshape"):
         rule.layout.load(np.ones((2, 32)))

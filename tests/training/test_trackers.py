@@ -143,10 +143,12 @@ def test_wandb_goes_on_with_its_run(tmp_path, monkeypatch):
     run = SimpleNamespace(log=lambda row, step: rows.append((step, row)), finish=lambda: None)
     fake = SimpleNamespace(init=lambda **given: starts.append(given) or run)
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = {"seed": 0, "train": {"wandb_group": "loss=nt_xent", "wandb_name": "seed=0"}}
     for step in (1, 2):
-        trackers = Trackers(tmp_path, step - 1, {"seed": 0}, "project")
+        trackers = Trackers(tmp_path, step - 1, config, "project")
         trackers.write({"step": step, "epoch": 1, "loss": 0.5})
         trackers.close()
+    assert starts[0]["group"] == "loss=nt_xent" and starts[0]["name"] == "seed=0"
     assert rows == [(step, {"epoch": 1, "loss": 0.5}) for step in (1, 2)]
     first, second = starts
     assert first == second and first["resume"] == "allow" and first["project"] == "project"
