@@ -157,6 +157,29 @@ def backbone(section: dict[str, Any], **more: Any) -> ConfigDict:
     return ConfigDict({**section, "weights": config_dict.placeholder(str), **more})
 
 
+def advised(section: dict[str, Any]) -> ConfigDict:
+    """Returns what the presets share: photographs of one's own, a DINOv2 backbone, the rates of the 2025 study.
+
+    Args:
+      section: the name and what belongs to the backbone.
+    """
+    config = configs.new()
+    config.seed = 0
+    config.data = photographs(224)
+    config.model = backbone(section, image_size=224, dtype="float32")
+    group = {"name": "adam", "lr": 1e-6}
+    config.optim = configs.optim(backbone=group, head=group, loss={"lr": 1.0})
+    config.train.epochs = 100
+    config.train.precision = "bfloat16"
+    config.train.monitor = "val/map_at_r"
+    config.train.patience = 3
+    config.evaluation.splits = ("val",)
+    config.evaluation.at_end = ("test",)
+    config.evaluation.before_training = True
+    config.evaluation.batch_size = 64
+    return config
+
+
 def chosen(argument: str, table: Mapping[str, Any], value: str) -> Any:
     """Returns what an argument of a configuration chooses from a table.
 

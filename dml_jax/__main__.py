@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "dml_jax.inspect_data",
     "prepare": "dml_jax.prepare",
     "list": "dml_jax.list_names",
+    "suggest": "dml_jax.suggest",
     "study": "dml_jax.experiments.run",
     "tune": "dml_jax.experiments.tune",
     "report": "dml_jax.experiments.report",
