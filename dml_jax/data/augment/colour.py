@@ -121,14 +121,14 @@ def gaussian_blur(
     sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0),
     p: Fraction = 1.0,
 ) -> Augmentation:
-    """Blurs the image with a Gaussian whose width is drawn evenly; the border is mirrored.
+    """Blurs the image with a Gaussian whose width is drawn evenly; the border is mirrored as often as needed.
 
     The pixels are torchvision's, but for rounding (one level).
 
     Args:
-      kernel_size: the pixels of the kernel's side, an odd number smaller than twice the image's side.
+      kernel_size: the pixels of the kernel's side, an odd number.
       sigma: the range of the standard deviation in pixels; torchvision's default.
-      p: the probability, from 0 to 1.
+      p: the probability, from 0 to 1; torchvision's blurs always.
 
     Raises:
       UserError: a value out of range, an even kernel, or a range that descends.
@@ -139,7 +139,7 @@ def gaussian_blur(
     """
     if kernel_size % 2 == 0:
         raise UserError(
-            f"kernel_size of augmentation 'gaussian_blur' is {kernel_size}; an odd number is accepted"
+            f"kernel_size of augmentation 'gaussian_blur' is {kernel_size}; accepted: an odd number"
         )
     if sigma[0] > sigma[1]:
         raise UserError(
@@ -198,7 +198,7 @@ def random_erasing(
       p: the probability, from 0 to 1; torchvision's default.
       scale: the range of the share of the area.
       ratio: the range of height / width, drawn evenly in logarithms.
-      value: what the rectangle is filled with, 0 to 255, or "random" for noise.
+      value: what the rectangle is filled with, 0 to 255, or "random" for even noise.
 
     Raises:
       UserError: a value out of range, or a range that descends.

@@ -125,7 +125,7 @@ def wide_strength_of(name: str, magnitude: int, bins: int) -> float:
         case "Posterize":
             return float(8 - round(magnitude / ((bins - 1) / 6)))
         case "Solarize":
-            return level_of(255, 0, magnitude, bins)
+            return 255 * level_of(1, 0, magnitude, bins)
     return 0.0
 
 
@@ -217,6 +217,7 @@ def mix_strength_of(name: str, magnitude: int, width: int, height: int) -> float
         case "Posterize":
             return float(4 - round(magnitude / ((_LEVELS - 1) / 4)))
         case "Solarize":
+            # torchvision's AugMix compares tensors with it in float32: 170, where the other policies have 170.000005.
             return level_of(255, 0, magnitude, _LEVELS)
     return 0.0
 
