@@ -12,7 +12,7 @@ after epochs 1, 2, 3 (4 seeds); PyTorch + PML with the same weights, split, crop
         --config.data.path=grocery_store_256.tar --config.model.weights=mobilenet_v2_imagenet_float32.npz \\
         --workdir=runs/grocery_ms
 
-Arguments after the colon: `runlocal` shrinks it to a few steps.
+Arguments after the colon: `size` of the images in pixels, by default 224; `runlocal` shrinks it to a few steps.
 """
 
 from dml_jax import config as configs
@@ -21,12 +21,12 @@ from . import common
 
 
 def get_config(arg=None):
-    arg = configs.arguments(arg, runlocal=False)
+    arg = configs.arguments(arg, size=224, runlocal=False)
     config = configs.new()
     config.seed = 0
-    config.data = common.grocery_store()
+    config.data = common.grocery_store(arg.size)
     config.sampler = {"name": "m_per_class", "m": 4}
-    config.model = common.mobilenet_v2()
+    config.model = common.mobilenet_v2(arg.size)
     config.loss = {"name": "multi_similarity", "alpha": 2.0, "beta": 50.0, "base": 0.5}
     config.miner = {"name": "multi_similarity", "epsilon": 0.1}
     config.optim = configs.optim(backbone={"name": "adam", "lr": 1e-4})

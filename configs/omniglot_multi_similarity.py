@@ -9,7 +9,7 @@ Expected on test (seed 0): P@1 0.7687, R-precision 0.5057, MAP@R 0.4107.
         --config.data.path=omniglot_full.zip --workdir=runs/omniglot_ms
     dml evaluate --workdir=runs/omniglot_ms
 
-Arguments after the colon: `runlocal` shrinks it to a few steps.
+Arguments after the colon: `size` of the images in pixels, by default 48; `runlocal` shrinks it to a few steps.
 """
 
 from dml_jax import config as configs
@@ -18,12 +18,12 @@ from . import common
 
 
 def get_config(arg=None):
-    arg = configs.arguments(arg, runlocal=False)
+    arg = configs.arguments(arg, size=48, runlocal=False)
     config = configs.new()
     config.seed = 0
-    config.data = common.omniglot(size=48)
+    config.data = common.omniglot(arg.size)
     config.sampler = {"name": "m_per_class", "m": 4}
-    config.model = common.convnet(size=48)
+    config.model = common.convnet(arg.size)
     config.loss = {"name": "multi_similarity", "alpha": 2.0, "beta": 50.0, "base": 0.5}
     config.miner = {"name": "multi_similarity", "epsilon": 0.1}
     group = {"name": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": {"name": "cosine"}}

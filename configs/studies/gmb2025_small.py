@@ -14,7 +14,6 @@ file is `weights`); `path`; `seeds`; `runlocal`.
 from dml_jax import config as configs
 from dml_jax import config_files, experiments, names
 
-from .. import common as sections
 from . import common, gmb2025
 
 PAIRS = ("multi_similarity", "nt_xent")
@@ -38,16 +37,12 @@ SETS = {
 def base(data, path, weights):
     """The run of a data set before anything is compared."""
     if data == "omniglot":
-        config = config_files.load("omniglot_multi_similarity")
-        config.data = sections.omniglot(size=28)
-        config.model = sections.convnet(size=28) | {"width": 16, "embedding_dim": 64}
+        config = config_files.load("omniglot_multi_similarity:size=28")
+        config.model.width = 16
     else:
-        config = config_files.load("grocery_store_multi_similarity")
-        config.data = sections.grocery_store(size=96)
-        config.model = sections.mobilenet_v2(size=96)
-        with config.unlocked():
-            config.model.embedding_dim = 64
+        config = config_files.load("grocery_store_multi_similarity:size=96")
     with config.unlocked():
+        config.model.embedding_dim = 64
         config.data.validation, config.data.validation_by = 0.2, "last_classes"
     common.paths(config, path, weights)
     config.train.monitor, config.train.patience = "val/precision_at_1", 3
@@ -99,9 +94,7 @@ def get_study(arg=None):
         return common.small(config) if arg.runlocal else config
 
     losses = CLASSIFIERS if arg.factor == "classifier_rate" else (*PAIRS, *CLASSIFIERS)
-    cells = experiments.grid(
-        make, seeds=range(arg.seeds), loss=losses, **{arg.factor: values}
-    )
+    cells = experiments.grid(make, seeds=range(arg.seeds), loss=losses, **{arg.factor: values})
     shown = ("test/map_at_r", "test/precision_at_1")
     return experiments.Study(
         f"{arg.factor} on {arg.data} (2025, reduced)",

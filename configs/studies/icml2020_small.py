@@ -13,7 +13,6 @@ Arguments: `path`, `seeds`, `runlocal`.
 from dml_jax import config as configs
 from dml_jax import config_files, experiments
 
-from .. import common as sections
 from . import common, icml2020
 
 METHODS = (
@@ -27,13 +26,12 @@ def get_study(arg=None):
     arg = configs.arguments(arg, path="", seeds=3, runlocal=False)
 
     def make(method):
-        config = config_files.load("omniglot_multi_similarity")
+        config = config_files.load("omniglot_multi_similarity:size=28")
         loss, miner, normalize, rate = icml2020.loss_and_miner(method, "cub200")
-        config.data = sections.omniglot(size=28)
-        config.model = sections.convnet(size=28) | {"width": 16, "embedding_dim": 64}
         group = {"name": "adam", "lr": 1e-5 * FASTER, "weight_decay": 4e-4}
         with config.unlocked():
             config.data.validation = 0.0
+            config.model.width, config.model.embedding_dim = 16, 64
             config.loss, config.miner = loss, miner
             config.model.normalize = normalize
             config.optim = configs.optim(
