@@ -29,7 +29,7 @@ FACTORS = {
 }
 # Images an epoch, epochs at most, images a batch, Adam's rate (which the factor `rate` multiplies), training classes.
 SETS = {
-    "omniglot": {"length": 6400, "epochs": 8, "batch": 64, "rate": 1e-3, "classes": 771},
+    "omniglot": {"length": 6400, "epochs": 5, "batch": 64, "rate": 1e-3, "classes": 771},
     "grocery_store": {"length": 1024, "epochs": 3, "batch": 64, "rate": 1e-4, "classes": 33},
 }
 

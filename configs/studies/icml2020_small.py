@@ -3,8 +3,8 @@
     dml study --study=icml2020_small:path=omniglot_full.zip --workdir=runs/icml2020_small --jobs=2
 
 Losses, miners, batches of 112 images and the evaluation of both splits after each epoch are those of `icml2020`. What is
-reduced: fifteen of the 23 methods, Omniglot at 28 pixels, a network of its own from scratch with 64 dimensions, 10 epochs
-of 80 steps. Rates are a hundred times those of the study, which trains from ImageNet: 1e-3 for the network, and as many
+reduced: twelve of the 23 methods, half of Omniglot's training characters, 28 pixels, a small network from scratch with 64
+dimensions, 4 epochs of 160 steps. Rates are a hundred times those of the study, which trains from ImageNet: 1e-3 for the network, and as many
 times a method's own for its loss.
 
 Arguments: `path`, `seeds`, `runlocal`.
@@ -16,8 +16,8 @@ from dml_jax import config_files, experiments
 from . import common, icml2020
 
 METHODS = (
-    "Npair", "ProxyNCA", "Histogram", "ArcFace", "MS", "Softmax", "Contrastive (D)", "Triplet (R)", "Triplet (S)",
-    "Triplet (D)", "Quadruplet (D)", "Margin (D, 1.2)", "R-Contrastive (D)", "R-Triplet (D)", "R-Margin (D, 1.2)",
+    "Npair", "ProxyNCA", "ArcFace", "MS", "Softmax", "Contrastive (D)", "Triplet (R)", "Triplet (S)", "Triplet (D)",
+    "Margin (D, 1.2)", "R-Triplet (D)", "R-Margin (D, 1.2)",
 )  # fmt: skip
 FASTER = 100
 
@@ -30,16 +30,16 @@ def get_study(arg=None):
         loss, miner, normalize, rate = icml2020.loss_and_miner(method, "cub200")
         group = {"name": "adam", "lr": 1e-5 * FASTER, "weight_decay": 4e-4}
         with config.unlocked():
-            config.data.validation = 0.0
+            config.data.validation, config.data.train_classes = 0.0, 0.5
             config.model.width, config.model.embedding_dim = 16, 64
             config.loss, config.miner = loss, miner
             config.model.normalize = normalize
             config.optim = configs.optim(
                 backbone=group, head=group, loss={"name": "adam", "lr": rate * FASTER}
             )
-            config.sampler = {"name": "class_random", "m": 2, "length": 112 * 80}
+            config.sampler = {"name": "class_random", "m": 2, "length": 112 * 160}
         common.paths(config, arg.path, "")
-        config.train.epochs, config.train.batch_size = 10, 112
+        config.train.epochs, config.train.batch_size = 4, 112
         config.train.monitor, config.train.patience = "", None
         config.evaluation.metrics = icml2020.METRICS
         config.evaluation.splits = ("test", "train")
