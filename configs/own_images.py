@@ -30,7 +30,7 @@ def get_config(arg=None):
     group = {"name": "adam", "lr": 1e-3 if arg.scratch else 1e-4}
     config.optim = configs.optim(backbone=group, head=group)
     config.train.epochs = 20
-    config.train.batch_size = 64
+    config.train.batch_size = 32
     config.train.monitor = "val/map_at_r"
     config.train.patience = 3
     config.evaluation.splits = ("val",)

@@ -164,6 +164,7 @@ def build(kind: str, get: Callable[..., Any], type_: type | tuple[type, ...], sp
     # A ConfigDict is no Mapping, but has keys and values like one.
     if hasattr(spec, "keys") and "name" in spec:
         return get(**{key: spec[key] for key in spec})
+    shown = f"{type(spec).__name__} {spec.name!r}" if hasattr(spec, "name") else repr(spec)
     raise UserError(
-        f"{kind} is {spec!r}; accepted: a name, a dict with a 'name', a {kind} object, or None"
+        f"{kind} is {shown}; accepted: a name, a dict with a 'name', a {kind} object, or None"
     )

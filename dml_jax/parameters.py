@@ -197,6 +197,8 @@ def describe(annotation: Any) -> str:
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
             return f"a sequence, each {describe(args[0])}"
+        if len(set(args)) == 1:
+            return f"a sequence of {len(args)}, each {describe(args[0])}"
         return f"a sequence of {len(args)}: {', '.join(describe(a) for a in args)}"
     known = origin or annotation
     if known in _WORDS:

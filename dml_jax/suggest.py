@@ -7,7 +7,6 @@ rates (`dml tune`) is worth more than any advice.
 
 import argparse
 import os
-import pathlib
 import sys
 
 import numpy as np
@@ -23,6 +22,10 @@ PAIRS_FROM = 256
 BYTES = {"dinov2_s": 210 << 20, "dinov2_b": 420 << 20}
 # The share of the memory that is left for them.
 SHARE = 0.6
+
+# Training classes from which on some of them are held out, and the shares of a split that holds none out.
+HOLDS_OUT_FROM = 20
+WITHOUT_VALIDATION = (0.6, 0.0, 0.4)
 
 
 def add_options(parser: command_line.Parser) -> None:
@@ -65,12 +68,18 @@ def main(options: argparse.Namespace) -> None:
     config.data.path = options.path
     source = build.source(config, "train")
     counts = np.bincount(source.labels)
+    holds_out = len(counts) >= HOLDS_OUT_FROM
+    if not holds_out:
+        config.data.fractions = WITHOUT_VALIDATION
+        counts = np.bincount(build.source(config, "train").labels)
     devices = jax.devices()
     memory = _memory(devices[0]) if options.memory is None else options.memory
     if memory <= 0:
         raise UserError(f"--memory={memory}; a number above 0 is accepted")
     out = run_folder.writable(options.out, "--out") if options.out else None
-    text = suggestion(options.path, counts, memory, len(devices), noisy=options.noisy)
+    text = suggestion(
+        options.path, counts, memory, len(devices), noisy=options.noisy, holds_out=holds_out
+    )
     log(text)
     if out is not None:
         out.write_text(text + "\n", encoding="utf-8")
@@ -86,7 +95,13 @@ def _memory(device: object) -> float:
 
 
 def suggestion(
-    path: str, counts: np.ndarray, memory: float, devices: int, *, noisy: bool = False
+    path: str,
+    counts: np.ndarray,
+    memory: float,
+    devices: int,
+    *,
+    noisy: bool = False,
+    holds_out: bool = True,
 ) -> str:
     """Returns a configuration file.
 
@@ -95,6 +110,7 @@ def suggestion(
       counts: the number of images of each training class.
       memory: GiB of a device.
       devices: how many there are.
+      holds_out: False where the training classes are too few to hold some out.
       noisy: True where labels are partly wrong.
 
     >>> text = suggestion("photos", np.array([9, 9, 9, 9]), memory=80.0, devices=1)
@@ -135,13 +151,12 @@ def suggestion(
         reasons.append(
             f"The backbone takes {micro} images at a time; the gradient is that of the whole batch."
         )
-    validation = 0.1 if classes >= 20 else 0.0
     reasons.append(
         "A tenth of the classes chooses the epoch."
-        if validation
+        if holds_out
         else "Too few classes to hold some out: the last epoch is the result."
     )
-    where = str(pathlib.Path(path).expanduser().absolute())
+    where = os.path.abspath(os.path.expanduser(path))
     body = [
         f'config = config_files.load("{preset}:backbone={backbone},batch_size={batch}")',
         f"config.data.path = {where!r}",
@@ -151,9 +166,9 @@ def suggestion(
         body.append(f"config.sampler.m = {m}")
     if micro:
         body.append(f"config.train.micro_batch = {micro}")
-    if not validation:
+    if not holds_out:
         body += [
-            "config.data.fractions = (0.6, 0.0, 0.4)",
+            f"config.data.fractions = {WITHOUT_VALIDATION}",
             'config.train.monitor = ""',
             "config.evaluation.splits = ()",
         ]

@@ -2,10 +2,10 @@
 
     dml study --study=icml2020_small:path=omniglot_full.zip --workdir=runs/icml2020_small --jobs=2
 
-Losses, miners, batches of 112 images and the evaluation of both splits after each epoch are those of `icml2020`. What is
-reduced: twelve of the 23 methods, half of Omniglot's training characters, 28 pixels, a small network from scratch with 64
-dimensions, 4 epochs of 160 steps. Rates are a hundred times those of the study, which trains from ImageNet: 1e-3 for the network, and as many
-times a method's own for its loss.
+Losses, miners, batches of 112 images and the evaluation of both splits after each epoch are those of `icml2020`. What
+is reduced: twelve of the 23 methods, half of Omniglot's training characters, 28 pixels, a small network from scratch
+with 64 dimensions, 4 epochs of 160 steps. Rates are a hundred times those of the study, which trains from ImageNet: 1e-3
+for the network, and as many times a method's own for its loss.
 
 Arguments: `path`, `seeds`, `runlocal`.
 """
@@ -50,7 +50,7 @@ def get_study(arg=None):
     metrics = tuple(
         f"best test/{name}" for name in ("e_recall@1", "e_recall@2", "f1", "mAP_c", "nmi")
     )
-    quantities = ("rho_spectrum@1", "dists@intra", "dists@inter", "dists@intra_over_inter")
+    quantities = (icml2020.RHO, "dists@intra", "dists@inter", "dists@intra_over_inter")
     figures = [
         experiments.Figure("recall", "bars", y=recall, x="method"),
         experiments.Figure("metrics", "matrix", y=metrics),

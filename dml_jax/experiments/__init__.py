@@ -2,11 +2,12 @@
 
 from dml_jax.experiments.results import Result, load_results, value
 from dml_jax.experiments.search import Search, load_search
-from dml_jax.experiments.study import Cell, Figure, Study, Table, grid, load_study
+from dml_jax.experiments.study import Cell, Figure, Published, Study, Table, grid, load_study
 
 __all__ = [
     "Cell",
     "Figure",
+    "Published",
     "Result",
     "Search",
     "Study",

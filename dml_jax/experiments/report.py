@@ -84,7 +84,7 @@ def write(study: Study, workdir: pathlib.Path, out: pathlib.Path) -> str:
         said += f" Missing: {'; '.join(missing[:20])}{' and others' if len(missing) > 20 else ''}."
     parts = []
     for table in study.tables:
-        found = tables.filled(table, groups)
+        found = tables.filled(table, groups, study.published)
         text = tables.as_markdown(found)
         parts.append((table.title or table.name, text))
         (out / f"{table.name}.md").write_text(text + "\n", encoding="utf-8")

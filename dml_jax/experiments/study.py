@@ -19,6 +19,7 @@ A study is a Python file with a function `get_study`:
 import hashlib
 import itertools
 import json
+import math
 import pathlib
 import re
 from collections import Counter
@@ -144,6 +145,23 @@ class Figure:
     title: str = ""
 
 
+@dataclass(frozen=True)
+class Published:
+    """A number that a paper reports for a group, which tables show beside ours.
+
+    Attributes:
+      factors: of the group.
+      value: what it is a number of, as `results.value` reads it.
+      mean: the number.
+      deviation: its standard deviation over seeds; nan where none is reported.
+    """
+
+    factors: Mapping[str, Any]
+    value: str
+    mean: float
+    deviation: float = math.nan
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """A study.
@@ -154,10 +172,12 @@ class Study:
       tables: what its report tabulates.
       figures: what its report draws.
       reference: factors of the group with which the others are compared in pairs of seeds; None: no group.
+      published: numbers of papers, which stand beside ours in the tables.
       text: what a reader of the report has to know, in Markdown.
 
     Raises:
-      UserError: no cell, cells of one name, tables and figures of one name or of factors that no cell has.
+      UserError: no cell, cells of one name, tables and figures of one name or of factors that no cell has, published
+        numbers of a group that is not there.
     """
 
     title: str
@@ -165,6 +185,7 @@ class Study:
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     reference: Mapping[str, Any] | None = None
+    published: tuple[Published, ...] = ()
     text: str = ""
 
     def __post_init__(self) -> None:
@@ -180,6 +201,14 @@ class Study:
         twice = [name for (_, name), count in counts.items() if count > 1]
         if twice:
             raise UserError(f"study {self.title!r} has two tables or two figures {twice[0]!r}")
+        groups = {cell.group for cell in self.cells}
+        for number in self.published:
+            if group_name(number.factors) not in groups:
+                raise names.unknown(
+                    f"group of a published number in study {self.title!r}:",
+                    group_name(number.factors),
+                    sorted(groups),
+                )
         known = dict.fromkeys(name for cell in self.cells for name in cell.factors)
         for part in shown:
             for name in _factors_of(part):

@@ -9,7 +9,7 @@ from dml_jax.errors import UserError
 from dml_jax.evaluation import metrics
 from dml_jax.experiments.groups import Group, by_values
 from dml_jax.experiments.statistics import Summary, paired
-from dml_jax.experiments.study import Table
+from dml_jax.experiments.study import Published, Table, group_name
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,33 @@ class Filled:
       rows: the values of the factor in the rows.
       columns: the value of the factor in the columns ("" for none) and the name of the number.
       cells: a summary by row and column; None where there is no such group.
+      published: what a paper reports, by row and column.
     """
 
     table: Table
     rows: Sequence[Any]
     columns: Sequence[tuple[Any, str]]
     cells: dict[tuple[Any, tuple[Any, str]], Summary | None]
+    published: dict[tuple[Any, tuple[Any, str]], Published]
+
+    @property
+    def shown(self) -> list[tuple[tuple[Any, str], bool]]:
+        """The columns as they are printed, each with whether it is the published one."""
+        reported = {column for _, column in self.published}
+        return [
+            (column, is_published)
+            for column in self.columns
+            for is_published in ((False, True) if column in reported else (False,))
+        ]
 
 
-def filled(table: Table, groups: Sequence[Group]) -> Filled:
+def filled(table: Table, groups: Sequence[Group], published: Sequence[Published] = ()) -> Filled:
     """Fills a table.
 
     Args:
       table: what it is.
       groups: of the study.
+      published: numbers of papers.
 
     Raises:
       UserError: two groups have the same place in it.
@@ -44,12 +57,15 @@ def filled(table: Table, groups: Sequence[Group]) -> Filled:
     rows = list(dict.fromkeys(key[0] for key in found))
     across = list(dict.fromkeys(key[1] for key in found)) if table.columns else [""]
     columns = [(value, name) for value in across for name in table.metrics]
-    cells = {}
+    by_group = {(group_name(p.factors), p.value): p for p in published}
+    cells, reported = {}, {}
     for row in rows:
         for column in columns:
             group = found.get((row, column[0]) if table.columns else (row,))
             cells[row, column] = None if group is None else group.summary(column[1])
-    return Filled(table, rows, columns, cells)
+            if group is not None and (group.name, column[1]) in by_group:
+                reported[row, column] = by_group[group.name, column[1]]
+    return Filled(table, rows, columns, cells, reported)
 
 
 def title(name: str) -> str:
@@ -82,10 +98,16 @@ def as_markdown(found: Filled) -> str:
     Args:
       found: the table.
     """
-    head = [found.table.rows, *(_head(column) for column in found.columns)]
-    lines = [_row(head), "|" + "---|" + "---:|" * len(found.columns)]
+    head = [found.table.rows, *(_head(*shown) for shown in found.shown)]
+    lines = [_row(head), "|" + "---|" + "---:|" * len(found.shown)]
     for row in found.rows:
-        lines.append(_row([str(row), *(_text(found.cells[row, c], c[1]) for c in found.columns)]))
+        cells = [
+            _reported(found.published.get((row, c)))
+            if is_published
+            else _text(found.cells[row, c], c[1])
+            for c, is_published in found.shown
+        ]
+        lines.append(_row([str(row), *cells]))
     return "\n".join(lines)
 
 
@@ -93,8 +115,16 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _head(column: tuple[Any, str]) -> str:
-    return f"{column[0]} {title(column[1])}" if column[0] != "" else title(column[1])
+def _head(column: tuple[Any, str], is_published: bool) -> str:
+    text = f"{column[0]} {title(column[1])}" if column[0] != "" else title(column[1])
+    return f"{text}, published" if is_published else text
+
+
+def _reported(number: Published | None) -> str:
+    if number is None:
+        return ""
+    spread = "" if math.isnan(number.deviation) else f" ± {number.deviation:.4f}"
+    return f"{number.mean:.4f}{spread}"
 
 
 def _text(summary: Summary | None, name: str) -> str:
@@ -114,15 +144,20 @@ def as_latex(found: Filled) -> str:
       found: the table.
     """
     best = {c: _best(found, c) for c in found.columns}
-    head = " & ".join([_escaped(found.table.rows), *(_escaped(_head(c)) for c in found.columns)])
+    head = " & ".join([_escaped(found.table.rows), *(_escaped(_head(*s)) for s in found.shown)])
     lines = [
-        rf"\begin{{tabular}}{{l{'r' * len(found.columns)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(found.shown)}}}",
         r"\toprule",
         head + r" \\",
         r"\midrule",
     ]
     for row in found.rows:
-        cells = [_latex(found.cells[row, c], c[1], row in best[c]) for c in found.columns]
+        cells = [
+            _latex_reported(found.published.get((row, c)))
+            if is_published
+            else _latex(found.cells[row, c], c[1], row in best[c])
+            for c, is_published in found.shown
+        ]
         lines.append(" & ".join([_escaped(str(row)), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
@@ -154,6 +189,14 @@ def _latex(summary: Summary | None, name: str, is_best: bool) -> str:
     return f"${mean}{spread}$" + ("*" if summary.lacking else "")
 
 
+def _latex_reported(number: Published | None) -> str:
+    if number is None:
+        return "--"
+    scale = 100 if 0 <= number.mean <= 1 else 1
+    spread = "" if math.isnan(number.deviation) else rf" \pm {scale * number.deviation:.2f}"
+    return f"${scale * number.mean:.2f}{spread}$"
+
+
 def _escaped(text: str) -> str:
     for sign in "&%#_":
         text = text.replace(sign, "\\" + sign)
@@ -175,6 +218,7 @@ def as_rows(found: Filled) -> list[dict[str, Any]]:
             "standard_deviation": summary.deviation,
             "seeds": len(summary.by_seed),
             "lacking": summary.lacking,
+            "published": number.mean if (number := found.published.get((row, column))) else "",
         }
         for row in found.rows
         for column in found.columns

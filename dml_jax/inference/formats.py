@@ -66,7 +66,11 @@ def as_safetensors(encoder: Encoder, model: Model, out: pathlib.Path) -> None:
     arrays = table.save(backbone)
     named = {path.replace("/", "."): array for path, array in others.items()}
     # The format of the metadata is what transformers asks for.
+    # save_file makes a file for its owner alone.
+    out.touch()
+    mode = out.stat().st_mode
     save_file({**arrays, **named}, out, metadata={"format": "pt", "source": table.source})
+    out.chmod(mode)
     with open_weights(out) as file:
         read = {name: file[name] for name in file}
     for name, array in {**arrays, **named}.items():

@@ -269,6 +269,10 @@ def check_batch(
       UserError: they do not.
     """
     batch = embeddings.shape[0]
+    if not batch:
+        raise UserError(
+            f"embeddings has shape {tuple(embeddings.shape)}; a batch of at least one sample is accepted"
+        )
     if valid is not None and tuple(valid.shape) != (batch,):
         raise UserError(f"valid has shape {tuple(valid.shape)}; accepted: {(batch,)}")
     if ref_embeddings is None:
@@ -301,6 +305,25 @@ def _variable_shapes(loss: Loss) -> tuple[Variables, Variables, Variables]:
         return {part: tree for part, tree in made.items() if jax.tree.leaves(tree)}
 
     return shapes(_CLASSES, _DIM), shapes(_CLASSES + 1, _DIM), shapes(_CLASSES, _DIM + 1)
+
+
+def check_init(key: Any, num_classes: int, dim: int) -> None:
+    """Checks what variables are made from.
+
+    Args:
+      key: for what is drawn.
+      num_classes: the number of classes.
+      dim: of the embeddings.
+
+    Raises:
+      UserError: a key that is none, or no class, or no dimension.
+    """
+    kind = getattr(key, "dtype", None)
+    if kind is None or not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
+        raise UserError(f"key is {key!r}; a key such as jax.random.key(0) is accepted")
+    for name, number in (("num_classes", num_classes), ("dim", dim)):
+        if number < 1:
+            raise UserError(f"{name} is {number!r}; a whole number from 1 on is accepted")
 
 
 def check_variables(loss: Loss, variables: Variables, dim: int) -> int | None:

@@ -17,6 +17,7 @@ from dml_jax.losses.base import (
     State,
     Variables,
     add_regularizers,
+    check_init,
     with_classes,
 )
 from dml_jax.losses.forms import ClassLoss, LearnsClasses
@@ -41,6 +42,7 @@ class PartialFC(LearnsClasses):
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes the variables of the loss inside: the weights of all classes."""
+        check_init(key, num_classes, dim)
         return self.loss.init(key, num_classes, dim)
 
     def step(

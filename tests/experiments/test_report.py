@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,9 +87,16 @@ def test_the_files_of_a_report(study, tmp_path):
         or "25.00" in latex
     )
     rows = csv_files.read_rows(out / "losses.csv")
-    assert {"loss", "data", "value", "mean", "standard_deviation", "seeds", "lacking"} == set(
-        rows[0]
-    )
+    assert {
+        "loss",
+        "data",
+        "value",
+        "mean",
+        "standard_deviation",
+        "seeds",
+        "lacking",
+        "published",
+    } == set(rows[0])
     (row,) = [
         r
         for r in rows
@@ -186,3 +194,19 @@ def test_the_page_holds_everything_and_nothing_of_elsewhere(study, tmp_path):
     assert content["runs"][0]["curves"]["test/recall_at_1"][0] == [1.0, 0.01]
     assert content["tables"][0]["rows"][0][0] == "loss"
     assert not re.search(r"(src|href)=[\"']?https?:", html)
+
+
+def test_published_numbers_stand_beside_ours(study, tmp_path):
+    value = "best test/recall_at_1"
+    number = experiments.Published({"loss": "triplet", "data": "b"}, value, 0.33, 0.02)
+    groups = groups_of(study, experiments.load_results(tmp_path))
+    found = tables.filled(study.tables[0], groups, (number,))
+    head, _, *rows = tables.as_markdown(found).splitlines()
+    assert head.count("published") == 1 and "b R@1 (best epoch), published" in head
+    (row,) = [row for row in rows if row.startswith("| triplet ")]
+    assert "| 0.2500 ± 0.1000 | 0.3300 ± 0.0200 |" in row
+    assert r"$33.00 \pm 2.00$" in tables.as_latex(found)
+    assert [r["published"] for r in tables.as_rows(found) if r["published"] != ""] == [0.33]
+    elsewhere = experiments.Published({"loss": "triplet", "data": "c"}, value, 0.33)
+    with pytest.raises(UserError, match="group of a published number .*data=c"):
+        replace(study, published=(elsewhere,))

@@ -18,6 +18,7 @@ from dml_jax.losses.base import (
     State,
     Variables,
     add_regularizers,
+    check_init,
     with_classes,
 )
 from dml_jax.losses.forms.pairs import BlockKernel
@@ -152,6 +153,7 @@ class ClassLoss(LearnsClasses):
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {"weights": [num_classes, dim] or [num_classes, centers, dim]}}, float32."""
+        check_init(key, num_classes, dim)
         if self.centers is None:
             return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
         weights = self.init_weights(key, num_classes * self.centers, dim)
@@ -244,6 +246,7 @@ class ProxyLoss(LearnsClasses):
 
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {"weights": [num_classes, dim]}}, float32."""
+        check_init(key, num_classes, dim)
         return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
 
     def step(
