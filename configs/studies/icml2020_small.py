@@ -4,8 +4,8 @@
 
 Losses, miners, batches of 112 images and the evaluation of both splits after each epoch are those of `icml2020`. What
 is reduced: twelve of the 23 methods, half of Omniglot's training characters, 28 pixels, a small network from scratch
-with 64 dimensions, 4 epochs of 160 steps. Rates are a hundred times those of the study, which trains from ImageNet: 1e-3
-for the network, and as many times a method's own for its loss.
+with 64 dimensions, 4 epochs of 160 steps. Rates are a hundred times those of the study, which trains from ImageNet:
+1e-3 for the network, and as many times a method's own for its loss.
 
 Arguments: `path`, `seeds`, `runlocal`.
 """

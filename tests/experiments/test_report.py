@@ -208,5 +208,5 @@ def test_published_numbers_stand_beside_ours(study, tmp_path):
     assert r"$33.00 \pm 2.00$" in tables.as_latex(found)
     assert [r["published"] for r in tables.as_rows(found) if r["published"] != ""] == [0.33]
     elsewhere = experiments.Published({"loss": "triplet", "data": "c"}, value, 0.33)
-    with pytest.raises(UserError, match="group of a published number .*data=c"):
+    with pytest.raises(UserError, match=r"group of a published number .*data=c"):
         replace(study, published=(elsewhere,))

@@ -15,6 +15,12 @@ GMB = (
     "optimizer", "blocks", "miner", "backbone",
 )  # fmt: skip
 SPECS = [
+    "icml2020_small:runlocal",
+    *(
+        f"gmb2025_small:factor={factor},data={data},runlocal"
+        for factor in ("label_noise", "classifier_rate")
+        for data in ("omniglot", "grocery_store")
+    ),
     "icml2020",
     "icml2020:honest",
     *(f"icml2020_factors:factor={f}" for f in FACTORS),
