@@ -1,6 +1,5 @@
 """`dml suggest`: what it prints can be used, and follows from classes and memory."""
 
-
 import numpy as np
 import pytest
 
