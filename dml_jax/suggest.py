@@ -110,8 +110,8 @@ def suggestion(
       counts: the number of images of each training class.
       memory: GiB of a device.
       devices: how many there are.
-      holds_out: False where the training classes are too few to hold some out.
       noisy: True where labels are partly wrong.
+      holds_out: False where the training classes are too few to hold some out.
 
     >>> text = suggestion("photos", np.array([9, 9, 9, 9]), memory=80.0, devices=1)
     >>> "low_resource" in text, "high_resource" in text

@@ -45,7 +45,7 @@ def test_values_are_passed_on_as_python_s():
         (dict(size=1, flag=1), "accepted: True or False"),
         (dict(size=1, steps=[1.5]), "accepted: a sequence, each a whole number"),
         (dict(size=1, steps=3), "accepted: a sequence"),
-        (dict(size=1, ends=[1]), "accepted: a sequence of 2"),
+        (dict(size=1, ends=[1]), "accepted: a sequence of 2, each "),
         (dict(), "needs a value for 'size'"),
         (dict(size=1, shar=0.2), "did you mean 'share'"),
     ],

@@ -1,9 +1,12 @@
 """What the studies share: arguments, and runs that are shrunk to a sign of life."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from dml_jax import config as configs
-from dml_jax import config_files
+from dml_jax import config_files, experiments
 
 # The sections that a shrunk run takes over, and their fields.
 SECTIONS: dict[str, tuple[str, ...]] = {
@@ -21,6 +24,20 @@ def paths(config: ConfigDict, path: str, weights: str) -> None:
     config.data.path = path or None
     if "weights" in config.model:
         config.model.weights = weights or None
+
+
+def lines(factor: str, values: Sequence[Any], dashed: tuple[str, ...]) -> experiments.Figure:
+    """Returns the figure of MAP@R by a factor of the 2025 study, a line for each loss.
+
+    Args:
+      factor: what is compared.
+      values: of it; a logarithmic axis is drawn where all are numbers above 0.
+      dashed: the losses that classify.
+    """
+    numbers = all(isinstance(value, int | float) and value > 0 for value in values)
+    return experiments.Figure(
+        "map", "lines", y="test/map_at_r", x=factor, lines="loss", dashed=dashed, log_x=numbers
+    )
 
 
 def small(config: ConfigDict) -> ConfigDict:

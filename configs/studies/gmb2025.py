@@ -115,20 +115,9 @@ def get_study(arg=None):
     cells = experiments.grid(
         make, seeds=range(arg.seeds), loss=losses_of(arg.factor), **{arg.factor: values}
     )
-    numbers = all(isinstance(value, int | float) for value in values)
     return experiments.Study(
         f"{arg.factor} on {arg.data} (2025)",
         cells,
         tables=(experiments.Table("map", "loss", ("test/map_at_r",), columns=arg.factor),),
-        figures=(
-            experiments.Figure(
-                "map",
-                "lines",
-                y="test/map_at_r",
-                x=arg.factor,
-                lines="loss",
-                dashed=CLASSIFIERS + MORE_CLASSIFIERS,
-                log_x=numbers and 0.0 not in values,
-            ),
-        ),
+        figures=(common.lines(arg.factor, values, CLASSIFIERS + MORE_CLASSIFIERS),),
     )

@@ -47,10 +47,7 @@ def get_study(arg=None):
 
     cells = experiments.grid(make, seeds=range(arg.seeds), method=METHODS)
     recall = "best test/e_recall@1"
-    metrics = tuple(
-        f"best test/{name}" for name in ("e_recall@1", "e_recall@2", "f1", "mAP_c", "nmi")
-    )
-    quantities = (icml2020.RHO, "dists@intra", "dists@inter", "dists@intra_over_inter")
+    metrics = tuple(f"best test/{name}" for name in icml2020.TABLES)
     figures = [
         experiments.Figure("recall", "bars", y=recall, x="method"),
         experiments.Figure("metrics", "matrix", y=metrics),
@@ -64,9 +61,9 @@ def get_study(arg=None):
             y=recall,
             lines="method",
         )
-        for name in quantities
+        for name in icml2020.QUANTITIES
     ]
-    embedding = tuple(f"train/{name} at {recall}" for name in quantities)
+    embedding = tuple(f"train/{name} at {recall}" for name in icml2020.QUANTITIES)
     return experiments.Study(
         "Training strategies on Omniglot (ICML 2020, reduced)",
         cells,

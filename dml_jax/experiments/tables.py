@@ -123,8 +123,12 @@ def _head(column: tuple[Any, str], is_published: bool) -> str:
 def _reported(number: Published | None) -> str:
     if number is None:
         return ""
-    spread = "" if math.isnan(number.deviation) else f" ± {number.deviation:.4f}"
-    return f"{number.mean:.4f}{spread}"
+    return f"{number.mean:.4f}{_spread(number.deviation, 4, '±')}"
+
+
+def _spread(deviation: float, digits: int, sign: str) -> str:
+    """Returns what follows a mean; nothing for one seed, or where a paper gives none."""
+    return "" if math.isnan(deviation) else f" {sign} {deviation:.{digits}f}"
 
 
 def _text(summary: Summary | None, name: str) -> str:
@@ -133,7 +137,7 @@ def _text(summary: Summary | None, name: str) -> str:
     if not summary.by_seed:
         return "-"
     digits = 1 if name.startswith("epoch of") else 4
-    spread = "" if math.isnan(summary.deviation) else f" ± {summary.deviation:.{digits}f}"
+    spread = _spread(summary.deviation, digits, "±")
     return f"{summary.mean:.{digits}f}{spread}{'*' if summary.lacking else ''}"
 
 
@@ -185,7 +189,7 @@ def _latex(summary: Summary | None, name: str, is_best: bool) -> str:
     scale = 100 if share else 1
     mean = f"{scale * summary.mean:.2f}"
     mean = rf"\mathbf{{{mean}}}" if is_best else mean
-    spread = "" if math.isnan(summary.deviation) else rf" \pm {scale * summary.deviation:.2f}"
+    spread = _spread(scale * summary.deviation, 2, r"\pm")
     return f"${mean}{spread}$" + ("*" if summary.lacking else "")
 
 
@@ -193,7 +197,7 @@ def _latex_reported(number: Published | None) -> str:
     if number is None:
         return "--"
     scale = 100 if 0 <= number.mean <= 1 else 1
-    spread = "" if math.isnan(number.deviation) else rf" \pm {scale * number.deviation:.2f}"
+    spread = _spread(scale * number.deviation, 2, r"\pm")
     return f"${scale * number.mean:.2f}{spread}$"
 
 
@@ -209,6 +213,7 @@ def as_rows(found: Filled) -> list[dict[str, Any]]:
     Args:
       found: the table.
     """
+    reported = found.published
     return [
         {
             found.table.rows: row,
@@ -218,7 +223,10 @@ def as_rows(found: Filled) -> list[dict[str, Any]]:
             "standard_deviation": summary.deviation,
             "seeds": len(summary.by_seed),
             "lacking": summary.lacking,
-            "published": number.mean if (number := found.published.get((row, column))) else "",
+            "published": reported[row, column].mean if (row, column) in reported else "",
+            "published_deviation": reported[row, column].deviation
+            if (row, column) in reported
+            else "",
         }
         for row in found.rows
         for column in found.columns

@@ -81,7 +81,6 @@ class Loss(ABC):
     needs_positives: bool = True
     paired_references: bool = False
 
-    @abstractmethod
     def init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes the variables.
 
@@ -92,7 +91,21 @@ class Loss(ABC):
 
         Returns:
           {"params": learned arrays, "state": arrays that steps update}; {} for a loss without either.
+
+        Raises:
+          UserError: a key that is none, or no class, or no dimension.
         """
+        kind = getattr(key, "dtype", None)
+        if kind is None or not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
+            raise UserError(f"key is {key!r}; a key such as jax.random.key(0) is accepted")
+        for name, number in (("num_classes", num_classes), ("dim", dim)):
+            if number < 1:
+                raise UserError(f"{name} is {number!r}; a whole number from 1 on is accepted")
+        return self._init(key, num_classes, dim)
+
+    @abstractmethod
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
+        """Makes the variables from arguments that `init` has checked."""
 
     @abstractmethod
     def step(
@@ -305,25 +318,6 @@ def _variable_shapes(loss: Loss) -> tuple[Variables, Variables, Variables]:
         return {part: tree for part, tree in made.items() if jax.tree.leaves(tree)}
 
     return shapes(_CLASSES, _DIM), shapes(_CLASSES + 1, _DIM), shapes(_CLASSES, _DIM + 1)
-
-
-def check_init(key: Any, num_classes: int, dim: int) -> None:
-    """Checks what variables are made from.
-
-    Args:
-      key: for what is drawn.
-      num_classes: the number of classes.
-      dim: of the embeddings.
-
-    Raises:
-      UserError: a key that is none, or no class, or no dimension.
-    """
-    kind = getattr(key, "dtype", None)
-    if kind is None or not (jnp.issubdtype(kind, jax.dtypes.prng_key) or kind == jnp.uint32):
-        raise UserError(f"key is {key!r}; a key such as jax.random.key(0) is accepted")
-    for name, number in (("num_classes", num_classes), ("dim", dim)):
-        if number < 1:
-            raise UserError(f"{name} is {number!r}; a whole number from 1 on is accepted")
 
 
 def check_variables(loss: Loss, variables: Variables, dim: int) -> int | None:

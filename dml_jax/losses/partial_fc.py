@@ -17,7 +17,6 @@ from dml_jax.losses.base import (
     State,
     Variables,
     add_regularizers,
-    check_init,
     with_classes,
 )
 from dml_jax.losses.forms import ClassLoss, LearnsClasses
@@ -40,9 +39,8 @@ class PartialFC(LearnsClasses):
     one_of: int
     pairwise: bool = False
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes the variables of the loss inside: the weights of all classes."""
-        check_init(key, num_classes, dim)
         return self.loss.init(key, num_classes, dim)
 
     def step(

@@ -34,7 +34,7 @@ class Multiple(Loss):
     weights: tuple[float, ...]
     columns: tuple[tuple[int, int] | None, ...]
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {name: ...}, "state": {name: ...}}, of the losses that have any."""
         keys = jax.random.split(key, len(self.losses))
         made = {
@@ -107,7 +107,7 @@ class SelfSupervised(Loss):
     reads_labels: bool = False
     needs_positives: bool = False  # the views of a sample are each other's
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes the variables of the loss inside."""
         return self.loss.init(key, num_classes, dim)
 
@@ -152,7 +152,7 @@ class CrossBatchMemory(Loss):
     label_values: str = "the labels of its queue"
     needs_positives: bool = False  # an image meets itself in later epochs
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes the variables of the loss inside, and an empty queue."""
         made = self.loss.init(key, num_classes, dim)
         columns = () if self.label_size is None else (self.label_size,)

@@ -237,16 +237,11 @@ def check_reported(config: Any) -> None:
     begin = [p for split in splits for p in reported_as(section.embeddings, split).values()]
     known = [f"{p}/{metric}" for p in begin for metric in numbers]
     for monitor in monitors:
-        of = monitor.partition("/")[0]
-        if monitor and "/" in monitor and not any(p.partition("/")[0] == of for p in begin):
-            raise UserError(
-                f"train.monitor={monitor!r} is of the split {of!r}, which evaluation.splits={splits} does not name; "
-                "accepted: a split of the data that is evaluated, mostly 'val', or '' for no monitor"
-            )
+        example = f", as in {known[0]!r}" if known else ""
         if monitor and monitor not in known:
             raise UserError(
                 f"train.monitor={monitor!r} is not evaluated as a number; a split of evaluation.splits={splits} with "
-                f"a metric of evaluation.metrics={tuple(section.metrics)} is accepted, or '' for none"
+                f"a metric of evaluation.metrics={tuple(section.metrics)} is accepted{example}, or '' for none"
             )
     for split in set(section.at_end) & set(splits):
         raise UserError(

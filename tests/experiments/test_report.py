@@ -96,6 +96,7 @@ def test_the_files_of_a_report(study, tmp_path):
         "seeds",
         "lacking",
         "published",
+        "published_deviation",
     } == set(rows[0])
     (row,) = [
         r
@@ -206,7 +207,8 @@ def test_published_numbers_stand_beside_ours(study, tmp_path):
     (row,) = [row for row in rows if row.startswith("| triplet ")]
     assert "| 0.2500 ± 0.1000 | 0.3300 ± 0.0200 |" in row
     assert r"$33.00 \pm 2.00$" in tables.as_latex(found)
-    assert [r["published"] for r in tables.as_rows(found) if r["published"] != ""] == [0.33]
+    reported = [r for r in tables.as_rows(found) if r["published"] != ""]
+    assert [(r["published"], r["published_deviation"]) for r in reported] == [(0.33, 0.02)]
     elsewhere = experiments.Published({"loss": "triplet", "data": "c"}, value, 0.33)
     with pytest.raises(UserError, match=r"group of a published number .*data=c"):
         replace(study, published=(elsewhere,))

@@ -225,6 +225,10 @@ def test_every_format_is_read_again(name, run, tmp_path, capsys):
     out = tmp_path / f"model.{name}"
     command_line.run(export_command, [f"--workdir={run}", f"--format={name}", f"--out={out}"])
     assert "4 dimensions" in capsys.readouterr().out
+    # Everybody may read it who may read what else is written there.
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert out.is_dir() or out.stat().st_mode == plain.stat().st_mode
     card = (tmp_path / f"model.{name}.md").read_text()
     assert (
         "classes trained on" in card and '"name": "convnet"' in card and "random parameters" in card

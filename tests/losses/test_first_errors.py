@@ -1,6 +1,7 @@
 """Errors of a first script with losses: an empty batch, a key that is none, no class, a loss where a miner belongs."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,9 @@ def test_a_batch_without_samples(miner):
         losses.multi_similarity(miner=miner)(empty, np.zeros(0, int))
 
 
-@pytest.mark.parametrize("make", [losses.cos_face, losses.proxy_anchor])
+@pytest.mark.parametrize(
+    "make", [losses.cos_face, losses.proxy_anchor, losses.margin, losses.multi_similarity]
+)
 def test_what_variables_are_made_from(make):
     key = jax.random.key(0)
     with pytest.raises(UserError, match=r"key is 0; a key such as jax.random.key\(0\) is accepted"):
@@ -22,7 +25,8 @@ def test_what_variables_are_made_from(make):
     for wrong in ({"num_classes": 0, "dim": 4}, {"num_classes": 8, "dim": 0}):
         with pytest.raises(UserError, match="is 0; a whole number from 1 on is accepted"):
             make().init(key, **wrong)
-    assert jax.tree.leaves(make().init(jax.random.PRNGKey(0), num_classes=8, dim=4))
+    old = make().init(jax.random.PRNGKey(0), num_classes=8, dim=4)
+    assert jax.tree.map(jnp.shape, old) == jax.tree.map(jnp.shape, make().init(key, 8, 4))
 
 
 def test_a_loss_where_a_miner_belongs():

@@ -373,6 +373,7 @@ def test_refused_of_data_without_them(tmp_path):
             "evaluation.average='each_class' is a value for each class",
         ),
         ({"metrics": ("rho_spectrum@0",)}, "val/rho_spectrum@0", "is not evaluated as a number"),
+        ({"splits": ("validation",)}, "val/map_at_r", "accepted, as in 'validation/"),
         ({}, "val/features/map_at_r", "train.monitor='val/features/map_at_r' is not evaluated"),
         ({"embeddings": ("features", "embedding")}, "val/features/map_at_r", "is not evaluated"),
     ],

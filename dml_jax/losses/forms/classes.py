@@ -18,7 +18,6 @@ from dml_jax.losses.base import (
     State,
     Variables,
     add_regularizers,
-    check_init,
     with_classes,
 )
 from dml_jax.losses.forms.pairs import BlockKernel
@@ -151,9 +150,8 @@ class ClassLoss(LearnsClasses):
     weigh_partners: bool = True
     pairwise: bool = False
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {"weights": [num_classes, dim] or [num_classes, centers, dim]}}, float32."""
-        check_init(key, num_classes, dim)
         if self.centers is None:
             return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
         weights = self.init_weights(key, num_classes * self.centers, dim)
@@ -244,9 +242,8 @@ class ProxyLoss(LearnsClasses):
     miner: Miner | None = None
     regularizers: tuple[Regularizer, ...] = ()
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {"weights": [num_classes, dim]}}, float32."""
-        check_init(key, num_classes, dim)
         return {"params": {"weights": self.init_weights(key, num_classes, dim)}}
 
     def step(

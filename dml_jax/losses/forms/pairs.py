@@ -124,7 +124,7 @@ class PairLoss(Loss):
     needs_negatives: bool = False
     weighs_samples: bool = False
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes the variables; {} for a loss without."""
         return {} if self.init_variables is None else self.init_variables(key, num_classes, dim)
 
@@ -231,7 +231,7 @@ class SumsLoss(Loss):
     miner: Miner | None = None
     regularizers: tuple[Regularizer, ...] = ()
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes no variables."""
         del key, num_classes, dim
         return {}

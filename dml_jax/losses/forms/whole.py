@@ -44,7 +44,7 @@ class ViewsLoss(Loss):
     needs_positives: bool = False
     paired_references: bool = True
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes the variables; {} for a loss without."""
         return {} if self.init_variables is None else self.init_variables(key, num_classes, dim)
 
@@ -94,7 +94,7 @@ class GraphLoss(Loss):
     takes_block: bool = False
     needs_positives: bool = False
 
-    def init(self, key: Array, num_classes: int, dim: int) -> Variables:
+    def _init(self, key: Array, num_classes: int, dim: int) -> Variables:
         """Makes {"params": {"weights": [num_proxies, dim]}}, from N(0, 1)."""
         del num_classes
         return {"params": {"weights": jax.random.normal(key, (self.num_proxies, dim))}}
