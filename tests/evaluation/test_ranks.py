@@ -103,7 +103,12 @@ def test_are_those_of_sorting(kind, distance, monkeypatch):
     # The negative control: what float32 alone would say.
     if (kind, distance) == ("clusters", "euclidean"):
         monkeypatch.setattr(Index, "rounding", lambda self: (0.0, 0.0))
-        assert found(x, distance) != result
+        try:
+            alone = found(x, distance)
+        except IndexError:
+            # On some processors two products of the same rows differ in float32: an item misses its own interval.
+            alone = None
+        assert alone != result
 
 
 @pytest.mark.parametrize("devices", [2, 8])
